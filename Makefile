@@ -1,0 +1,84 @@
+# `make` lists what there is. The first use builds an environment in .venv; nothing else is needed but a Python.
+#
+#   make test AIRFLOW=3.1.8              another Airflow, in .venv-airflow-3.1.8
+#   make test PYTHON=python3.13 VENV=.venv-python-3.13
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GATE_AIRFLOW := 3.3.2
+AIRFLOW ?= $(GATE_AIRFLOW)
+VENV ?= $(if $(filter $(GATE_AIRFLOW),$(AIRFLOW)),.venv,.venv-airflow-$(AIRFLOW))
+PYTHON ?=
+# What pytest runs, and further options for it: make test TESTS=tests/unit PYTEST_OPTIONS='-k retry'
+TESTS ?= tests
+PYTEST_OPTIONS ?=
+DEMO_OPTIONS ?=
+
+# Scripts of an environment name its path in their first line; `python -m` also works below a path with spaces.
+RUN := $(VENV)/bin/python -P -m
+READY := $(VENV)/.ready-airflow-$(AIRFLOW)
+REQUIREMENTS := .ci/requirements/airflow-$(AIRFLOW).txt
+UV_PIN := .ci/requirements/uv.txt
+# A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
+SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
+
+.PHONY: help demo test lint format types wheel check clean venv
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY) ## a real Airflow, a simulated EvoLink, real image files; needs no account
+	@$(RUN) airflow_provider_evoimage.simulator.demo $(DEMO_OPTIONS)
+
+test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8 takes another Airflow)
+	$(RUN) pytest $(TESTS) $(PYTEST_OPTIONS)
+
+lint: $(READY) ## style, likely mistakes, formatting
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+format: $(READY) ## format the code and mend what can be mended by itself
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+types: $(READY) ## strict type check of the package
+	$(RUN) mypy
+
+wheel: $(READY) ## build sdist and wheel into dist/, and check the installed wheel in a fresh environment
+	$(RUN) pytest -q tests/wheel/check_wheel.py
+
+check: lint types test wheel ## lint, types, test and wheel
+
+venv: $(READY) ## only build the environment
+
+clean: ## remove the environments, caches and everything built (not your images in out/)
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml $(REQUIREMENTS) $(UV_PIN)
+	@set -euo pipefail; \
+	if ! $(VENV)/bin/python -c $(SUPPORTED) 2>/dev/null; then \
+	  for each in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	    if "$$each" -c $(SUPPORTED) 2>/dev/null; then found=$$each; break; fi; \
+	  done; \
+	  if [ -z "$${found:-}" ]; then \
+	    echo "No Python 3.11, 3.12 or 3.13 found; name one with: make PYTHON=/path/to/python3" >&2; exit 1; \
+	  fi; \
+	  if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "$$found cannot make environments; install its venv package (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; \
+	  fi; \
+	  echo "$(VENV): a new environment of $$("$$found" --version)"; \
+	  rm -rf $(VENV); \
+	  "$$found" -m venv $(VENV); \
+	fi; \
+	if [ "$$($(VENV)/bin/python -m uv --version 2>/dev/null | cut -d ' ' -f 2)" != "$$(sed 's/.*==//' $(UV_PIN))" ]; then \
+	  $(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(VENV)/bin/python -m ensurepip >/dev/null; \
+	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(UV_PIN); \
+	fi; \
+	echo "$(VENV): Airflow $(AIRFLOW) and its pinned packages"; \
+	export UV_PYTHON_DOWNLOADS=never; \
+	$(VENV)/bin/python -m uv pip install --quiet -p $(VENV)/bin/python --compile-bytecode -r $(REQUIREMENTS); \
+	$(VENV)/bin/python -m uv pip install --quiet -p $(VENV)/bin/python --no-deps -e .; \
+	touch $@

@@ -1,0 +1,307 @@
+"""Which of our exceptions each of EvoLink's errors becomes: HTTP errors, and failed generations."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.exceptions import (
+    AccessDeniedError,
+    AuthenticationError,
+    ConnectionSettingsError,
+    ContentPolicyError,
+    ContentRefusedError,
+    EvoImageError,
+    EvoLinkApiError,
+    EvoLinkUnavailableError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    GenerationNotFoundError,
+    GenerationRefusedError,
+    IdempotencyConflictError,
+    InsufficientCreditsError,
+    KeyLimitError,
+    RateLimitError,
+    RequestRefusedError,
+)
+
+# Proxies answer with whole pages; this much is enough to recognise one.
+MAX_BODY_CHARACTERS = 2000
+_MAX_MESSAGE_CHARACTERS = 500
+
+_KEY_LIMIT_CODES = (
+    "key_quota_exhausted",
+    "insufficient_token_quota",
+    "key_daily_quota_exhausted",
+    "token_daily_quota_exceeded",
+)
+_BALANCE_CODES = (
+    "insufficient_quota",
+    "insufficient_user_quota",
+    "quota_not_enough",
+    "account_balance_insufficient",
+)
+_MODERATION_CODES = (
+    "content_policy_violation",
+    "content_filter",
+    "sensitive_content",
+    "moderation_blocked",
+    "input_moderation_failed",
+)
+_ACCESS_CODES = (
+    "model_access_denied",
+    "key_model_not_allowed",
+    "permission_denied",
+    "key_disabled",
+    "key_expired",
+    "user_disabled",
+    "ip_restricted",
+)
+_CAPACITY_CODES = (
+    "service_unavailable",
+    "no_available_channel",
+    "model_unavailable",
+    "channel_selection_failed",
+    "internal_error",
+)
+
+#: HTTP error codes that say what is wrong whatever the status.
+HTTP_CODES: dict[str, type[EvoLinkApiError]] = {
+    **dict.fromkeys(_KEY_LIMIT_CODES, KeyLimitError),
+    **dict.fromkeys(_BALANCE_CODES, InsufficientCreditsError),
+    **dict.fromkeys(_MODERATION_CODES, ContentRefusedError),
+    **dict.fromkeys(_ACCESS_CODES, AccessDeniedError),
+    **dict.fromkeys(_CAPACITY_CODES, EvoLinkUnavailableError),
+    "unauthorized": AuthenticationError,
+    "invalid_token": AuthenticationError,
+    "task_not_found": GenerationNotFoundError,
+    "invalid_task_id": GenerationNotFoundError,
+    "idempotency_conflict": IdempotencyConflictError,
+    # The first POST with this key is still being worked on: the same key again, a little later.
+    "paid_outcome_unknown": EvoLinkUnavailableError,
+    "rate_limit_exceeded": RateLimitError,
+}
+
+#: What the status says where the code does not.
+HTTP_STATUSES: dict[int, type[EvoLinkApiError]] = {
+    401: AuthenticationError,
+    402: InsufficientCreditsError,
+    403: AccessDeniedError,
+    408: EvoLinkUnavailableError,
+    429: RateLimitError,
+}
+
+#: Codes of failed generations that another request may not meet again, with the seconds to wait before it.
+RETRYABLE_FAILURES: dict[str, float] = {
+    "service_error": 10,
+    "generation_timeout": 10,
+    "service_unavailable": 30,
+    "resource_exhausted": 45,
+    "quota_exceeded": 60,
+    # Seen besides the thirteen documented ones.
+    "model_unavailable": 30,
+    "upstream_error": 30,
+    "rate_limited": 60,
+}
+
+_RETRY_IN_WORDS = re.compile(r"retry after (\d{1,5})\s*(second|minute)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorBody:
+    """What an error answer says, whichever of EvoLink's three shapes it has, or none of them."""
+
+    code: str | None = None
+    message: str = ""
+    param: str | None = None
+    request_id: str | None = None
+    suggestion: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, body: bytes) -> ErrorBody:
+        """Read an error answer; never raises."""
+        try:
+            data = json.loads(body)
+        except (ValueError, RecursionError):
+            return cls(message=_page_in_words(body))
+        if not isinstance(data, dict):
+            return cls(message=_short(json.dumps(data)))
+        error = data.get("error")
+        if isinstance(error, dict):
+            return cls._from_fields(error, data)
+        if isinstance(error, str):
+            return cls(code=error, message=_short(str(data.get("error_description") or error)))
+        # The files API, and its way of saying no with HTTP 200: {"success": false, "code": …, "msg": …}
+        return cls._from_fields(data, data)
+
+    @classmethod
+    def _from_fields(cls, error: Mapping[str, Any], answer: Mapping[str, Any]) -> ErrorBody:
+        code = error.get("code")
+        message = error.get("message") or error.get("msg") or ""
+        return cls(
+            code=str(code) if isinstance(code, (str, int)) and code != "" else None,
+            message=_short(str(message)),
+            param=_text(error.get("param")),
+            request_id=_text(error.get("request_id")) or _text(answer.get("request_id")),
+            suggestion=_text(error.get("fallback_suggestion")) or _text(error.get("suggestion")),
+            details=error,
+        )
+
+
+def http_error(
+    *,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    asking: str,
+    evolink_task_id: str | None,
+    billed: bool | None,
+) -> EvoImageError:
+    """Turn an error answer into the exception that a DAG author will read.
+
+    :param headers: with lower-case names.
+    :param asking: what was being asked, for instance "to submit the request".
+    :param billed: what this exchange proves about money: False for a refused submission.
+    """
+    said = ErrorBody.read(body)
+    request_id = headers.get("x-request-id") or headers.get("x-oneapi-request-id") or said.request_id or None
+    if 300 <= status < 400:  # noqa: PLR2004 (the redirects)
+        return ConnectionSettingsError(
+            f"EvoLink's host answered HTTP {status}, a redirect, when asked {asking}. The API key is never sent "
+            "to another host: set the connection's host to the API's own address.",
+            evolink_task_id=evolink_task_id,
+            request_id=request_id,
+        )
+    kind = _kind(status, said, evolink_task_id)
+    return kind(
+        f"EvoLink answered HTTP {status}{_detail(said)} when asked {asking}.",
+        evolink_task_id=evolink_task_id,
+        billed=billed,
+        on_retry=None if evolink_task_id is None else _on_retry_of_a_read(kind),
+        retry_after=retry_after(headers, said),
+        request_id=request_id,
+        code=said.code,
+        http_status=status,
+    )
+
+
+def generation_failure(generation: Generation, *, may_ask_again: bool = True) -> EvoImageError:
+    """Turn a failed or cancelled generation into the exception that a DAG author will read.
+
+    :param may_ask_again: whether the task that fails is the one that submitted, so that its retry asks anew.
+    """
+    error = generation.error
+    code = error.code if error else "unknown_error"
+    message = _short(" ".join(error.message.split())) if error else ""
+    said = f": {message.rstrip('.')}" if message else ""
+    if generation.status == "cancelled":
+        return GenerationCancelledError(
+            f"EvoLink task {generation.evolink_task_id} was cancelled at EvoLink{said}.",
+            evolink_task_id=generation.evolink_task_id,
+            billed=generation.billed,
+            code=code,
+        )
+    kind, on_retry = _failure_kind(code), None
+    if not may_ask_again and not issubclass(kind, GenerationRefusedError):
+        kind, on_retry = (
+            GenerationRefusedError,
+            "No retry follows: only the task that submitted it can ask anew.",
+        )
+    return kind(
+        f"EvoLink task {generation.evolink_task_id} failed with {code}{said}.",
+        evolink_task_id=generation.evolink_task_id,
+        billed=generation.billed,
+        on_retry=on_retry,
+        code=code,
+        retry_after=_seconds_before_another(code),
+        request_id=_text(generation.raw.get("request_id")),
+    )
+
+
+def is_retryable_failure(generation: Generation) -> bool:
+    """Tell whether another request for the same images may succeed where this generation failed."""
+    code = generation.error.code if generation.error else "unknown_error"
+    return generation.status == "failed" and not issubclass(_failure_kind(code), GenerationRefusedError)
+
+
+def retry_after(headers: Mapping[str, str], said: ErrorBody | None = None) -> float | None:
+    """Read how many seconds the service wants us to wait: a number, a date, or older gateways' words."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(min(int(value), 86_400))
+    if value:
+        try:
+            when = parsedate_to_datetime(value)
+        except (ValueError, TypeError, OverflowError):
+            return None
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    words = _RETRY_IN_WORDS.search(said.suggestion or "") if said else None
+    if words is None:
+        return None
+    return float(words[1]) * (60 if (words[2] or "").lower() == "minute" else 1)
+
+
+def _kind(status: int, said: ErrorBody, evolink_task_id: str | None) -> type[EvoLinkApiError]:
+    by_code = HTTP_CODES.get((said.code or "").lower())
+    if by_code is not None:
+        return by_code
+    if status in HTTP_STATUSES:
+        return HTTP_STATUSES[status]
+    if status == 404:  # noqa: PLR2004
+        return GenerationNotFoundError if evolink_task_id else RequestRefusedError
+    return EvoLinkUnavailableError if status >= 500 else RequestRefusedError  # noqa: PLR2004
+
+
+def _on_retry_of_a_read(kind: type[EvoLinkApiError]) -> str:
+    if issubclass(kind, GenerationNotFoundError):
+        return kind.default_on_retry
+    if issubclass(kind, (RateLimitError, EvoLinkUnavailableError)):
+        return "A retry goes on with this generation and submits nothing."
+    return "No retry follows. The generation is kept: mend the cause and clear the task to go on with it."
+
+
+def _failure_kind(code: str) -> type[GenerationFailedError]:
+    if code in _MODERATION_CODES:
+        return ContentPolicyError
+    if code in RETRYABLE_FAILURES or code.startswith("channel_"):
+        return GenerationFailedError
+    return GenerationRefusedError
+
+
+def _seconds_before_another(code: str) -> float | None:
+    return RETRYABLE_FAILURES.get("service_unavailable" if code.startswith("channel_") else code)
+
+
+def _detail(said: ErrorBody) -> str:
+    parts = [f" {said.code}"] if said.code else []
+    if said.param:
+        parts.append(f" (param {said.param})")
+    if said.message:
+        parts.append(f": {said.message.rstrip('.')}")
+    return "".join(parts)
+
+
+def _page_in_words(body: bytes) -> str:
+    text = body[:MAX_BODY_CHARACTERS].decode("utf-8", "replace")
+    title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    if title:
+        return f"a web page titled {_short(title[1].strip())!r}"
+    return _short(text.strip()) or "an empty answer"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_MESSAGE_CHARACTERS else f"{text[:_MAX_MESSAGE_CHARACTERS]}…"
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

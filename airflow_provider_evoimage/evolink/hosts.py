@@ -1,0 +1,94 @@
+"""Addresses: EvoLink's own, and which hosts lie outside the public internet (told from the name, no look-up)."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from urllib.parse import urlsplit
+
+from airflow_provider_evoimage.exceptions import ConnectionSettingsError
+
+DEFAULT_BASE_URL = "https://api.evolink.ai"
+
+_SITES_FOR_PEOPLE = frozenset({"evolink.ai", "www.evolink.ai", "docs.evolink.ai"})
+_STANDARD_PORTS = {"http": 80, "https": 443}
+_V1_AND_AFTER = re.compile(r"/v1(/.*)?$")
+_LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+
+
+def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Read an IP address in any form that a resolver takes for one (``127.1``, ``0x7f000001``, ``[::1]``)."""
+    bare = host.strip("[]").partition("%")[0]
+    try:
+        return ipaddress.ip_address(bare)
+    except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(bare))
+    except (OSError, UnicodeError):
+        return None
+
+
+def is_public_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Tell whether an address is routed on the public internet (not private, loopback, link-local, …)."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address.is_global and not address.is_multicast
+
+
+def is_loopback_host(host: str) -> bool:
+    """Tell whether a host name or literal address is this machine itself."""
+    address = literal_address(host)
+    if address is not None:
+        return address.is_loopback
+    name = host.lower().rstrip(".")
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def is_internal_host(host: str) -> bool:
+    """Tell whether a host is certainly not public: a private address, or a name that never leaves a network."""
+    address = literal_address(host)
+    if address is not None:
+        return not is_public_address(address)
+    name = host.lower().rstrip(".")
+    return name == "localhost" or name.endswith(_LOCAL_SUFFIXES)
+
+
+def api_base_url(address: str) -> str:
+    """Normalise the address of EvoLink's API as people paste it: ``https://host[:port][/prefix]``.
+
+    A missing scheme is https (http for this machine itself); trailing slashes and a trailing ``/v1`` or the
+    path of an endpoint fall away.
+
+    :raises ConnectionSettingsError: for the marketing or documentation site, for plain http to another
+        machine (the API key would travel readable), and for what is no address.
+    """
+    text = address.strip() or DEFAULT_BASE_URL
+    if "://" not in text:
+        host = urlsplit(f"//{text}").hostname or ""
+        text = f"{'http' if is_loopback_host(host) else 'https'}://{text}"
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", None
+    if not host or parts.scheme not in {"http", "https"}:
+        raise ConnectionSettingsError(f"The connection's host {address!r} is not the address of an HTTP API.")
+    if host in _SITES_FOR_PEOPLE:
+        raise ConnectionSettingsError(
+            f"The connection's host {host} is EvoLink's web site, not its API: use {DEFAULT_BASE_URL}."
+        )
+    if parts.scheme == "http" and not is_loopback_host(host):
+        raise ConnectionSettingsError(
+            f"The connection's host http://{host} would send the API key unencrypted: use https://{host}."
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConnectionSettingsError(
+            "The connection's host must be a bare address, without user, query or fragment; "
+            "the API key belongs into the password field."
+        )
+    netloc = f"[{host}]" if ":" in host else host
+    if port is not None and port != _STANDARD_PORTS[parts.scheme]:
+        netloc = f"{netloc}:{port}"
+    return f"{parts.scheme}://{netloc}{_V1_AND_AFTER.sub('', parts.path).rstrip('/')}"

@@ -1,0 +1,272 @@
+"""What EvoLink answers: generations, failures, usage, credits, read tolerantly from any JSON.
+
+Pages and recorded answers disagree about which fields are there and of what type, so a field that is
+missing or odd reads as None; fields that are not named here are kept in ``raw``. Only an answer that
+cannot be a generation at all is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from airflow_provider_evoimage.exceptions import UnreadableAnswerError
+
+# Every product page: "Generated image links are valid for 24 hours".
+RESULT_LINK_LIFETIME = timedelta(hours=24)
+
+# What EvoLink's own clients accept as an id. Today's begin with "task-unified-".
+EVOLINK_TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+_TERMINAL = frozenset({"completed", "failed", "cancelled"})
+_STATUS_SPELLINGS = {"canceled": "cancelled"}
+_LATEST_TIMESTAMP = 253_402_300_799  # the last second of the year 9999
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    raw: dict[str, Any] = Field(default_factory=dict, repr=False, description="the answer as it came")
+
+
+class Usage(_Answer):
+    """What a generation reserved, cost and used.
+
+    :param credits_reserved: credits held at submission; the final charge can differ.
+    :param credits_used: credits charged in the end; None until known.
+    :param billing_rule: for instance ``per_call`` or ``per_token``.
+    :param tokens: token counters by EvoLink's own names, for instance ``image_output_tokens``.
+    """
+
+    credits_reserved: float | None = None
+    credits_used: float | None = None
+    billing_rule: str | None = None
+    tokens: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, data: object) -> Usage:
+        """Read the ``usage`` part of a task answer."""
+        usage = _mapping(data)
+        charged = _number(usage.get("credits_used"))
+        if charged is None:
+            charged = _number(_mapping(usage.get("cost")).get("credits"))
+        return cls(
+            credits_reserved=_number(usage.get("credits_reserved")),
+            credits_used=charged,
+            billing_rule=_text(usage.get("billing_rule")),
+            tokens={
+                name: int(count)
+                for name, value in usage.items()
+                if isinstance(name, str)
+                and name.endswith("_tokens")
+                and (count := _number(value)) is not None
+            },
+            raw=dict(usage),
+        )
+
+
+class GenerationError(_Answer):
+    """Why a generation failed: EvoLink's code (always as text) and message."""
+
+    code: str = "unknown_error"
+    message: str = ""
+    suggestion: str | None = None
+
+    @classmethod
+    def read(cls, data: object) -> GenerationError | None:
+        """Read the ``error`` part of a task answer; None where there is none."""
+        if data is None or data in ("", {}, []):
+            return None
+        if isinstance(data, str):
+            return cls(message=data)
+        error = _mapping(data)
+        code = error.get("code")
+        return cls(
+            code=str(code).strip() or "unknown_error" if isinstance(code, (str, int)) else "unknown_error",
+            message=_text(error.get("message")) or "",
+            suggestion=_text(error.get("suggestion")),
+            raw=dict(error),
+        )
+
+
+class Generation(_Answer):
+    """EvoLink's task for one request, as one answer describes it.
+
+    :param evolink_task_id: EvoLink's id.
+    :param status: ``pending``, ``processing``, ``completed``, ``failed``, ``cancelled``, or a word that
+        EvoLink did not document, which reads as "still running".
+    :param progress: 0 to 100, not necessarily rising.
+    :param created: when the generation was accepted (UTC).
+    :param duration: seconds it took, once completed.
+    :param estimated_time: seconds EvoLink expects it to take, at submission.
+    :param image_urls: result links, each valid for 24 hours.
+    """
+
+    evolink_task_id: str
+    model: str | None = None
+    status: str = "pending"
+    progress: float | None = None
+    created: datetime | None = None
+    duration: float | None = None
+    estimated_time: float | None = None
+    image_urls: tuple[str, ...] = ()
+    error: GenerationError | None = None
+    usage: Usage = Field(default_factory=Usage)
+
+    @classmethod
+    def read(cls, data: object) -> Generation:
+        """Read a submit answer, a task detail, one item of a batch answer, or a callback's body.
+
+        :raises UnreadableAnswerError: when the data is no task of EvoLink's.
+        """
+        task = _mapping(data)
+        evolink_task_id = task.get("id") or task.get("task_id")
+        if not isinstance(evolink_task_id, str) or not EVOLINK_TASK_ID.fullmatch(evolink_task_id):
+            raise UnreadableAnswerError("EvoLink's answer holds no task id.")
+        error = GenerationError.read(task.get("error"))
+        info = _mapping(task.get("task_info"))
+        return cls(
+            evolink_task_id=evolink_task_id,
+            model=_text(task.get("model")),
+            status=_status(task.get("status"), error),
+            progress=_number(task.get("progress")),
+            created=_instant(task.get("created")) or _instant(task.get("created_at")),
+            duration=_number(task.get("duration")),
+            estimated_time=_number(info.get("estimated_time")),
+            image_urls=_image_urls(task),
+            error=error,
+            usage=Usage.read(task.get("usage")),
+            raw=dict(task),
+        )
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.status in _TERMINAL
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the result links die at the earliest (UTC): 24 hours after the generation began."""
+        return self.created + RESULT_LINK_LIFETIME if self.created else None
+
+    @property
+    def billed(self) -> bool | None:
+        """Whether this generation was charged: True, False, or None where no answer settles it.
+
+        Failed ones are documented as not charged. A refund is taken as done only when EvoLink's newer
+        ``billing`` part says released, completed, and as many credits as were reserved.
+        """
+        billing = _mapping(self.raw.get("billing"))
+        if billing.get("charge_status") == "charged" or self.status == "completed":
+            return True
+        if self.status == "failed" or _is_refunded(billing):
+            return False
+        return None
+
+
+class Credits(_Answer):
+    """The balance of the account and of the API key, in credits.
+
+    :param account_remaining: credits left on the account.
+    :param key_remaining: credits this key may still use; None where the key has no limit of its own.
+    """
+
+    account_remaining: float
+    account_used: float | None = None
+    key_remaining: float | None = None
+    key_used: float | None = None
+
+    @classmethod
+    def read(cls, data: object) -> Credits:
+        """Read the answer of the credits endpoint.
+
+        :raises UnreadableAnswerError: when the account's balance is not in it.
+        """
+        parts = _mapping(_mapping(data).get("data"))
+        user, key = _mapping(parts.get("user")), _mapping(parts.get("token"))
+        remaining = _number(user.get("remaining_credits"))
+        if remaining is None:
+            raise UnreadableAnswerError("EvoLink's answer holds no account balance.")
+        unlimited = bool(key.get("unlimited_credits", False))
+        return cls(
+            account_remaining=remaining,
+            account_used=_number(user.get("used_credits")),
+            key_remaining=None if unlimited else _number(key.get("remaining_credits")),
+            key_used=_number(key.get("used_credits")),
+            raw=dict(parts),
+        )
+
+    @property
+    def usable(self) -> float:
+        """What the next request may cost at the most: the smaller of account and key."""
+        if self.key_remaining is None:
+            return self.account_remaining
+        return min(self.account_remaining, self.key_remaining)
+
+
+def _status(value: object, error: GenerationError | None) -> str:
+    word = value.strip().lower() if isinstance(value, str) else "pending"
+    word = _STATUS_SPELLINGS.get(word, word)
+    # Older gateways report a cancelled task as a failed one with this code.
+    if word == "failed" and error is not None and error.code == "request_cancelled":
+        return "cancelled"
+    return word
+
+
+def _image_urls(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """Collect the result links of either spelling, in order, each once."""
+    found = [*_links(task.get("results")), *_links(task.get("result_data"))]
+    return tuple(dict.fromkeys(found))
+
+
+def _links(value: object) -> Iterable[str]:
+    if isinstance(value, str):
+        if value.startswith(("https://", "http://")):
+            yield value
+    elif isinstance(value, Mapping):
+        yield from _links(value.get("url") or value.get("image_url"))
+    elif isinstance(value, list):
+        for item in value:
+            if not isinstance(item, list):
+                yield from _links(item)
+
+
+def _is_refunded(billing: Mapping[str, Any]) -> bool:
+    reserved = _number(billing.get("reserved_credits"))
+    return (
+        billing.get("charge_status") == "released"
+        and billing.get("refund_status") == "completed"
+        and bool(billing.get("refunded_at"))
+        and reserved is not None
+        and _number(billing.get("refunded_credits")) == reserved
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _instant(value: object) -> datetime | None:
+    seconds = _number(value)
+    if seconds is None or not 0 < seconds <= _LATEST_TIMESTAMP:
+        return None
+    return datetime.fromtimestamp(seconds, UTC)

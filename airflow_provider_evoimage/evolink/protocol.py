@@ -1,0 +1,179 @@
+"""Each endpoint once: its path, its body, how its answer reads. No I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from airflow_provider_evoimage.evolink.errors import ErrorBody, http_error
+from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Credits, Generation
+from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, UnreadableAnswerError
+
+# EvoLink's batch endpoint reads this many generations in one request.
+MAX_IDS_PER_BATCH = 50
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One HTTP answer: status, headers with lower-case names, body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+    def json(self) -> Any:
+        """Return the body as JSON.
+
+        :raises UnreadableAnswerError: when it is none.
+        """
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise UnreadableAnswerError(
+                f"EvoLink's answer (HTTP {self.status}) is not JSON: {ErrorBody.read(self.body).message}.",
+                http_status=self.status,
+                request_id=self.headers.get("x-request-id"),
+            ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call(Generic[Result]):
+    """One exchange with EvoLink, described; a client carries it out.
+
+    :param asking: the purpose in words, for messages: "EvoLink answered … when asked *to read the task*".
+    :param read: turns a 2xx answer into the result.
+    :param pays: whether EvoLink may charge for it.
+    """
+
+    method: str
+    path: str
+    asking: str
+    read: Callable[[Answer], Result]
+    json: dict[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    evolink_task_id: str | None = None
+    pays: bool = False
+
+    def result(self, answer: Answer) -> Result:
+        """Read the answer, whatever its status.
+
+        :raises EvoImageError: the exception that stands for an error answer or an unreadable one.
+        """
+        if not 200 <= answer.status < 300:  # noqa: PLR2004 (success)
+            raise self._error(answer)
+        try:
+            return self.read(answer)
+        except UnreadableAnswerError as error:
+            error.evolink_task_id = self.evolink_task_id
+            raise
+
+    def _error(self, answer: Answer) -> EvoImageError:
+        return http_error(
+            status=answer.status,
+            headers=answer.headers,
+            body=answer.body,
+            asking=self.asking,
+            evolink_task_id=self.evolink_task_id,
+            # An error answer to a submission means that nothing was accepted, except from a proxy (5xx).
+            billed=None if answer.status >= 500 or not self.pays else False,  # noqa: PLR2004
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """A generation that EvoLink accepted, and whether it had accepted it before under the same key."""
+
+    generation: Generation
+    replayed: bool
+
+
+def submit_generation(request: ImageRequest, idempotency_key: str) -> Call[Submitted]:
+    """``POST /v1/images/generations``: the call that costs money."""
+
+    def read(answer: Answer) -> Submitted:
+        return Submitted(
+            generation=Generation.read(answer.json()),
+            replayed=answer.headers.get("idempotency-replayed", "").lower() == "true",
+        )
+
+    return Call(
+        method="POST",
+        path="/v1/images/generations",
+        asking="to generate images",
+        json=request.body(),
+        headers={"Idempotency-Key": idempotency_key, "X-Evo-Run-Id": idempotency_key},
+        read=read,
+        pays=True,
+    )
+
+
+def get_generation(evolink_task_id: str) -> Call[Generation]:
+    """``GET /v1/tasks/{id}``."""
+
+    def read(answer: Answer) -> Generation:
+        generation = Generation.read(answer.json())
+        if generation.evolink_task_id != evolink_task_id:
+            raise UnreadableAnswerError(f"EvoLink answered with another task, {generation.evolink_task_id}.")
+        return generation
+
+    return Call(
+        method="GET",
+        path=f"/v1/tasks/{checked_id(evolink_task_id)}",
+        asking="for the state of a generation",
+        read=read,
+        evolink_task_id=evolink_task_id,
+    )
+
+
+def get_generations(evolink_task_ids: Sequence[str]) -> Call[dict[str, Generation]]:
+    """``POST /v1/tasks/batch``: up to 50 generations by id; unknown ones are missing from the answer."""
+
+    def read(answer: Answer) -> dict[str, Generation]:
+        data = answer.json()
+        items = data.get("data") if isinstance(data, dict) else None
+        if not isinstance(items, list):
+            raise UnreadableAnswerError("EvoLink's answer to a batch read holds no list of tasks.")
+        generations = [Generation.read(item) for item in items if isinstance(item, dict) and item.get("id")]
+        return {generation.evolink_task_id: generation for generation in generations}
+
+    return Call(
+        method="POST",
+        path="/v1/tasks/batch",
+        asking="for the states of several generations",
+        json={"task_ids": [checked_id(evolink_task_id) for evolink_task_id in evolink_task_ids]},
+        read=read,
+    )
+
+
+def get_credits() -> Call[Credits]:
+    """``GET /v1/credits``: free of charge."""
+
+    def read(answer: Answer) -> Credits:
+        data = answer.json()
+        if isinstance(data, dict) and data.get("success") is False:
+            said = ErrorBody.read(answer.body)
+            raise UnreadableAnswerError(
+                f"EvoLink did not tell the credits: {said.message or 'no reason given'}."
+            )
+        return Credits.read(data)
+
+    return Call(method="GET", path="/v1/credits", asking="for the credits of the account", read=read)
+
+
+def checked_id(evolink_task_id: str) -> str:
+    """Return the id if it can be one, so that nothing else ever becomes part of a path.
+
+    :raises InvalidRequestError: otherwise.
+    """
+    if not isinstance(evolink_task_id, str) or not EVOLINK_TASK_ID.fullmatch(evolink_task_id):
+        raise InvalidRequestError(
+            f"{evolink_task_id!r} is not the id of an EvoLink task: 1 to 128 of letters, digits, '.', '_', ':', '-'."
+        )
+    if set(evolink_task_id) <= {"."}:
+        raise InvalidRequestError(f"{evolink_task_id!r} is not the id of an EvoLink task.")
+    return evolink_task_id

@@ -1,0 +1,324 @@
+"""Every failure of this provider, in one tree.
+
+Classes marked * also inherit ``AirflowFailException``: no retry can mend them, so the task fails at once.
+
+EvoImageError
+├── InvalidRequestError *            our own check said no, before anything was sent
+├── ConnectionSettingsError *        the Airflow connection cannot be used as it stands
+├── EvoLinkApiError                  EvoLink answered with an error
+│   ├── RequestRefusedError *        400, 413, 415, 404 for a model: this request will never pass
+│   │   └── ContentRefusedError *    refused by moderation before a generation began
+│   ├── AuthenticationError *        401: the key is missing, wrong or expired
+│   ├── AccessDeniedError *          403: the key lacks the model, is disabled, or the address is barred
+│   ├── InsufficientCreditsError *   402: the account is empty
+│   │   └── KeyLimitError *          402: the key's own limit, not the account's
+│   ├── GenerationNotFoundError *    404: EvoLink does not know this generation
+│   ├── IdempotencyConflictError *   accepted earlier under the same key with another body
+│   ├── RateLimitError               429
+│   └── EvoLinkUnavailableError      5xx: EvoLink or what stands before it
+├── EvoLinkUnreachableError          no answer: network, DNS, TLS, time-out
+├── UnreadableAnswerError            an answer that is none of EvoLink's
+├── OutcomeUnknownError              the POST may have been accepted; the same key asked again will tell
+│   └── UnrepeatableSubmissionError *  the same, where asking again may pay twice
+├── GenerationFailedError            the generation ended in failure (retryable codes)
+│   └── GenerationRefusedError *     the same, with a code that no retry mends
+│       └── ContentPolicyError *     moderation
+├── GenerationCancelledError *       cancelled at EvoLink
+├── GenerationTimeoutError           still unfinished at our deadline
+│   └── SensorTimeoutError           the same in a sensor, which Airflow never retries
+├── GenerationLostError              the wait broke off: EvoLink could not be read for long
+├── GenerationUnfinishedError *      asked to save or hand over what is not finished
+├── NoImagesError *                  completed, charged, and without a single image
+└── SaveError                        the images exist at EvoLink, the files do not
+    ├── DownloadError                the link gave no complete image
+    │   ├── LinkExpiredError *       the 24 hours are over
+    │   └── NotAnImageError *        the bytes are no image
+    └── DestinationError             the storage refused
+        └── FileExistsAtDestinationError *   if_exists="error"
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from airflow_provider_evoimage.version_compat import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+)
+
+_BILLED = {True: "Billed: yes.", False: "Billed: no.", None: "Billed: unknown."}
+
+
+class EvoImageError(AirflowException):
+    """Base of all. Its text says what happened, to which generation, whether it was billed, what a retry does.
+
+    :param message: what happened and what to change, in whole sentences.
+    :param evolink_task_id: EvoLink's id of the generation, where there is one.
+    :param billed: True, False, or None where it cannot be known.
+    :param on_retry: what another try of the Airflow task will do.
+    :param retry_after: seconds the service asked us to wait.
+    :param request_id: EvoLink's reference of the HTTP exchange, for its support.
+    :param code: EvoLink's own error code.
+    :param http_status: status of the HTTP answer.
+    """
+
+    default_billed: ClassVar[bool | None] = None
+    default_on_retry: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        evolink_task_id: str | None = None,
+        billed: bool | str | None = "default",
+        on_retry: str | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
+        code: str | None = None,
+        http_status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.evolink_task_id = evolink_task_id
+        self.billed: bool | None = self.default_billed if isinstance(billed, str) else billed
+        self.on_retry = self.default_on_retry if on_retry is None else on_retry
+        self.retry_after = retry_after
+        self.request_id = request_id
+        self.code = code
+        self.http_status = http_status
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        if self.evolink_task_id and self.evolink_task_id not in self.message:
+            parts.append(f"EvoLink task: {self.evolink_task_id}.")
+        parts.append(_BILLED[self.billed])
+        if self.on_retry:
+            parts.append(self.on_retry)
+        if self.request_id:
+            parts.append(f"EvoLink's request id: {self.request_id}.")
+        return " ".join(parts)
+
+    @property
+    def retryable(self) -> bool:
+        """Whether another try of the same Airflow task can end otherwise."""
+        return not isinstance(self, (AirflowFailException, AirflowSensorTimeout))
+
+
+class InvalidRequestError(EvoImageError, AirflowFailException):
+    """A certain mistake in the request; nothing was sent."""
+
+    default_billed = False
+    default_on_retry = "Nothing was sent and no retry follows: correct the argument."
+
+
+class ConnectionSettingsError(EvoImageError, AirflowFailException):
+    """The Airflow connection lacks something or holds something unusable; nothing was sent."""
+
+    default_billed = False
+    default_on_retry = "Nothing was sent and no retry follows: correct the connection, then clear the task."
+
+
+class EvoLinkApiError(EvoImageError):
+    """EvoLink answered with an error; ``http_status``, ``code`` and ``request_id`` say which."""
+
+
+class RequestRefusedError(EvoLinkApiError, AirflowFailException):
+    """EvoLink will never accept this request as it stands (400, 413, 415, unknown model)."""
+
+    default_on_retry = "No retry follows, it would be refused again: correct the request."
+
+
+class ContentRefusedError(RequestRefusedError):
+    """Moderation refused the prompt or a reference before a generation began."""
+
+    default_on_retry = "No retry follows, it would be refused again: change the prompt or the references."
+
+
+class AuthenticationError(EvoLinkApiError, AirflowFailException):
+    """401: the API key of the connection is missing, wrong or expired."""
+
+    default_on_retry = "No retry follows: put a valid API key into the connection, then clear the task."
+
+
+class AccessDeniedError(EvoLinkApiError, AirflowFailException):
+    """403: this key may not do that (model not allowed, key disabled or expired, address barred)."""
+
+    default_on_retry = "No retry follows: have the key's rights changed at EvoLink, then clear the task."
+
+
+class InsufficientCreditsError(EvoLinkApiError, AirflowFailException):
+    """402: not enough credits on the account."""
+
+    default_on_retry = "No retry follows: top up the account, then clear the task."
+
+
+class KeyLimitError(InsufficientCreditsError):
+    """402: the API key's own total or daily limit is used up; the account may still have credits."""
+
+    default_on_retry = "No retry follows: raise the key's limit or wait for its reset, then clear the task."
+
+
+class GenerationNotFoundError(EvoLinkApiError, AirflowFailException):
+    """404: EvoLink does not know this generation (other account, mistyped id, or no longer kept)."""
+
+    default_on_retry = (
+        "No retry follows: check the id, and that the connection is of the account that made it."
+    )
+
+
+class IdempotencyConflictError(EvoLinkApiError, AirflowFailException):
+    """EvoLink holds a generation under this idempotency key that was made from another body."""
+
+    default_on_retry = (
+        "No retry follows, so that nothing is paid twice. Find the earlier generation in EvoLink's list of tasks "
+        "and collect it with EvoImageSaveOperator, or clear the task with on_clear='regenerate' to buy a new one."
+    )
+
+
+class RateLimitError(EvoLinkApiError):
+    """429: too many requests; ``retry_after`` holds the wish of the service in seconds, if it had one."""
+
+    default_on_retry = "A retry sends the same request with the same idempotency key."
+
+
+class EvoLinkUnavailableError(EvoLinkApiError):
+    """5xx from EvoLink or from a proxy before it."""
+
+    default_on_retry = "A retry sends the same request with the same idempotency key."
+
+
+class EvoLinkUnreachableError(EvoImageError):
+    """No answer at all: name not found, connection refused or cut, TLS trouble, time-out."""
+
+    default_on_retry = "A retry sends the same request with the same idempotency key."
+
+
+class UnreadableAnswerError(EvoImageError):
+    """An answer came, and it is none that EvoLink's API gives (a proxy's page, a cut body, another shape)."""
+
+    default_on_retry = "A retry sends the same request with the same idempotency key."
+
+
+class OutcomeUnknownError(EvoImageError):
+    """The POST may or may not have been accepted; its idempotency key makes asking again safe."""
+
+    default_on_retry = (
+        "A retry asks again under the same idempotency key, which returns the generation if it was accepted."
+    )
+
+
+class UnrepeatableSubmissionError(OutcomeUnknownError, AirflowFailException):
+    """The outcome of the POST is unknown, and asking again could pay twice.
+
+    Because the connection says ``idempotency: ignored``, or because EvoLink has forgotten the key by now.
+    """
+
+    default_on_retry = (
+        "No retry follows, so that nothing is paid twice. Look in EvoLink's list of tasks: if the generation is "
+        "there, collect it with EvoImageSaveOperator; if it is not, clear the task with on_clear='regenerate'."
+    )
+
+
+class GenerationFailedError(EvoImageError):
+    """The generation ended as failed at EvoLink, with a code that is worth another request."""
+
+    # Documented for failed tasks: not charged, the reservation comes back.
+    default_billed = False
+    default_on_retry = "A retry asks EvoLink for a new generation under a new idempotency key."
+
+
+class GenerationRefusedError(GenerationFailedError, AirflowFailException):
+    """The generation ended as failed with a code that another request would meet again."""
+
+    default_on_retry = "No retry follows, it would fail again: change the request."
+
+
+class ContentPolicyError(GenerationRefusedError):
+    """Moderation stopped the generation."""
+
+    default_on_retry = "No retry follows, it would be refused again: change the prompt or the references."
+
+
+class GenerationCancelledError(EvoImageError, AirflowFailException):
+    """The generation was cancelled at EvoLink. Whether a cancelled one is charged is not documented."""
+
+    default_on_retry = "No retry follows: clear the task to ask for a new generation."
+
+
+class GenerationTimeoutError(EvoImageError):
+    """The generation was still unfinished at our deadline; EvoLink goes on with it."""
+
+    default_on_retry = (
+        "It may still finish and be billed: a retry goes on waiting for it and submits nothing."
+    )
+
+
+class SensorTimeoutError(GenerationTimeoutError, AirflowSensorTimeout):
+    """A sensor's time is over. Airflow never retries a sensor that timed out."""
+
+    default_on_retry = (
+        "It may still finish and be billed. Airflow does not retry a sensor that timed out: clear it to go on "
+        "waiting, within 24 hours of the submission."
+    )
+
+
+class GenerationLostError(EvoImageError):
+    """The wait broke off because EvoLink could not be read; the generation goes on all the same."""
+
+    default_on_retry = (
+        "It may still finish and be billed: a retry goes on waiting for it and submits nothing."
+    )
+
+
+class GenerationUnfinishedError(EvoImageError, AirflowFailException):
+    """Something finished was needed and the generation is still running."""
+
+    default_on_retry = "No retry follows: wait for it first with EvoImageGenerationSensor."
+
+
+class NoImagesError(EvoImageError, AirflowFailException):
+    """The generation completed and was charged, yet holds no image."""
+
+    default_billed = True
+    default_on_retry = (
+        "No retry follows, so that nothing is paid twice: change the prompt, or ask EvoLink's support."
+    )
+
+
+class SaveError(EvoImageError):
+    """The images were made and are not, or not all, in your storage."""
+
+    default_billed = True
+    default_on_retry = "A retry saves the same images and submits nothing; their links live 24 hours."
+
+
+class DownloadError(SaveError):
+    """A result link gave no complete image."""
+
+
+class LinkExpiredError(DownloadError, AirflowFailException):
+    """The result links are dead: EvoLink keeps them for 24 hours."""
+
+    default_on_retry = (
+        "No retry follows: the images are lost. Set save_to on the operator that generates, so that they are saved "
+        "as soon as they exist."
+    )
+
+
+class NotAnImageError(DownloadError, AirflowFailException):
+    """What the link gave is no image of a known kind."""
+
+    default_on_retry = (
+        "No retry follows: the same bytes would come again. Keep the id and ask EvoLink's support."
+    )
+
+
+class DestinationError(SaveError):
+    """The storage did not take a file."""
+
+
+class FileExistsAtDestinationError(DestinationError, AirflowFailException):
+    """``if_exists="error"`` and a file of that name is there; nothing was overwritten."""
+
+    default_on_retry = "No retry follows: choose another name, or if_exists='overwrite' or 'skip'."

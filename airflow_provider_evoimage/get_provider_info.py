@@ -1,0 +1,95 @@
+"""What Airflow reads about this provider in every process at start-up; imports nothing."""
+
+
+def get_provider_info() -> dict[str, object]:
+    """Return the description that Airflow's provider schema asks for."""
+    return {
+        "package-name": "airflow-provider-evoimage",
+        "name": "EvoLink Images",
+        "description": "Images from EvoLink's API (GPT Image and others), paid once and saved to your storage.",
+        "integrations": [
+            {
+                "integration-name": "EvoLink Images",
+                "external-doc-url": "https://docs.evolink.ai",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [
+            {
+                "integration-name": "EvoLink Images",
+                "python-modules": ["airflow_provider_evoimage.hooks.evoimage"],
+            }
+        ],
+        "operators": [
+            {
+                "integration-name": "EvoLink Images",
+                "python-modules": [
+                    "airflow_provider_evoimage.operators.generate",
+                    "airflow_provider_evoimage.operators.save",
+                ],
+            }
+        ],
+        "sensors": [
+            {
+                "integration-name": "EvoLink Images",
+                "python-modules": ["airflow_provider_evoimage.sensors.generation"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": "EvoLink Images",
+                "python-modules": ["airflow_provider_evoimage.triggers.generation"],
+            }
+        ],
+        "connection-types": [
+            {
+                "connection-type": "evoimage",
+                "hook-class-name": "airflow_provider_evoimage.hooks.evoimage.EvoImageHook",
+                "hook-name": "EvoLink Images",
+                "ui-field-behaviour": {
+                    # The port stays visible: without one, Airflow 3.3's Test button answers 400.
+                    "hidden-fields": ["schema", "login"],
+                    "relabeling": {"host": "Base URL", "password": "API key"},
+                    "placeholders": {
+                        "host": "https://api.evolink.ai",
+                        "password": "from https://evolink.ai/dashboard/keys",
+                        "port": "443",
+                    },
+                },
+                "conn-fields": {
+                    "default_model": {
+                        "label": "Default model",
+                        "description": "Model of requests that name none. Empty: gpt-image-1.5.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "request_timeout": {
+                        "label": "Request timeout (seconds)",
+                        "description": "How long one HTTP exchange may stay silent. Empty: 60.",
+                        "schema": {"type": ["number", "null"], "minimum": 1},
+                    },
+                    "max_requests_per_second": {
+                        "label": "Requests per second, at most",
+                        "description": "Per process (each worker process and each triggerer). Empty: no limit.",
+                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+                    },
+                    "idempotency": {
+                        "label": "Idempotency keys",
+                        "description": (
+                            "trusted: a lost answer is asked for again under the same key, which EvoLink's own "
+                            "clients rely on. ignored: never ask twice, end with 'outcome unknown' instead. "
+                            "Empty: trusted."
+                        ),
+                        "schema": {"type": ["string", "null"], "enum": ["trusted", "ignored"]},
+                    },
+                    "idempotency_namespace": {
+                        "label": "Idempotency namespace",
+                        "description": (
+                            "Tells apart two Airflows that run the same DAGs on one EvoLink account "
+                            "(for instance staging and production)."
+                        ),
+                        "schema": {"type": ["string", "null"]},
+                    },
+                },
+            }
+        ],
+    }

@@ -1,0 +1,132 @@
+"""What an Airflow connection of type ``evoimage`` says, read once and checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from airflow_provider_evoimage.client import DEFAULT_REQUEST_TIMEOUT, Account
+from airflow_provider_evoimage.evolink.catalog import DEFAULT_MODEL
+from airflow_provider_evoimage.evolink.hosts import api_base_url
+from airflow_provider_evoimage.exceptions import ConnectionSettingsError
+
+
+class AirflowConnection(Protocol):
+    """The parts of an Airflow connection that are read here."""
+
+    conn_id: str
+    host: str | None
+    schema: str | None
+    port: int | None
+    password: str | None
+    extra: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionSettings:
+    """An account and how this Airflow uses it.
+
+    :param default_model: model of requests that name none.
+    :param idempotency_namespace: tells apart two Airflows that run the same DAGs on one account.
+    """
+
+    account: Account
+    default_model: str = DEFAULT_MODEL
+    idempotency_namespace: str = ""
+
+    @classmethod
+    def read(cls, connection: AirflowConnection) -> ConnectionSettings:
+        """Read a connection made in the UI form, or from a URI, JSON or an environment variable.
+
+        Fields that are empty or null are unset: the UI writes every field of the form.
+
+        :raises ConnectionSettingsError: naming the field that cannot be used.
+        """
+        extra = _Extra(connection.conn_id, connection.extra)
+        return cls(
+            account=Account(
+                base_url=api_base_url(_address(connection)),
+                api_key=_api_key(connection),
+                request_timeout=extra.positive_number("request_timeout") or DEFAULT_REQUEST_TIMEOUT,
+                max_requests_per_second=extra.positive_number("max_requests_per_second"),
+                trust_idempotency=extra.one_of("idempotency", ("trusted", "ignored")) != "ignored",
+            ),
+            default_model=extra.text("default_model") or DEFAULT_MODEL,
+            idempotency_namespace=extra.text("idempotency_namespace") or "",
+        )
+
+
+class _Extra:
+    def __init__(self, conn_id: str, extra: str | None) -> None:
+        self._conn_id = conn_id
+        # Not extra_dejson: nothing in our extra is secret, and that property asks the supervisor to mask it.
+        try:
+            fields = json.loads(extra or "{}")
+        except ValueError:
+            fields = None
+        if not isinstance(fields, Mapping):
+            raise ConnectionSettingsError(f"The extra of connection {conn_id!r} is not a JSON object.")
+        self._fields: Mapping[str, Any] = fields
+
+    def text(self, name: str) -> str | None:
+        value = self._fields.get(name)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "text")
+        return value.strip()
+
+    def positive_number(self, name: str) -> float | None:
+        value = self._fields.get(name)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise self._wrong(name, value, "a number above 0")
+        return number
+
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> str | None:
+        value = self.text(name)
+        if value is not None and value not in allowed:
+            raise self._wrong(name, value, " or ".join(repr(word) for word in allowed))
+        return value
+
+    def _wrong(self, name: str, value: object, expected: str) -> ConnectionSettingsError:
+        return ConnectionSettingsError(
+            f"In the extra of connection {self._conn_id!r}, {name} must be {expected}, not {value!r}."
+        )
+
+
+def _address(connection: AirflowConnection) -> str:
+    """Put the address together again: a URI or the form may spread it over host, schema and port."""
+    host = (connection.host or "").strip()
+    if not host:
+        return ""
+    if "://" not in host and connection.schema in {"http", "https"}:
+        host = f"{connection.schema}://{host}"
+    scheme, separator, rest = host.rpartition("://")
+    netloc, slash, path = rest.partition("/")
+    if connection.port and not netloc.rpartition(":")[2].isdigit():
+        netloc = f"{netloc}:{connection.port}"
+    return f"{scheme}{separator}{netloc}{slash}{path}"
+
+
+def _api_key(connection: AirflowConnection) -> str:
+    key = (connection.password or "").strip()
+    if not key:
+        raise ConnectionSettingsError(
+            f"Connection {connection.conn_id!r} has no API key: put it into the password field. "
+            "Keys are made at https://evolink.ai/dashboard/keys."
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConnectionSettingsError(
+            f"The API key of connection {connection.conn_id!r} holds a blank, a line break or a character "
+            "outside ASCII, which no EvoLink key does: paste it again."
+        )
+    return key

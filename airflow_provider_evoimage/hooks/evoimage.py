@@ -1,0 +1,183 @@
+"""The hook: an Airflow connection turned into EvoLink clients."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import BaseHook
+
+from airflow_provider_evoimage.client import (
+    DEFAULT_SUBMIT_TIMEOUT,
+    READ_ATTEMPTS,
+    AsyncEvoLinkClient,
+    EvoLinkClient,
+    prepare_for_asyncio,
+)
+from airflow_provider_evoimage.evolink.models import Credits, Generation
+from airflow_provider_evoimage.evolink.protocol import Submitted
+from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.exceptions import (
+    AccessDeniedError,
+    AuthenticationError,
+    ConnectionSettingsError,
+    EvoImageError,
+    EvoLinkUnreachableError,
+    InsufficientCreditsError,
+    RequestRefusedError,
+    UnreadableAnswerError,
+)
+from airflow_provider_evoimage.hooks.connection import ConnectionSettings
+from airflow_provider_evoimage.version_compat import AirflowNotFoundException
+
+# 68 credits are 1 USD; EvoLink's own clients warn below that.
+LOW_BALANCE_CREDITS = 68
+
+
+class EvoImageHook(BaseHook):
+    """EvoLink's image API through an Airflow connection of type ``evoimage``.
+
+    Connection: API key in *password*, base URL in *host* (default ``https://api.evolink.ai``). Extra, all
+    optional: ``default_model``, ``request_timeout`` (seconds, 60), ``max_requests_per_second`` (per process),
+    ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``.
+
+    :param evoimage_conn_id: id of the connection.
+    """
+
+    conn_name_attr = "evoimage_conn_id"
+    default_conn_name = "evoimage_default"
+    conn_type = "evoimage"
+    hook_name = "EvoLink Images"
+
+    def __init__(self, evoimage_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.evoimage_conn_id = evoimage_conn_id
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Describe the connection form to Airflow < 3.2; later ones read the provider's description."""
+        from airflow_provider_evoimage.get_provider_info import get_provider_info  # noqa: PLC0415
+
+        info: Any = get_provider_info()
+        described = info["connection-types"][0]["ui-field-behaviour"]
+        return {
+            "hidden_fields": described["hidden-fields"],
+            "relabeling": described["relabeling"],
+            "placeholders": described["placeholders"],
+        }
+
+    @functools.cached_property
+    def settings(self) -> ConnectionSettings:
+        """The connection, read once.
+
+        :raises ConnectionSettingsError: when it is missing or cannot be used.
+        """
+        try:
+            connection = self.get_connection(self.evoimage_conn_id)
+        except AirflowNotFoundException as error:
+            raise self._no_connection() from error
+        return ConnectionSettings.read(connection)
+
+    async def aget_settings(self) -> ConnectionSettings:
+        """Read the connection anew, from a trigger."""
+        try:
+            connection = await self.aget_connection(self.evoimage_conn_id)
+        except AirflowNotFoundException as error:
+            raise self._no_connection() from error
+        return ConnectionSettings.read(connection)
+
+    def get_conn(self) -> EvoLinkClient:
+        """Return the hook's client for workers; the same one each time."""
+        return self._client
+
+    async def aget_conn(self, *, read_attempts: int = READ_ATTEMPTS) -> AsyncEvoLinkClient:
+        """Return a new client for a trigger; the caller closes it.
+
+        :param read_attempts: how often the client itself tries one read; 1 leaves that to the caller.
+        """
+        settings = await self.aget_settings()
+        await prepare_for_asyncio()
+        return AsyncEvoLinkClient(settings.account, read_attempts=read_attempts)
+
+    def submit(
+        self, request: ImageRequest, idempotency_key: str, *, submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT
+    ) -> Submitted:
+        """Ask for images. This is the call that costs money; the same key is never charged twice.
+
+        :param idempotency_key: 16 to 96 characters of ``A-Za-z0-9._-``.
+        :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing (429, 503).
+        :raises OutcomeUnknownError: when the request may have been accepted and the answer is lost.
+        """
+        return self._client.submit(request, idempotency_key, submit_timeout=submit_timeout)
+
+    def get_generation(self, evolink_task_id: str) -> Generation:
+        """Read one generation."""
+        return self._client.get_generation(evolink_task_id)
+
+    def get_generations(self, evolink_task_ids: Sequence[str]) -> dict[str, Generation]:
+        """Read many generations by id, 50 in one request; unknown ids are missing from the answer."""
+        return self._client.get_generations(evolink_task_ids)
+
+    def get_credits(self) -> Credits:
+        """Read the balance; free of charge."""
+        return self._client.get_credits()
+
+    def reconnect(self) -> None:
+        """Forget the connection and the client, so that a key changed meanwhile is read at the next call."""
+        self.close()
+        self.__dict__.pop("settings", None)
+
+    def close(self) -> None:
+        """Close the connections of the client, if one was made."""
+        client = self.__dict__.pop("_client", None)
+        if client is not None:
+            client.close()
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Tell in a sentence whether the connection works, for Airflow's Test button; costs nothing."""
+        try:
+            return _balance_in_words(self.get_credits())
+        except EvoImageError as error:
+            return False, self._failure_in_words(error)
+        finally:
+            self.close()
+
+    @functools.cached_property
+    def _client(self) -> EvoLinkClient:
+        return EvoLinkClient(self.settings.account)
+
+    def _no_connection(self) -> ConnectionSettingsError:
+        return ConnectionSettingsError(
+            f"There is no Airflow connection {self.evoimage_conn_id!r}: create one of type 'evoimage' with the "
+            "API key in the password field."
+        )
+
+    def _failure_in_words(self, error: EvoImageError) -> str:
+        if isinstance(error, ConnectionSettingsError):
+            return error.message
+        host = self.settings.account.base_url
+        if isinstance(error, AuthenticationError):
+            return (
+                f"{host} does not accept the API key: copy it again from https://evolink.ai/dashboard/keys."
+            )
+        if isinstance(error, InsufficientCreditsError):
+            return f"No credit: {error.message}"
+        if isinstance(error, AccessDeniedError):
+            return f"The API key is known, but may not be used so: {error.message}"
+        if isinstance(error, EvoLinkUnreachableError):
+            return f"{host} cannot be reached. {error.message}"
+        if isinstance(error, (RequestRefusedError, UnreadableAnswerError)):
+            return f"{host} answers, but not as EvoLink's API does; check the base URL. {error.message}"
+        return error.message
+
+
+def _balance_in_words(balance: Credits) -> tuple[bool, str]:
+    left = f"{balance.account_remaining:,.2f} credits left on the account"
+    if balance.key_remaining is not None:
+        left += f", {balance.key_remaining:,.2f} of them for this API key"
+    if balance.usable <= 0:
+        return False, f"The API key works, but there is no credit: {left}. Top up before running a DAG."
+    if balance.usable < LOW_BALANCE_CREDITS:
+        left += " (less than 1 USD)"
+    return True, f"Connected: {left}"

@@ -1,0 +1,161 @@
+"""The manifest: the plain-JSON record of what was asked, made, saved and charged. Pure.
+
+It is what generate, sensor and save return (XCom) and what lies beside saved images (sidecar):
+
+=================  ==========================================================================================
+``v``              version of this shape, 1
+``evolink_task_id``  EvoLink's id of the generation
+``status``         EvoLink's word, ``completed`` where there are images
+``model``          model that EvoLink really used
+``created``        when EvoLink accepted the request (ISO 8601, UTC)
+``completed``      when it was done, where EvoLink tells the duration
+``expires_at``     when the links die at the earliest: 24 hours after ``created``
+``asked``, ``made``  number of images asked for (None where this task did not ask) and made
+``request``        the request as sent, without ``callback_url`` and without signatures of URLs; None where
+                   this task did not send it
+``images``         one object an image: ``index``, ``url``, and once saved ``path``, ``sha256``, ``bytes``,
+                   ``content_type``, ``width``, ``height``
+``usage``          ``reserved`` and ``charged`` credits, ``tokens`` by EvoLink's names
+``made_by``        ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the Airflow task that wrote this
+=================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
+from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.submission.identity import unsigned
+
+MANIFEST_VERSION = 1
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a generation was asked for, as far as the task that writes the manifest knows it.
+
+    :param request: the request as sent.
+    :param images: number of images asked for.
+    """
+
+    request: Mapping[str, Any] | None = None
+    images: int | None = None
+
+    @classmethod
+    def by(cls, request: ImageRequest) -> Asked:
+        """Describe a request, without ``callback_url`` (it may hold a secret) and signatures of URLs."""
+        body = {name: value for name, value in request.body().items() if name != "callback_url"}
+        if request.image_urls:
+            body["image_urls"] = [unsigned(url) for url in request.image_urls]
+        return cls(request=body, images=request.asked)
+
+    @classmethod
+    def in_manifest(cls, manifest: object) -> Asked:
+        """Take over what an earlier task's manifest says, as information."""
+        if not isinstance(manifest, Mapping):
+            return cls()
+        request, images = manifest.get("request"), manifest.get("asked")
+        return cls(
+            request=dict(request) if isinstance(request, Mapping) else None,
+            images=images if isinstance(images, int) else None,
+        )
+
+
+def build_manifest(
+    generation: Generation,
+    *,
+    asked: Asked,
+    made_by: Mapping[str, Any],
+    saved: Iterable[Mapping[str, Any]] = (),
+) -> Manifest:
+    """Describe a generation, and where its images were saved, as plain JSON."""
+    files = {image["index"]: image for image in saved}
+    completed = None
+    if generation.created and generation.duration is not None and generation.status == "completed":
+        completed = generation.created + timedelta(seconds=min(generation.duration, 10**7))
+    return {
+        "v": MANIFEST_VERSION,
+        "evolink_task_id": generation.evolink_task_id,
+        "status": generation.status,
+        "model": generation.model,
+        "created": _iso(generation.created),
+        "completed": _iso(completed),
+        "expires_at": _iso(generation.expires_at),
+        "asked": asked.images,
+        "made": len(generation.image_urls),
+        "request": dict(asked.request) if asked.request is not None else None,
+        "images": [
+            {"index": index, "url": url} | dict(files.get(index, {}))
+            for index, url in enumerate(generation.image_urls)
+        ],
+        "usage": {
+            "reserved": generation.usage.credits_reserved,
+            "charged": generation.usage.credits_used,
+            "tokens": dict(generation.usage.tokens),
+        },
+        "made_by": dict(made_by),
+    }
+
+
+def without_links(manifest: Manifest) -> Manifest:
+    """Leave out the result links, for a file that outlives them."""
+    images = [{key: value for key, value in image.items() if key != "url"} for image in manifest["images"]]
+    return {**manifest, "images": images}
+
+
+def made_by(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the Airflow task of a context."""
+    ti = context["ti"]
+    return {
+        "dag_id": ti.dag_id,
+        "run_id": ti.run_id,
+        "task_id": ti.task_id,
+        "map_index": ti.map_index if ti.map_index is not None else -1,
+    }
+
+
+def generations_named_by(value: object) -> dict[str, Asked]:
+    """Read what a save operator was given: an id, a manifest, or any list of them (a mapped task's output).
+
+    Only the ids are acted upon: people may edit an XCom, so links and paths in it are not truth.
+
+    :returns: what is known of each generation, by ``evolink_task_id``, in order.
+    :raises InvalidRequestError: when anything else is among it.
+    """
+    if isinstance(value, (str, Mapping)):
+        return {_id_of(value): Asked.in_manifest(value)}
+    if not isinstance(value, Iterable) or isinstance(value, (bytes, bytearray)):
+        raise _not_a_generation(value)
+    named: dict[str, Asked] = {}
+    for item in value:
+        # A task that hands over several manifests, mapped: a list of lists.
+        named |= generations_named_by(item)
+    if not named:
+        raise InvalidRequestError("generation is an empty list: there is nothing to save.")
+    return named
+
+
+def _id_of(value: object) -> str:
+    evolink_task_id = value.get("evolink_task_id") if isinstance(value, Mapping) else value
+    if not isinstance(evolink_task_id, str) or not EVOLINK_TASK_ID.fullmatch(evolink_task_id.strip()):
+        raise _not_a_generation(value)
+    return evolink_task_id.strip()
+
+
+def _not_a_generation(value: object) -> InvalidRequestError:
+    shown = repr(value)[:120]
+    return InvalidRequestError(
+        f"generation must be a manifest, an EvoLink task id, or a list of them, not {shown}. A task that was "
+        "skipped or returned nothing gives None."
+    )
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None

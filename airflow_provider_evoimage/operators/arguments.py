@@ -1,0 +1,43 @@
+"""Checks of operator arguments that are the same wherever they appear; mistakes show when the DAG is read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+from typing import TypeVar
+
+from airflow_provider_evoimage.exceptions import InvalidRequestError
+
+Word = TypeVar("Word", bound=str)
+
+
+def seconds(name: str, value: float | timedelta) -> float:
+    """Return a time span in seconds.
+
+    :raises InvalidRequestError: when it is not above 0.
+    """
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < float("inf"):
+        raise InvalidRequestError(
+            f"{name} must be a number of seconds above 0 or a timedelta, not {value!r}."
+        )
+    return float(number)
+
+
+def one_of(name: str, value: Word, allowed: Collection[str]) -> Word:
+    """Return a word of a closed set.
+
+    :raises InvalidRequestError: when it is another.
+    """
+    if value not in allowed:
+        raise InvalidRequestError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")
+    return value
+
+
+def filled(name: str, value: str | None) -> str | None:
+    """Return a templated text, or None where the template rendered to nothing."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"{name} must be text, not {value!r}.")
+    return None if value.strip() in {"", "None"} else value.strip()

@@ -1,0 +1,331 @@
+"""The operator that asks EvoLink for images, waits without a worker, and saves them."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from airflow.sdk import BaseOperator
+
+from airflow_provider_evoimage.client import DEFAULT_SUBMIT_TIMEOUT
+from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
+from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.exceptions import EvoImageError, LinkExpiredError
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, made_by
+from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
+from airflow_provider_evoimage.storage.destination import ONE_GENERATION, Destination, FileNames
+from airflow_provider_evoimage.storage.saver import ImageSaver
+from airflow_provider_evoimage.submission.identity import fingerprint
+from airflow_provider_evoimage.submission.resume import OnClear
+from airflow_provider_evoimage.submission.submit import RecordKeeper, Submission, identity_of
+from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
+from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_evoimage.waiting.blocking import wait_on_worker
+from airflow_provider_evoimage.waiting.ending import (
+    duration_in_words,
+    outcome_in_words,
+    read_ended,
+    require_images,
+)
+from airflow_provider_evoimage.waiting.event import WaitEvent
+from airflow_provider_evoimage.waiting.polling import Wait
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+XCOM_EVOLINK_TASK_ID = "evolink_task_id"
+
+# The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
+DEFERRAL_MARGIN_SECONDS = 120.0
+
+
+class EvoImageGenerateOperator(BaseOperator):
+    """Ask EvoLink for images; wait for them without holding a worker; save them.
+
+    Each try of one task instance is the same request under the same idempotency key, so a retry after any
+    crash never pays twice: it goes on with the generation that was paid for. The EvoLink task id is in the
+    XCom ``evolink_task_id`` as soon as the request is accepted. Returns the manifest, see
+    :mod:`airflow_provider_evoimage.manifest`.
+
+    Costs: EvoLink charges for each completed generation, by model, size, quality and ``n``; failed ones are
+    documented as free. Defaults are EvoLink's documented ones, which for GPT models mean ``quality="high"``.
+
+    :param prompt: what to draw, or how to edit the references; a name ending in ``.prompt`` or ``.j2`` is read
+        from that file beside the DAG.
+    :param model: model id; default: the connection's ``default_model``, else ``gpt-image-1.5``.
+    :param size: ``1:1``, ``2:3``, ``3:2``, ``1024x1024``, ``1024x1536``, ``1536x1024``; others by model.
+    :param quality: ``low``, ``medium``, ``high``; others by model.
+    :param n: number of images.
+    :param image_urls: references, http(s) URLs that EvoLink can read without logging in.
+    :param callback_url: https URL that EvoLink calls when the generation has ended.
+    :param extra_body: fields of other models, sent as they are.
+    :param save_to: folder by any URL of Airflow's object storage, for instance ``file:///data/images``; the
+        images are saved as soon as they exist. Without it the result holds links that live 24 hours.
+    :param filename_template: names below ``save_to``; fields in ``storage.destination.NAME_FIELDS``.
+    :param wait_for_completion: False returns once the request is accepted, to collect later.
+    :param deferrable: wait in the triggerer. True by default, whatever Airflow's own default: holding no
+        worker is what this operator is for. False waits on the worker.
+    :param timeout: seconds (or a timedelta) to wait for one generation, in each try. A generation that takes
+        longer is kept: a retry goes on waiting for it.
+    :param poll_interval: seconds between looks; default adapts to the generation.
+    :param submit_timeout: seconds to go on asking while EvoLink certainly accepts nothing (429, 503).
+    :param on_clear: what a cleared task does: ``auto`` goes on with what was paid and not delivered, and asks
+        anew after delivery or failure; ``regenerate`` always asks anew; ``reuse`` delivers what is there again.
+        Needs Airflow 3.3; before, a cleared task always asks anew.
+    :param evoimage_conn_id: id of the Airflow connection.
+    """
+
+    template_fields: Sequence[str] = (
+        "prompt",
+        "model",
+        "size",
+        "quality",
+        "n",
+        "image_urls",
+        "callback_url",
+        "extra_body",
+        "save_to",
+        "filename_template",
+        "evoimage_conn_id",
+    )
+    # Not ".md" or ".txt": the suffix of *any* templated text makes Airflow look for a file.
+    template_ext: Sequence[str] = (".prompt", ".j2")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"extra_body": "json"}
+    ui_color = "#efe6ff"
+
+    def __init__(
+        self,
+        *,
+        prompt: str,
+        model: str | None = None,
+        size: str | None = None,
+        quality: str | None = None,
+        n: int | str | None = None,
+        image_urls: Sequence[str] | str | None = None,
+        callback_url: str | None = None,
+        extra_body: dict[str, Any] | None = None,
+        save_to: str | None = None,
+        filename_template: str = ONE_GENERATION,
+        wait_for_completion: bool = True,
+        deferrable: bool = True,
+        timeout: float | timedelta = 1800,
+        poll_interval: float | None = None,
+        submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT,
+        on_clear: OnClear = "auto",
+        evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.prompt = prompt
+        self.model = model
+        self.size = size
+        self.quality = quality
+        self.n = n
+        self.image_urls = image_urls
+        self.callback_url = callback_url
+        self.extra_body = extra_body
+        self.save_to = save_to
+        self.filename_template = filename_template
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.timeout = seconds("timeout", timeout)
+        self.poll_interval = None if poll_interval is None else seconds("poll_interval", poll_interval)
+        self.submit_timeout = seconds("submit_timeout", submit_timeout)
+        self.on_clear = one_of("on_clear", on_clear, get_args(OnClear))
+        self.evoimage_conn_id = evoimage_conn_id
+        self._waiting_for: str | None = None
+
+    @functools.cached_property
+    def hook(self) -> EvoImageHook:
+        """The hook of this task's connection."""
+        return EvoImageHook(self.evoimage_conn_id)
+
+    def execute(self, context: Context) -> Manifest:
+        """Submit or resume; then wait, or leave the waiting to the trigger."""
+        request = self._build_request()
+        # What can be wrong about the destination is found out before anything is paid.
+        saver = self._saver(context)
+        self.log.info("Asking EvoLink for %s.", request.summary)
+        for warning in request.warnings:
+            self.log.warning("%s", warning)
+        generation = self._submission(context, request).ensure(request)
+        self._waiting_for = generation.evolink_task_id
+        context["ti"].xcom_push(key=XCOM_EVOLINK_TASK_ID, value=generation.evolink_task_id)
+        self._log_accepted(generation)
+        if not self.wait_for_completion:
+            self._keeper(context).mark("delivered", generation)
+            return build_manifest(generation, asked=Asked.by(request), made_by=made_by(context))
+        if generation.is_terminal:
+            return self._deliver(context, generation, Asked.by(request), saver)
+        deadline = time.time() + self.timeout
+        if self.deferrable:
+            self._defer(generation, deadline)
+        wait = Wait(
+            evolink_task_id=generation.evolink_task_id,
+            deadline=deadline,
+            poll_interval=self.poll_interval,
+            estimated_time=generation.estimated_time,
+        )
+        event = wait_on_worker(self.hook, wait, self.log)
+        return self._collect(context, generation.evolink_task_id, event)
+
+    def execute_complete(self, context: Context, event: Any = None) -> Manifest:
+        """Go on after the trigger's event; harmless when it runs twice."""
+        ended = WaitEvent.read(event)
+        (evolink_task_id,) = ended.endings
+        return self._collect(context, evolink_task_id, ended)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Turn Airflow's own end of a deferral into our error with the id, after one last look."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralTimeout, TaskDeferralError) as error:
+            evolink_task_id = self._recorded_id(context)
+            if evolink_task_id is None:
+                raise
+            is_timeout = isinstance(error, TaskDeferralTimeout)
+            event = WaitEvent(
+                endings={evolink_task_id: "timeout" if is_timeout else "lost"},
+                reason="" if is_timeout else f"Airflow's triggerer gave it up ({error})",
+            )
+            return self._collect(context, evolink_task_id, event)
+
+    def on_kill(self) -> None:
+        """Say what goes on being billed when this task is killed on its worker."""
+        if self._waiting_for is not None:
+            self.log.warning(
+                "Killed while EvoLink task %s goes on: EvoLink cannot cancel it and bills it when it completes. "
+                "A later try of this Airflow task goes on with it and submits nothing.",
+                self._waiting_for,
+            )
+
+    def _build_request(self) -> ImageRequest:
+        return ImageRequest.build(
+            model=filled("model", self.model) or self.hook.settings.default_model,
+            prompt=self.prompt,
+            size=self.size,
+            quality=self.quality,
+            n=self.n,
+            image_urls=self.image_urls,
+            callback_url=self.callback_url,
+            extra_body=self.extra_body,
+        )
+
+    def _saver(self, context: Context) -> ImageSaver | None:
+        save_to = filled("save_to", self.save_to)
+        if save_to is None:
+            return None
+        return ImageSaver(
+            hook=self.hook,
+            destination=Destination(save_to),
+            names=FileNames(self.filename_template),
+            # A re-run of the same DAG run replaces its files; another run has other names.
+            if_exists="overwrite",
+            made_by=made_by(context),
+            log=self.log,
+        )
+
+    def _submission(self, context: Context, request: ImageRequest) -> Submission:
+        ti = context["ti"]
+        first_try = (ti.max_tries or 0) - (self.retries or 0) + 1
+        return Submission(
+            hook=self.hook,
+            identity=identity_of(
+                context,
+                namespace=self.hook.settings.idempotency_namespace,
+                fingerprint=fingerprint(request),
+            ),
+            keeper=self._keeper(context),
+            log=self.log,
+            on_clear=self.on_clear,
+            is_retry=ti.try_number > first_try,
+            submit_timeout=self.submit_timeout,
+        )
+
+    def _keeper(self, context: Context) -> RecordKeeper:
+        # Airflow 3.3 and later.
+        return RecordKeeper(context.get("task_state_store"), self.log)
+
+    def _log_accepted(self, generation: Generation) -> None:
+        reserved, expected = generation.usage.credits_reserved, generation.estimated_time
+        facts = [f"EvoLink task {generation.evolink_task_id} is {generation.status}"]
+        if reserved is not None:
+            facts.append(f"{reserved:,.4f} credits reserved")
+        if expected is not None and not generation.is_terminal:
+            facts.append(f"EvoLink expects it to take about {duration_in_words(expected)}")
+        self.log.info("%s.", "; ".join(facts))
+
+    def _defer(self, generation: Generation, deadline: float) -> None:
+        self.log.info(
+            "Waiting for it in the triggerer for up to %s; no worker is held.",
+            duration_in_words(self.timeout),
+        )
+        self.defer(
+            trigger=EvoImageGenerationTrigger(
+                evolink_task_ids=[generation.evolink_task_id],
+                evoimage_conn_id=self.evoimage_conn_id,
+                deadline=deadline,
+                poll_interval=self.poll_interval,
+                estimated_time=generation.estimated_time,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout + DEFERRAL_MARGIN_SECONDS),
+        )
+
+    def _collect(self, context: Context, evolink_task_id: str, event: WaitEvent) -> Manifest:
+        self._waiting_for = evolink_task_id
+        # Fetched by an earlier leg or by another try: it is there for this one too.
+        context["ti"].xcom_push(key=XCOM_EVOLINK_TASK_ID, value=evolink_task_id)
+        generation = read_ended(self.hook, evolink_task_id, event.endings[evolink_task_id], event.reason)
+        return self._deliver(context, generation, self._asked(), self._saver(context))
+
+    def _asked(self) -> Asked:
+        """Describe the request again; what was paid is delivered also when that no longer works."""
+        try:
+            return Asked.by(self._build_request())
+        except EvoImageError as error:
+            self.log.warning("The manifest will lack the request: %s", error.message)
+            return Asked()
+
+    def _deliver(
+        self, context: Context, generation: Generation, asked: Asked, saver: ImageSaver | None
+    ) -> Manifest:
+        self._waiting_for = None
+        keeper = self._keeper(context)
+        try:
+            require_images(generation)
+        except EvoImageError:
+            keeper.mark("failed", generation)
+            raise
+        self.log.info("%s.", outcome_in_words(generation, asked.images))
+        made = len(generation.image_urls)
+        if asked.images is not None and made < asked.images:
+            self.log.warning(
+                "EvoLink made %d of the %d images asked for in task %s; the charge follows what was made.",
+                made,
+                asked.images,
+                generation.evolink_task_id,
+            )
+        if saver is None:
+            manifest = build_manifest(generation, asked=asked, made_by=made_by(context))
+        else:
+            try:
+                (manifest,) = saver.save([generation], [asked])
+            except LinkExpiredError:
+                # Nothing is left to go on with: only then does a cleared task ask anew.
+                keeper.mark("failed", generation)
+                raise
+        keeper.mark("delivered", generation)
+        return manifest
+
+    def _recorded_id(self, context: Context) -> str | None:
+        record = self._keeper(context).read()
+        if record is not None and record.evolink_task_id is not None:
+            return record.evolink_task_id
+        ti = context["ti"]
+        pushed = ti.xcom_pull(task_ids=ti.task_id, key=XCOM_EVOLINK_TASK_ID, map_indexes=ti.map_index)
+        return pushed if isinstance(pushed, str) and EVOLINK_TASK_ID.fullmatch(pushed) else None

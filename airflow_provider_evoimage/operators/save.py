@@ -1,0 +1,146 @@
+"""The operator that saves the images of generations made elsewhere."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.exceptions import (
+    EvoImageError,
+    GenerationNotFoundError,
+    GenerationUnfinishedError,
+    InvalidRequestError,
+)
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.manifest import Manifest, generations_named_by, made_by
+from airflow_provider_evoimage.operators.arguments import filled, one_of
+from airflow_provider_evoimage.storage.destination import (
+    IF_EXISTS,
+    MANY_GENERATIONS,
+    ONE_GENERATION,
+    Destination,
+    FileNames,
+    IfExists,
+)
+from airflow_provider_evoimage.storage.saver import PARALLEL_DOWNLOADS, ImageSaver
+from airflow_provider_evoimage.waiting.ending import outcome_in_words, require_images
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class EvoImageSaveOperator(BaseOperator):
+    """Save the images of finished generations to any storage that Airflow is configured for.
+
+    Reads each generation anew, so that its links are fresh; pays nothing. Links live 24 hours. Each file is
+    complete or absent, and beside the first image of each generation lies its manifest as ``.json``. A retry
+    fetches only what is not there yet.
+
+    Returns the manifest of the generation, or a list of manifests where ``generation`` is a list.
+
+    :param generation: a manifest (the output of EvoImageGenerateOperator or EvoImageGenerationSensor), an
+        EvoLink task id, or a list of either, for instance a mapped task's output.
+    :param save_to: folder by any URL of Airflow's object storage, for instance ``file:///data/images``.
+    :param filename_template: names below ``save_to``; fields in ``storage.destination.NAME_FIELDS``. Default:
+        ``{dag_id}/{run_id}/{task_id}{map_suffix}-{index}.{ext}``, with ``-{item}`` before the index where
+        several generations are saved.
+    :param if_exists: ``overwrite`` (a re-run replaces its own files), ``skip`` (keep the file, fetch
+        nothing), or ``error``.
+    :param parallel: downloads at a time.
+    :param evoimage_conn_id: id of the Airflow connection.
+    """
+
+    template_fields: Sequence[str] = ("generation", "save_to", "filename_template", "evoimage_conn_id")
+    ui_color = "#e6f0ff"
+
+    def __init__(
+        self,
+        *,
+        generation: Any,
+        save_to: str,
+        filename_template: str | None = None,
+        if_exists: IfExists = "overwrite",
+        parallel: int = PARALLEL_DOWNLOADS,
+        evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.generation = generation
+        self.save_to = save_to
+        self.filename_template = filename_template
+        self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
+        if isinstance(parallel, bool) or not isinstance(parallel, int) or parallel < 1:
+            raise InvalidRequestError(f"parallel must be a whole number above 0, not {parallel!r}.")
+        self.parallel = parallel
+        self.evoimage_conn_id = evoimage_conn_id
+
+    @functools.cached_property
+    def hook(self) -> EvoImageHook:
+        """The hook of this task's connection."""
+        return EvoImageHook(self.evoimage_conn_id)
+
+    def execute(self, context: Context) -> Manifest | list[Manifest]:
+        """Save what is finished, then name what is not."""
+        named = generations_named_by(self.generation)
+        is_single = isinstance(self.generation, (str, dict))
+        save_to = filled("save_to", self.save_to)
+        if save_to is None:
+            raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
+        saver = ImageSaver(
+            hook=self.hook,
+            destination=Destination(save_to),
+            names=FileNames(self.filename_template or (ONE_GENERATION if is_single else MANY_GENERATIONS)),
+            if_exists=self.if_exists,
+            made_by=made_by(context),
+            log=self.log,
+            parallel=self.parallel,
+        )
+        finished, failures = self._finished(list(named))
+        manifests = (
+            saver.save(finished, [named[task.evolink_task_id] for task in finished]) if finished else []
+        )
+        if failures:
+            raise _summed_up(failures, len(named))
+        return manifests[0] if is_single else manifests
+
+    def _finished(self, evolink_task_ids: list[str]) -> tuple[list[Generation], list[EvoImageError]]:
+        found = self.hook.get_generations(evolink_task_ids)
+        finished, failures = [], []
+        for evolink_task_id in evolink_task_ids:
+            try:
+                finished.append(_saveable(evolink_task_id, found.get(evolink_task_id)))
+            except EvoImageError as error:
+                failures.append(error)
+        for generation in finished:
+            self.log.info("%s.", outcome_in_words(generation, None))
+        return finished, failures
+
+
+def _saveable(evolink_task_id: str, generation: Generation | None) -> Generation:
+    if generation is None:
+        raise GenerationNotFoundError(
+            f"EvoLink does not know task {evolink_task_id}.", evolink_task_id=evolink_task_id
+        )
+    if not generation.is_terminal:
+        raise GenerationUnfinishedError(
+            f"EvoLink task {evolink_task_id} is still {generation.status}, so there is nothing to save yet.",
+            evolink_task_id=evolink_task_id,
+        )
+    require_images(generation, may_ask_again=False)
+    return generation
+
+
+def _summed_up(failures: list[EvoImageError], of: int) -> EvoImageError:
+    first = failures[0]
+    if of > 1:
+        others = ", ".join(failure.evolink_task_id or "?" for failure in failures)
+        first.message = (
+            f"{len(failures)} of {of} generations could not be saved ({others}); the others are saved. "
+            f"The first: {first.message}"
+        )
+        first.args = (first.message,)
+    return first

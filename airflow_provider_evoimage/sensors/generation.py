@@ -1,0 +1,145 @@
+"""The sensor that waits for a generation started elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
+
+from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.protocol import checked_id
+from airflow_provider_evoimage.exceptions import EvoImageError, GenerationTimeoutError, SensorTimeoutError
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, generations_named_by, made_by
+from airflow_provider_evoimage.operators.arguments import seconds
+from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
+from airflow_provider_evoimage.version_compat import AirflowSensorTimeout
+from airflow_provider_evoimage.waiting.ending import (
+    duration_in_words,
+    outcome_in_words,
+    read_ended,
+    require_images,
+)
+from airflow_provider_evoimage.waiting.event import WaitEvent
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+# The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
+DEFERRAL_MARGIN_SECONDS = 120.0
+
+
+class EvoImageGenerationSensor(BaseSensorOperator):
+    """Wait until a generation that was submitted elsewhere has ended; return its manifest.
+
+    Pays nothing and submits nothing. A failed or cancelled generation fails the sensor at once; with
+    ``soft_fail=True`` it is skipped instead, in every mode. When ``timeout`` is over the sensor fails and, as
+    with every Airflow sensor, is **not** retried; the generation goes on at EvoLink.
+
+    :param evolink_task_id: EvoLink's id of the generation, or the manifest of a task that has one.
+    :param deferrable: wait in the triggerer (default); False pokes on a worker, by ``mode``.
+    :param poll_interval: seconds between looks while deferred; default adapts to the generation. The other
+        modes look every ``poke_interval`` seconds.
+    :param timeout: seconds (or a timedelta) to wait in all.
+    :param evoimage_conn_id: id of the Airflow connection.
+    """
+
+    template_fields: Sequence[str] = ("evolink_task_id", "evoimage_conn_id")
+    ui_color = "#e6fff2"
+
+    def __init__(
+        self,
+        *,
+        evolink_task_id: Any,
+        deferrable: bool = True,
+        poll_interval: float | None = None,
+        timeout: float | timedelta = 1800,
+        poke_interval: float | timedelta = 15,
+        evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        seconds("timeout", timeout)
+        super().__init__(timeout=timeout, poke_interval=poke_interval, **kwargs)
+        self.evolink_task_id = evolink_task_id
+        self.deferrable = deferrable
+        self.poll_interval = None if poll_interval is None else seconds("poll_interval", poll_interval)
+        self.evoimage_conn_id = evoimage_conn_id
+
+    @functools.cached_property
+    def hook(self) -> EvoImageHook:
+        """The hook of this task's connection."""
+        return EvoImageHook(self.evoimage_conn_id)
+
+    def execute(self, context: Context) -> Any:
+        """Look once; leave the rest to the trigger, or poke."""
+        if not self.deferrable:
+            return self._poke_until_done(context)
+        result = self.poke(context)
+        if not result.is_done:
+            self._defer()
+        return result.xcom_value
+
+    def _defer(self) -> None:
+        self.log.info(
+            "Waiting for EvoLink task %s in the triggerer for up to %s; no worker is held.",
+            self._id,
+            duration_in_words(self.timeout),
+        )
+        self.defer(
+            trigger=EvoImageGenerationTrigger(
+                evolink_task_ids=[self._id],
+                evoimage_conn_id=self.evoimage_conn_id,
+                deadline=time.time() + self.timeout,
+                poll_interval=self.poll_interval,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout + DEFERRAL_MARGIN_SECONDS),
+        )
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look once. Troubles that pass count as "not yet": the generation goes on."""
+        try:
+            generation = self.hook.get_generation(self._id)
+        except EvoImageError as error:
+            if not error.retryable:
+                raise
+            self.log.warning("EvoLink task %s could not be read: %s", self._id, error.message)
+            return PokeReturnValue(is_done=False)
+        if not generation.is_terminal:
+            self.log.info("EvoLink task %s is %s.", self._id, generation.status)
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._manifest(context, generation))
+
+    def execute_complete(self, context: Context, event: Any = None) -> Manifest:
+        """Go on after the trigger's event."""
+        ended = WaitEvent.read(event)
+        (evolink_task_id,) = ended.endings
+        try:
+            generation = read_ended(self.hook, evolink_task_id, ended.endings[evolink_task_id], ended.reason)
+        except GenerationTimeoutError as error:
+            raise SensorTimeoutError(error.message, evolink_task_id=evolink_task_id) from error
+        return self._manifest(context, generation)
+
+    def _poke_until_done(self, context: Context) -> Any:
+        try:
+            return super().execute(context)
+        except AirflowSensorTimeout as error:
+            raise SensorTimeoutError(
+                f"EvoLink task {self._id} had not ended after {duration_in_words(self.timeout)}.",
+                evolink_task_id=self._id,
+            ) from error
+
+    @functools.cached_property
+    def _id(self) -> str:
+        (evolink_task_id,) = generations_named_by([self.evolink_task_id])
+        return checked_id(evolink_task_id)
+
+    def _manifest(self, context: Context, generation: Generation) -> Manifest:
+        require_images(generation, may_ask_again=False)
+        asked = Asked.in_manifest(self.evolink_task_id)
+        self.log.info("%s.", outcome_in_words(generation, asked.images))
+        return build_manifest(generation, asked=asked, made_by=made_by(context))

@@ -1,0 +1,77 @@
+"""What the simulator saw: the numbers with which a test proves that nothing was asked, or paid, twice."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+
+@dataclass
+class Counters:
+    """Counts since the start or the last reset.
+
+    :param submissions: POSTs to the generations endpoint, whatever became of them.
+    :param paid: generations accepted.
+    :param replays: submissions answered with an earlier generation.
+    :param conflicts: submissions refused because their key belongs to another body.
+    :param in_flight: submissions refused because the first one with their key is not decided yet.
+    :param ids_read: task ids asked about, one by one or in a batch.
+    :param reads: requests by route: task, batch, credits, download.
+    :param downloads: requests for a result file, whatever became of them.
+    :param downloads_served: downloads answered with the whole file, be it slowly.
+    :param downloads_with_auth: requests for a result file that carried an Authorization header.
+    :param credits_charged: credits finally charged.
+    :param open_requests: requests being answered now.
+    :param most_open_requests: most requests that were ever being answered at one time.
+    :param per_key: hash of the API key: submissions, paid, replays, reads.
+    """
+
+    submissions: int = 0
+    paid: int = 0
+    replays: int = 0
+    conflicts: int = 0
+    in_flight: int = 0
+    ids_read: int = 0
+    reads: Counter[str] = field(default_factory=Counter)
+    downloads: int = 0
+    downloads_served: int = 0
+    downloads_with_auth: int = 0
+    credits_charged: Decimal = Decimal(0)
+    open_requests: int = 0
+    most_open_requests: int = 0
+    per_key: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+    def opened(self) -> None:
+        """Note that a request came in."""
+        self.open_requests += 1
+        self.most_open_requests = max(self.most_open_requests, self.open_requests)
+
+    def closed(self) -> None:
+        """Note that a request was answered, or given up."""
+        # A reset may lie between the two.
+        self.open_requests = max(self.open_requests - 1, 0)
+
+    def read(self, route: str, key: str, ids: int = 0) -> None:
+        """Note a read by a known key."""
+        self.ids_read += ids
+        self.per_key[key][f"{route}_reads"] += 1
+
+    def as_json(self) -> dict[str, Any]:
+        """Return every count as plain JSON."""
+        routes = ("task", "batch", "credits", "download")
+        return {
+            "submissions": self.submissions,
+            "paid": self.paid,
+            "replays": self.replays,
+            "conflicts": self.conflicts,
+            "in_flight": self.in_flight,
+            "ids_read": self.ids_read,
+            "reads": {route: self.reads[route] for route in routes},
+            "downloads": self.downloads,
+            "downloads_served": self.downloads_served,
+            "downloads_with_auth": self.downloads_with_auth,
+            "credits_charged": float(self.credits_charged),
+            "open_requests": self.open_requests,
+            "most_open_requests": self.most_open_requests,
+            "per_key": {key: dict(counts) for key, counts in self.per_key.items()},
+        }

@@ -1,0 +1,208 @@
+"""Serves a simulator over real HTTP: `SimulatorServer` inside a test, `serve` for the command line."""
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Self, cast
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from airflow_provider_evoimage.simulator.answers import TRANSPORT
+from airflow_provider_evoimage.simulator.app import build_app
+from airflow_provider_evoimage.simulator.settings import Settings
+from airflow_provider_evoimage.simulator.state import SimulatorState
+
+BACKLOG = 2048
+# Seconds an idle connection stays open: longer than clients keep theirs, so that none is closed under them.
+KEEP_ALIVE = 120
+SHUTDOWN_SECONDS = 2
+START_SECONDS = 30.0
+
+
+class CuttableProtocol(H11Protocol):
+    """HTTP on one connection, which the application may cut.
+
+    An ASGI application cannot reach its connection. This protocol wraps the application for the connection it
+    serves and leaves the transport in the scope of each request.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the base
+        """Remember the transport for the requests to come."""
+        super().connection_made(transport)
+        # asyncio does this only for sockets that were made with IPPROTO_TCP. Without it the body of an answer
+        # waits some 40 ms for the acknowledgement of its headers.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        application = cast("ASGIApp", self.app)
+
+        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[TRANSPORT] = transport
+            await application(scope, receive, send)
+
+        self.app = cast("Any", with_transport)
+
+
+class LoopServer(uvicorn.Server):
+    """Uvicorn without its own signal handlers: a simulator may run in any thread.
+
+    :param closing: set when the server goes down.
+    :param started: called once connections are answered.
+    """
+
+    def __init__(self, state: SimulatorState, started: Callable[[], None]) -> None:
+        self.closing = asyncio.Event()
+        config = uvicorn.Config(
+            build_app(state, self.closing),
+            http=CuttableProtocol,
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+        super().__init__(config)
+        self._announce = started
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to whoever runs the loop."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to answer, and say so."""
+        await super().startup(sockets)
+        self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Release everything that waits, then close the connections."""
+        self.closing.set()
+        await super().shutdown(sockets)
+
+    def stop(self) -> None:
+        """Ask the server to go down; it does within a few tenths of a second."""
+        self.should_exit = True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own, reachable from nowhere else."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> tuple[socket.socket, str]:
+    """Open the listening socket; return it with the base URL of the service on it.
+
+    :raises ValueError: for a host that others could reach.
+    :raises OSError: when the port is taken.
+    """
+    if not is_loopback(host):
+        raise ValueError(f"The simulator listens on loopback addresses only, not on {host}.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    shown = f"[{host}]" if ":" in host else host
+    return sock, f"http://{shown}:{sock.getsockname()[1]}"
+
+
+def serve(state: SimulatorState, host: str, port: int, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    :param announce: gets the base URL once connections are answered.
+    """
+    sock, state.base_url = listen(host, port)
+    server = LoopServer(state, lambda: announce(state.base_url))
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, server.stop)
+        await server.serve([sock])
+
+    asyncio.run(run())
+
+
+class SimulatorServer:
+    """A local EvoLink in a thread of this process; a context manager.
+
+    ```python
+    with SimulatorServer(speed=100) as evolink:
+        httpx.get(f"{evolink.url}/v1/credits", headers={"Authorization": "Bearer any"})
+        evolink.state.clock.advance(60)
+        assert evolink.state.counters.paid == 0
+    ```
+
+    :param port: TCP port; 0 takes a free one.
+    :param host: loopback address to listen on.
+    :param speed: generations run this many times faster than the real ones.
+    :param api_key: the only accepted key; None accepts any.
+    :param credits: balance with which every account starts.
+    :param link_lifetime: real seconds for which result links work.
+    :param report: gets one line for every accepted generation.
+
+    A stopped server can be started again: on the same port, with all it knew, as after an outage.
+
+    `url` is the base URL. `state` is the `SimulatorState`: meant for reading, and for `configure`,
+    `clock.advance`, `end`, `faults.post` and `reset` between requests.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        speed: float = 20.0,
+        api_key: str | None = None,
+        credits: float = 1000,  # noqa: A002 - the service's own word
+        link_lifetime: float = 86_400.0,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        settings = Settings(speed=speed, link_lifetime=link_lifetime)
+        self.state = SimulatorState(settings, credits=credits, api_key=api_key, report=report)
+        self.url = ""
+        self._host, self._port = host, port
+        self._server: LoopServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> Self:
+        """Start to serve; return when connections are answered.
+
+        :raises RuntimeError: when the server does not come up.
+        """
+        sock, self.url = listen(self._host, self._port)
+        self._port = sock.getsockname()[1]
+        self.state.base_url = self.url
+        started = threading.Event()
+        self._server = LoopServer(self.state, started.set)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([sock],), name="evolink-simulator", daemon=True
+        )
+        self._thread.start()
+        if not started.wait(START_SECONDS):
+            raise RuntimeError("The simulator did not start.")
+        return self
+
+    def stop(self) -> None:
+        """Stop serving; return when the port is free again. Without effect on a stopped server."""
+        if self._server is not None and self._thread is not None:
+            self._server.stop()
+            self._thread.join()
+        self._server = self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()

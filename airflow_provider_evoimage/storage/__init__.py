@@ -1,0 +1,1 @@
+"""Result links into files in the user's storage."""

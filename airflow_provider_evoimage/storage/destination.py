@@ -1,0 +1,200 @@
+"""Where files go: their names, and writing them complete or not at all through ObjectStoragePath."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import string
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from airflow.sdk import ObjectStoragePath
+
+from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
+
+IfExists = Literal["overwrite", "skip", "error"]
+IF_EXISTS: tuple[IfExists, ...] = ("overwrite", "skip", "error")
+
+ONE_GENERATION = "{dag_id}/{run_id}/{task_id}{map_suffix}-{index}.{ext}"
+MANY_GENERATIONS = "{dag_id}/{run_id}/{task_id}{map_suffix}-{item}-{index}.{ext}"
+
+#: What a ``filename_template`` may name.
+NAME_FIELDS: dict[str, str] = {
+    "dag_id": "id of the DAG",
+    "run_id": "id of the DAG run",
+    "task_id": "id of the Airflow task",
+    "map_index": "index of a mapped task, -1 for others",
+    "map_suffix": "'-' and the index of a mapped task, empty for others",
+    "item": "which generation of this save, from 0",
+    "index": "which image of the generation, from 0",
+    "ext": "extension by the image's real type, without the dot",
+    "evolink_task_id": "EvoLink's id of the generation",
+    "model": "model that made the image",
+}
+
+# Most file systems end at 255 bytes; ".part" names need some of them.
+_MAX_NAME_BYTES = 200
+_UNSAFE = re.compile(r"[^\w.+=@-]+")
+_RENAMING_PROTOCOLS = frozenset({"sftp", "ssh"})
+
+
+class FileNames:
+    """Names by a template such as ``{dag_id}/{run_id}/{task_id}{map_suffix}-{index}.{ext}``.
+
+    The slashes of the template make folders; those in a value do not.
+
+    :raises InvalidRequestError: when the template names an unknown field, or is no relative path.
+    """
+
+    def __init__(self, template: str) -> None:
+        self.template = template.strip()
+        try:
+            parsed = list(string.Formatter().parse(self.template))
+        except ValueError as error:
+            raise self._wrong(str(error)) from error
+        for _, field, format_spec, conversion in parsed:
+            if field is not None and (field not in NAME_FIELDS or conversion or "{" in (format_spec or "")):
+                raise self._wrong(f"{{{field}}} is none of its fields, which are {', '.join(NAME_FIELDS)}")
+        if not self.template or self.template.endswith("/"):
+            raise self._wrong("it names no file")
+        if self.template.startswith("/") or "\\" in self.template or "://" in self.template:
+            raise self._wrong("it must be relative to save_to")
+        if ".." in PurePosixPath(self.template).parts:
+            raise self._wrong("it must not leave save_to")
+
+    def name(self, fields: Mapping[str, str | int]) -> str:
+        """Fill in the template; return a relative path with ``/``."""
+        safe = {key: value if isinstance(value, int) else _safe(value) for key, value in fields.items()}
+        try:
+            filled = self.template.format_map(safe)
+        except (ValueError, TypeError) as error:
+            raise self._wrong(str(error)) from error
+        # A leading dot hides a file, and "." and ".." are places, not names.
+        parts = [_shortened(part.lstrip(".") or "_") for part in filled.split("/") if part]
+        return "/".join(parts)
+
+    def _wrong(self, why: str) -> InvalidRequestError:
+        return InvalidRequestError(f"filename_template {self.template!r} cannot be used: {why}.")
+
+
+class Destination:
+    """A folder of the user's storage, by any URL that Airflow's ObjectStoragePath knows.
+
+    Opens the connection of the URL at once, so it is made when a task runs, never when a DAG file is read.
+
+    :raises DestinationError: when the URL is of no storage that this Airflow is configured for.
+    """
+
+    def __init__(self, save_to: str) -> None:
+        text = save_to.strip()
+        if "://" not in text and not text.startswith("/"):
+            raise InvalidRequestError(
+                f"save_to {save_to!r} is no storage URL: give one such as file:///data/images or s3://conn@bucket/images."
+            )
+        try:
+            self._base = ObjectStoragePath(text)
+            self._fs = self._base.fs
+        except Exception as error:
+            raise DestinationError(
+                f"save_to {text!r} cannot be opened: {error}", on_retry=_NOT_LOST
+            ) from error
+        self._is_local = self._base.protocol in {"", "file", "local"}
+
+    def url(self, name: str) -> str:
+        """Return the full URL of a file."""
+        return str(self._base / name)
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a file of this name is there."""
+        try:
+            return bool((self._base / name).exists())
+        except Exception as error:
+            raise self._failure(name, error) from error
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes."""
+        return int((self._base / name).stat().st_size)
+
+    def fetch(self, name: str, local: Path) -> None:
+        """Copy a file of the storage to a local one."""
+        try:
+            self._fs.get_file((self._base / name).path, str(local))
+        except Exception as error:
+            raise self._failure(name, error) from error
+
+    def publish(self, local: Path, name: str, content_type: str) -> str:
+        """Bring a complete local file to its final name, where it appears at once or not at all.
+
+        :returns: the URL of the file.
+        """
+        target = self._base / name
+        try:
+            if self._is_local:
+                self._publish_locally(local, Path(target.path))
+            elif self._base.protocol in _RENAMING_PROTOCOLS:
+                self._publish_by_rename(local, target.path)
+            else:
+                # An object store shows an object when its upload is complete.
+                self._fs.put_file(str(local), target.path, **_content_type(self._base.protocol, content_type))
+        except Exception as error:
+            raise self._failure(name, error) from error
+        return str(target)
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file; None where there is none that reads."""
+        try:
+            return json.loads((self._base / name).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def _publish_locally(self, local: Path, final: Path) -> None:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # In the folder of the final name: a rename is atomic within one file system only.
+        part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
+        try:
+            shutil.copyfile(local, part)
+            part.replace(final)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _publish_by_rename(self, local: Path, final: str) -> None:
+        folder, _, filename = final.rpartition("/")
+        part = f"{folder}/.{filename}.{secrets.token_hex(4)}.part"
+        self._fs.makedirs(folder, exist_ok=True)
+        self._fs.put_file(str(local), part)
+        if self._fs.exists(final):
+            self._fs.rm_file(final)
+        self._fs.mv(part, final)
+
+    def _failure(self, name: str, error: Exception) -> DestinationError:
+        return DestinationError(f"{self.url(name)} cannot be written or read: {error}")
+
+
+_NOT_LOST = "A retry saves the same images and submits nothing; their links live 24 hours."
+
+
+def _content_type(protocol: str, content_type: str) -> dict[str, Any]:
+    """Name the type of an upload in each store's own way; without it they guess from the local file's name."""
+    if protocol in {"s3", "s3a"}:
+        return {"ContentType": content_type}
+    if protocol in {"gs", "gcs"}:
+        return {"content_type": content_type}
+    return {}
+
+
+def _safe(value: str) -> str:
+    # Empty stays empty: the suffix of a task that is not mapped.
+    return _UNSAFE.sub("_", value)
+
+
+def _shortened(name: str) -> str:
+    """Keep a name within what file systems take, by its middle, so that index and extension stay."""
+    if len(name.encode()) <= _MAX_NAME_BYTES:
+        return name
+    head, tail = name, name[-40:]
+    while len(f"{head}~{tail}".encode()) > _MAX_NAME_BYTES:
+        head = head[:-1]
+    return f"{head}~{tail}"

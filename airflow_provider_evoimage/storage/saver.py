@@ -1,0 +1,342 @@
+"""Saves the images of finished generations: the one saver behind ``save_to`` and EvoImageSaveOperator."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_evoimage.client import ResultClient, host_of
+from airflow_provider_evoimage.evolink.hosts import is_internal_host
+from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.exceptions import (
+    DownloadError,
+    EvoImageError,
+    FileExistsAtDestinationError,
+    InvalidRequestError,
+    LinkExpiredError,
+    SaveError,
+)
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, without_links
+from airflow_provider_evoimage.storage.destination import Destination, FileNames, IfExists
+from airflow_provider_evoimage.storage.download import (
+    IMAGE_TYPES,
+    ImageFile,
+    RefusedLinkError,
+    describe_image,
+    download_image,
+)
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+PARALLEL_DOWNLOADS = 4
+
+# A dead link may be answered with 403, 404 or 410; before its time is over these mean something else.
+_GONE = 410
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageToSave:
+    """One image of one generation, and the name it will have; its extension is known after the download."""
+
+    generation: Generation
+    index: int
+    fields: Mapping[str, str | int]
+
+    @property
+    def url(self) -> str:
+        """The result link."""
+        return self.generation.image_urls[self.index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is to be done for one generation.
+
+    :param is_ours: whether the sidecar that lies there was written for this very generation.
+    :param saved_before: that sidecar's entries, by index.
+    """
+
+    generation: Generation
+    asked: Asked
+    images: Sequence[ImageToSave]
+    is_ours: bool
+    saved_before: Mapping[int, Mapping[str, Any]]
+
+
+@dataclass(kw_only=True)
+class ImageSaver:
+    """Saves images below one folder of the user's storage, several at a time, each complete or absent.
+
+    :param hook: reads a generation again when its links fail.
+    :param if_exists: what to do about a file of the same name: ``overwrite``, ``skip`` (keep it, fetch
+        nothing), or ``error``.
+    :param parallel: downloads at a time.
+    """
+
+    hook: EvoImageHook
+    destination: Destination
+    names: FileNames
+    if_exists: IfExists
+    made_by: Mapping[str, Any]
+    log: Logger
+    parallel: int = PARALLEL_DOWNLOADS
+    _reread: dict[str, Generation] = field(default_factory=dict)
+    _rereading: threading.Lock = field(default_factory=threading.Lock)
+
+    def save(self, generations: Sequence[Generation], asked: Sequence[Asked]) -> list[Manifest]:
+        """Save every image of finished generations, and a sidecar manifest for each generation.
+
+        :param asked: what each was asked for; goes into the manifest.
+        :returns: one manifest a generation, in order, its images with ``path``, ``sha256``, ``bytes``, …
+        :raises SaveError: when an image could not be saved. The others are; a retry fetches the missing ones.
+        """
+        plans = [
+            self._plan(item, generation, of)
+            for item, (generation, of) in enumerate(zip(generations, asked, strict=True))
+        ]
+        self._check_names([image for plan in plans for image in plan.images])
+        with (
+            ResultClient(allow_internal=self._is_local_evolink()) as client,
+            tempfile.TemporaryDirectory(prefix="evoimage-") as folder,
+            ThreadPoolExecutor(self.parallel, thread_name_prefix="evoimage-save") as pool,
+        ):
+            work = [
+                # Each in its own copy of the context, so that log lines find their task.
+                [
+                    pool.submit(
+                        contextvars.copy_context().run, self._save_one, client, image, Path(folder), plan
+                    )
+                    for image in plan.images
+                ]
+                for plan in plans
+            ]
+            manifests = []
+            failures: list[EvoImageError] = []
+            for plan, futures in zip(plans, work, strict=True):
+                saved = []
+                for future in futures:
+                    try:
+                        saved.append(future.result())
+                    except EvoImageError as error:
+                        failures.append(error)
+                if len(saved) == len(plan.images):
+                    manifests.append(self._finish(plan, saved, Path(folder)))
+            if failures:
+                raise _summed_up(failures, sum(len(plan.images) for plan in plans))
+        return manifests
+
+    def _plan(self, item: int, generation: Generation, asked: Asked) -> _Plan:
+        images = self._images_of(item, generation)
+        found = self.destination.read_json(self._sidecar_name(images[0])) if images else None
+        sidecar = found if isinstance(found, Mapping) else {}
+        is_ours = sidecar.get("evolink_task_id") == generation.evolink_task_id
+        listed = sidecar.get("images") if is_ours else []
+        entries = listed if isinstance(listed, list) else []
+        return _Plan(
+            generation=generation,
+            asked=asked,
+            images=images,
+            is_ours=is_ours,
+            saved_before={
+                entry["index"]: entry for entry in entries if isinstance(entry, Mapping) and "index" in entry
+            },
+        )
+
+    def _images_of(self, item: int, generation: Generation) -> list[ImageToSave]:
+        map_index = int(self.made_by["map_index"])
+        fields: dict[str, str | int] = {
+            "dag_id": str(self.made_by["dag_id"]),
+            "run_id": str(self.made_by["run_id"]),
+            "task_id": str(self.made_by["task_id"]),
+            "map_index": map_index,
+            "map_suffix": f"-{map_index}" if map_index >= 0 else "",
+            "item": item,
+            "evolink_task_id": generation.evolink_task_id,
+            "model": generation.model or "unknown-model",
+        }
+        return [
+            ImageToSave(generation=generation, index=index, fields={**fields, "index": index})
+            for index in range(len(generation.image_urls))
+        ]
+
+    def _name(self, image: ImageToSave, extension: str) -> str:
+        return self.names.name({**image.fields, "ext": extension})
+
+    def _sidecar_name(self, image: ImageToSave) -> str:
+        return self._name(replace(image, fields={**image.fields, "index": 0}), "json")
+
+    def _check_names(self, images: Sequence[ImageToSave]) -> None:
+        taken: dict[str, ImageToSave] = {}
+        for image in images:
+            name = self._name(image, "ext").casefold()
+            if name in taken:
+                raise InvalidRequestError(
+                    f"filename_template {self.names.template!r} gives two images of this save the same name, "
+                    f"{self._name(image, '…')}: add {{index}}, {{item}} or {{evolink_task_id}} to it.",
+                    billed=True,
+                    evolink_task_id=image.generation.evolink_task_id,
+                )
+            taken[name] = image
+
+    def _save_one(
+        self, client: ResultClient, image: ImageToSave, folder: Path, plan: _Plan
+    ) -> dict[str, Any]:
+        before = plan.saved_before.get(image.index)
+        if before is not None and (kept := self._still_there(image, before)):
+            return kept
+        # Without a finished sidecar, files of this name may be what a killed try of this very save left.
+        if self.if_exists != "overwrite" and not plan.is_ours and (existing := self._existing_name(image)):
+            return self._keep_existing(image, existing, folder)
+        task = image.generation.evolink_task_id
+        local = folder / f"{task}-{image.index}".replace(":", "_")
+        try:
+            file = self._download(client, image, local)
+            name = self._name(image, file.extension)
+            path = self.destination.publish(local, name, file.content_type)
+        except SaveError as error:
+            error.evolink_task_id = task
+            raise
+        finally:
+            local.unlink(missing_ok=True)
+        self.log.info(
+            "Saved image %d of EvoLink task %s: %s (%d×%d, %s).",
+            image.index,
+            task,
+            path,
+            file.width,
+            file.height,
+            _size_in_words(file.bytes),
+        )
+        return _saved(image.index, path, file)
+
+    def _still_there(self, image: ImageToSave, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Check an entry of an earlier sidecar against the storage; None where the file must be fetched."""
+        extension = next(
+            (ext for ext, kind in IMAGE_TYPES.values() if kind == entry.get("content_type")), None
+        )
+        if extension is None:
+            return None
+        name = self._name(image, extension)
+        path = self.destination.url(name)
+        if entry.get("path") != path or not self.destination.exists(name):
+            return None
+        if self.destination.size(name) != entry.get("bytes"):
+            return None
+        task = image.generation.evolink_task_id
+        self.log.info("Image %d of EvoLink task %s is there already: %s.", image.index, task, path)
+        return dict(entry)
+
+    def _existing_name(self, image: ImageToSave) -> str | None:
+        extensions = dict.fromkeys(extension for extension, _ in IMAGE_TYPES.values())
+        names = (self._name(image, extension) for extension in extensions)
+        return next((name for name in names if self.destination.exists(name)), None)
+
+    def _keep_existing(self, image: ImageToSave, name: str, folder: Path) -> dict[str, Any]:
+        path = self.destination.url(name)
+        if self.if_exists == "error":
+            raise FileExistsAtDestinationError(
+                f"{path} exists and if_exists='error'.", evolink_task_id=image.generation.evolink_task_id
+            )
+        self.log.info("Kept %s, which was there before (if_exists='skip').", path)
+        local = folder / f"existing-{image.generation.evolink_task_id}-{image.index}".replace(":", "_")
+        try:
+            self.destination.fetch(name, local)
+            return _saved(image.index, path, describe_image(local))
+        finally:
+            local.unlink(missing_ok=True)
+
+    def _download(self, client: ResultClient, image: ImageToSave, local: Path) -> ImageFile:
+        try:
+            return download_image(client, image.url, local)
+        except RefusedLinkError as error:
+            fresh = self._read_again(image.generation)
+            if image.index >= len(fresh.image_urls):
+                raise self._refused(image, fresh, error) from error
+            try:
+                return download_image(client, fresh.image_urls[image.index], local)
+            except RefusedLinkError as again:
+                raise self._refused(image, fresh, again) from again
+
+    def _read_again(self, generation: Generation) -> Generation:
+        """Read a generation once more for fresh links, once however many of its links fail."""
+        with self._rereading:
+            task = generation.evolink_task_id
+            if task not in self._reread:
+                self._reread[task] = self.hook.get_generation(task)
+            return self._reread[task]
+
+    def _refused(self, image: ImageToSave, fresh: Generation, error: RefusedLinkError) -> DownloadError:
+        expires_at = fresh.expires_at
+        is_over = expires_at is not None and datetime.fromtimestamp(time.time(), UTC) >= expires_at
+        if is_over or error.http_status == _GONE:
+            when = f" (they ended at {expires_at:%Y-%m-%d %H:%M} UTC)" if expires_at else ""
+            return LinkExpiredError(
+                f"The result links of EvoLink task {image.generation.evolink_task_id} are dead{when}: "
+                f"{error.message}",
+                evolink_task_id=image.generation.evolink_task_id,
+                http_status=error.http_status,
+            )
+        return DownloadError(
+            f"{host_of(image.url)} refuses the result link of EvoLink task "
+            f"{image.generation.evolink_task_id}, also after reading it anew: {error.message}",
+            evolink_task_id=image.generation.evolink_task_id,
+            http_status=error.http_status,
+        )
+
+    def _finish(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> Manifest:
+        manifest = build_manifest(plan.generation, asked=plan.asked, made_by=self.made_by, saved=saved)
+        name = self._sidecar_name(plan.images[0])
+        if self.if_exists == "skip" and not plan.is_ours and self.destination.exists(name):
+            return manifest
+        sidecar = folder / "manifest.json"
+        sidecar.write_text(
+            json.dumps(without_links(manifest), indent=2, ensure_ascii=False), encoding="utf-8"
+        )
+        try:
+            self.destination.publish(sidecar, name, "application/json")
+        except SaveError as error:
+            error.evolink_task_id = plan.generation.evolink_task_id
+            raise
+        return manifest
+
+    def _is_local_evolink(self) -> bool:
+        """Tell whether EvoLink itself is at a private address (the simulator), and so are its links."""
+        return is_internal_host(host_of(self.hook.settings.account.base_url))
+
+
+def _summed_up(failures: Sequence[EvoImageError], of: int) -> EvoImageError:
+    """Choose what to raise when several images failed: a passing trouble, if any, so that a retry comes."""
+    chosen = next((failure for failure in failures if failure.retryable), failures[0])
+    if of > 1:
+        chosen.message = f"{len(failures)} of {of} images could not be saved. The first: {chosen.message}"
+        chosen.args = (chosen.message,)
+    return chosen
+
+
+def _saved(index: int, path: str, file: ImageFile) -> dict[str, Any]:
+    return {
+        "index": index,
+        "path": path,
+        "sha256": file.sha256,
+        "bytes": file.bytes,
+        "content_type": file.content_type,
+        "width": file.width,
+        "height": file.height,
+    }
+
+
+def _size_in_words(size: int) -> str:
+    if size >= 1_000_000:  # noqa: PLR2004
+        return f"{size / 1_000_000:.1f} MB"
+    return f"{size / 1000:.0f} kB"

@@ -1,0 +1,162 @@
+"""What a later try of a task finds of an earlier one, and what it does about it. Pure.
+
+The record lies in Airflow's task state store (Airflow 3.3 and later). Its life:
+
+    submitting   written before the POST: a request may be on its way, no id is known
+    submitted    written after the answer: the id is known, EvoLink works or has finished
+    failed       the generation ended as failed, and the task knows it
+    delivered    the images were handed over (or saved)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from airflow_provider_evoimage.submission.identity import RequestIdentity
+
+STATE_KEY = "evoimage"
+
+OnClear = Literal["auto", "regenerate", "reuse"]
+Phase = Literal["submitting", "submitted", "failed", "delivered"]
+
+_PHASES = frozenset({"submitting", "submitted", "failed", "delivered"})
+
+# EvoLink's own clients recover a submission by its key for 23 hours.
+KEY_MEMORY_SECONDS = 23 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionRecord:
+    """One submission of this task instance, as the store keeps it. Holds no prompt, link or API key.
+
+    :param key: the idempotency key it was sent under.
+    :param epoch: ``ti.max_tries`` of the try that last acted on it.
+    :param posted_at: Unix seconds of the first POST under this key.
+    :param retryable: whether a failed generation may be asked for again.
+    """
+
+    key: str
+    fingerprint: str
+    epoch: int
+    sequence: int
+    conn_id: str
+    base_url: str
+    posted_at: float
+    phase: Phase = "submitting"
+    evolink_task_id: str | None = None
+    retryable: bool = False
+    v: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, data: object) -> SubmissionRecord | None:
+        """Read a stored record; None where there is none, or one that this version cannot use.
+
+        People can edit the store in Airflow's UI, so nothing about it is taken for granted.
+        """
+        if not isinstance(data, Mapping) or data.get("v") != 1 or data.get("phase") not in _PHASES:
+            return None
+        try:
+            evolink_task_id = data.get("evolink_task_id")
+            record = cls(
+                key=str(data["key"]),
+                fingerprint=str(data["fingerprint"]),
+                epoch=int(data["epoch"]),
+                sequence=int(data["sequence"]),
+                conn_id=str(data["conn_id"]),
+                base_url=str(data["base_url"]),
+                posted_at=float(data["posted_at"]),
+                phase=data["phase"],
+                evolink_task_id=None if evolink_task_id is None else str(evolink_task_id),
+                retryable=bool(data.get("retryable", False)),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+        # Every later phase has an id; without one it is as good as "submitting".
+        return record if record.evolink_task_id else replace(record, phase="submitting")
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Ask EvoLink under this key; ``sequence`` tells how often a failed generation was asked for anew."""
+
+    key: str
+    sequence: int
+    because: str
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with this generation; submit nothing."""
+
+    evolink_task_id: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Whether the request was accepted cannot be known, and asking again may pay twice."""
+
+    because: str
+
+
+Decision = Submit | Resume | Refuse
+
+
+def decide(
+    record: SubmissionRecord | None,
+    identity: RequestIdentity,
+    *,
+    on_clear: OnClear,
+    trust_idempotency: bool,
+    now: float,
+) -> Decision:
+    """Decide what this try does about its request.
+
+    :param record: what an earlier try of this task instance left, if anything.
+    :param identity: of the request as this try would send it, with sequence 0.
+    :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered and asks anew
+        for what was delivered or failed; ``regenerate`` always asks anew; ``reuse`` goes on with what is there.
+    :param now: Unix seconds.
+    """
+    first = Submit(identity.idempotency_key, 0, "this is the first try of this request")
+    if record is None:
+        return first
+    if record.fingerprint != identity.fingerprint:
+        return replace(first, because="the request has changed since the earlier try")
+    if record.epoch != identity.epoch:
+        anew = _after_clear(record, identity, on_clear)
+        if anew is not None:
+            return anew
+    return _go_on(record, identity, trust_idempotency=trust_idempotency, now=now)
+
+
+def _after_clear(record: SubmissionRecord, identity: RequestIdentity, on_clear: OnClear) -> Submit | None:
+    """Tell whether a cleared task asks anew; None where it goes on like a retry."""
+    new = Submit(identity.idempotency_key, 0, "the task was cleared")
+    if on_clear == "regenerate" or record.phase == "failed":
+        return new
+    if on_clear == "auto" and record.phase == "delivered":
+        return replace(new, because="the task was cleared after its images had been delivered")
+    return None
+
+
+def _go_on(
+    record: SubmissionRecord, identity: RequestIdentity, *, trust_idempotency: bool, now: float
+) -> Decision:
+    if record.phase == "failed" and record.retryable:
+        sequence = record.sequence + 1
+        key = replace(identity, sequence=sequence).idempotency_key
+        return Submit(key, sequence, f"generation {record.evolink_task_id} failed, which another may not")
+    if record.evolink_task_id is not None:
+        return Resume(record.evolink_task_id, f"an earlier try had it {record.phase}")
+    if not trust_idempotency:
+        return Refuse("the connection says that EvoLink ignores idempotency keys")
+    if now - record.posted_at > KEY_MEMORY_SECONDS:
+        return Refuse("the request is older than EvoLink remembers idempotency keys")
+    return Submit(record.key, record.sequence, "an earlier try sent it and did not live to see the answer")

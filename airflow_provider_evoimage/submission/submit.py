@@ -1,0 +1,253 @@
+"""Carries out what ``resume.decide`` says: asks EvoLink once, and keeps the record of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_provider_evoimage.evolink.errors import is_retryable_failure
+from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.exceptions import (
+    EvoImageError,
+    EvoLinkApiError,
+    EvoLinkUnreachableError,
+    UnreadableAnswerError,
+    UnrepeatableSubmissionError,
+)
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.submission.identity import RequestIdentity
+from airflow_provider_evoimage.submission.resume import (
+    STATE_KEY,
+    OnClear,
+    Phase,
+    Refuse,
+    Resume,
+    SubmissionRecord,
+    Submit,
+    decide,
+)
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+
+class StateStore(Protocol):
+    """Airflow's task state store (3.3 and later), as far as it is used here."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value under a key."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value under a key."""
+
+
+class RecordKeeper:
+    """Keeps the record of one task instance's submission in Airflow's task state store.
+
+    :param store: None below Airflow 3.3, where the idempotency key alone makes retries safe.
+    """
+
+    def __init__(self, store: StateStore | None, log: Logger) -> None:
+        self._store = store
+        self._log = log
+
+    @property
+    def has_store(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._store is not None
+
+    def read(self, *, required: bool = False) -> SubmissionRecord | None:
+        """Return what an earlier try left; None where there is nothing.
+
+        :param required: whether acting without knowing would be dangerous.
+        """
+        if self._store is None:
+            return None
+        try:
+            return SubmissionRecord.read(self._store.get(STATE_KEY))
+        except Exception as error:
+            if required:
+                raise EvoImageError(
+                    f"The record of earlier tries cannot be read: {error}",
+                    on_retry="Nothing was submitted by this try; a retry tries again.",
+                ) from error
+            self._log.warning(
+                "The record of earlier tries cannot be read (%s); the key alone protects.", error
+            )
+            return None
+
+    def keep(self, record: SubmissionRecord, *, required: bool = False) -> None:
+        """Write the record; a failing store is a warning unless a record must precede what follows."""
+        if self._store is None:
+            return
+        try:
+            self._store.set(STATE_KEY, record.to_json())
+        except Exception as error:
+            if required:
+                raise EvoImageError(
+                    f"The record that must precede a submission cannot be written: {error}",
+                    billed=False,
+                    on_retry="Nothing was submitted; a retry tries again.",
+                ) from error
+            self._log.warning("The record of this submission cannot be written (%s); going on.", error)
+
+    def mark(self, phase: Phase, generation: Generation) -> None:
+        """Record how far this generation has come."""
+        record = self.read()
+        if record is not None and record.evolink_task_id == generation.evolink_task_id:
+            self.keep(replace(record, phase=phase, retryable=is_retryable_failure(generation)))
+
+
+class Submission:
+    """One logical request of one task instance, from the first try to its delivery.
+
+    :param is_retry: whether an earlier try since the last clear may have sent the request.
+    :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        hook: EvoImageHook,
+        identity: RequestIdentity,
+        keeper: RecordKeeper,
+        log: Logger,
+        on_clear: OnClear = "auto",
+        is_retry: bool = False,
+        submit_timeout: float,
+    ) -> None:
+        self._hook = hook
+        self._identity = identity
+        self._keeper = keeper
+        self._log = log
+        self._on_clear = on_clear
+        self._is_retry = is_retry
+        self._submit_timeout = submit_timeout
+        self._record: SubmissionRecord | None = None
+
+    @property
+    def _trusted(self) -> bool:
+        return self._hook.settings.account.trust_idempotency
+
+    def ensure(self, request: ImageRequest) -> Generation:
+        """Return the generation of this request: an earlier try's, or a new one.
+
+        :raises UnrepeatableSubmissionError: when asking again could pay twice.
+        :raises EvoImageError: when EvoLink did not accept the request.
+        """
+        self._record = self._keeper.read(required=not self._trusted)
+        if not self._keeper.has_store and self._is_retry and not self._trusted:
+            raise _unrepeatable(
+                "this Airflow keeps no record of earlier tries, and EvoLink is said to ignore keys"
+            )
+        decision = decide(
+            self._record,
+            self._identity,
+            on_clear=self._on_clear,
+            trust_idempotency=self._trusted,
+            now=time.time(),
+        )
+        if isinstance(decision, Refuse):
+            raise _unrepeatable(decision.because)
+        self._warn_of_earlier(decision)
+        if isinstance(decision, Resume):
+            return self._resume(decision)
+        return self._submit(request, decision)
+
+    def _resume(self, decision: Resume) -> Generation:
+        self._log.info(
+            "Going on with EvoLink task %s and submitting nothing: %s.",
+            decision.evolink_task_id,
+            decision.because,
+        )
+        if self._record is not None:
+            self._keeper.keep(replace(self._record, phase="submitted", epoch=self._identity.epoch))
+        return self._reread(Generation(evolink_task_id=decision.evolink_task_id))
+
+    def _submit(self, request: ImageRequest, decision: Submit) -> Generation:
+        sequence, key = decision.sequence, decision.key
+        while True:
+            record = self._about_to_post(key, sequence)
+            submitted = self._hook.submit(request, key, submit_timeout=self._submit_timeout)
+            generation = submitted.generation
+            self._keeper.keep(replace(record, phase="submitted", evolink_task_id=generation.evolink_task_id))
+            if not submitted.replayed:
+                return generation
+            self._log.info(
+                "EvoLink had accepted this request before, as task %s; nothing was paid again.",
+                generation.evolink_task_id,
+            )
+            generation = self._reread(generation)
+            if not is_retryable_failure(generation):
+                return generation
+            # A replayed failure is an earlier try's, and that try ended by it: this one asks anew.
+            sequence += 1
+            key = replace(self._identity, sequence=sequence).idempotency_key
+
+    def _about_to_post(self, key: str, sequence: int) -> SubmissionRecord:
+        earlier = self._record if self._record is not None and self._record.key == key else None
+        record = SubmissionRecord(
+            key=key,
+            fingerprint=self._identity.fingerprint,
+            epoch=self._identity.epoch,
+            sequence=sequence,
+            conn_id=self._hook.evoimage_conn_id,
+            base_url=self._hook.settings.account.base_url,
+            posted_at=earlier.posted_at if earlier else time.time(),
+        )
+        self._keeper.keep(record, required=not self._trusted)
+        return record
+
+    def _reread(self, generation: Generation) -> Generation:
+        """Read the generation as it is now; when EvoLink cannot say, waiting will find out."""
+        try:
+            return self._hook.get_generation(generation.evolink_task_id)
+        except (EvoLinkUnreachableError, EvoLinkApiError, UnreadableAnswerError) as error:
+            if not error.retryable:
+                raise
+            self._log.warning(
+                "EvoLink task %s could not be read: %s", generation.evolink_task_id, error.message
+            )
+            return generation
+
+    def _warn_of_earlier(self, decision: Submit | Resume) -> None:
+        record = self._record
+        if not isinstance(decision, Submit) or record is None or record.evolink_task_id is None:
+            return
+        if record.phase == "submitted":
+            self._log.warning(
+                "An earlier try submitted EvoLink task %s, which was paid for and not delivered; this try asks "
+                "for a new one, because %s. Collect the earlier one with EvoImageSaveOperator within 24 hours.",
+                record.evolink_task_id,
+                decision.because,
+            )
+        else:
+            self._log.info(
+                "Asking anew after EvoLink task %s, because %s.", record.evolink_task_id, decision.because
+            )
+
+
+def identity_of(
+    context: Mapping[str, Any], *, namespace: str, fingerprint: str, occurrence: int = 0
+) -> RequestIdentity:
+    """Take the parts of a request's identity that Airflow knows from a task's context."""
+    ti = context["ti"]
+    return RequestIdentity(
+        namespace=namespace,
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=ti.map_index if ti.map_index is not None else -1,
+        epoch=ti.max_tries or 0,
+        fingerprint=fingerprint,
+        occurrence=occurrence,
+    )
+
+
+def _unrepeatable(because: str) -> UnrepeatableSubmissionError:
+    return UnrepeatableSubmissionError(
+        f"An earlier try may have submitted this request and did not live to see the answer; {because}."
+    )

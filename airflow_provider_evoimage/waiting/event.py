@@ -1,0 +1,65 @@
+"""What a wait tells the task when it is over: status words and ids, nothing else. Pure.
+
+Airflow 3.3 logs an event and stores it as plain text, so it never holds a link, a prompt or a key; the task
+reads the generation again for those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID
+from airflow_provider_evoimage.exceptions import EvoImageError
+from airflow_provider_evoimage.waiting.polling import Ending
+
+_ENDINGS: tuple[Ending, ...] = get_args(Ending)
+# What several generations amount to: the first of these that any of them came to.
+_GRAVITY: tuple[Ending, ...] = ("lost", "timeout", "failed", "cancelled", "completed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitEvent:
+    """How the wait for one or many generations ended.
+
+    :param endings: by ``evolink_task_id``.
+    :param reason: why generations count as lost, in a word.
+    """
+
+    endings: Mapping[str, Ending]
+    reason: str = ""
+
+    @property
+    def status(self) -> Ending:
+        """The gravest ending among the generations."""
+        return next(word for word in _GRAVITY if word in self.endings.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the payload: ``{v, status, generations: {id: ending}, reason?}``."""
+        payload: dict[str, Any] = {"v": 1, "status": self.status, "generations": dict(self.endings)}
+        return payload | {"reason": self.reason} if self.reason else payload
+
+    @classmethod
+    def read(cls, event: object) -> WaitEvent:
+        """Check an event that arrived.
+
+        :raises EvoImageError: when it is none of ours.
+        """
+        generations = event.get("generations") if isinstance(event, Mapping) else None
+        if (
+            not isinstance(event, Mapping)
+            or event.get("v") != 1
+            or not isinstance(generations, Mapping)
+            or not generations
+            or not all(
+                isinstance(key, str) and EVOLINK_TASK_ID.fullmatch(key) and word in _ENDINGS
+                for key, word in generations.items()
+            )
+        ):
+            raise EvoImageError(
+                "The trigger sent an event that this version of the provider does not know; worker and triggerer "
+                "may run different versions.",
+                on_retry="A retry goes on with the generation that the task has recorded and submits nothing.",
+            )
+        return cls(endings=dict(generations), reason=str(event.get("reason", "")))

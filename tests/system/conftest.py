@@ -1,0 +1,37 @@
+"""One real Airflow and one simulated EvoLink for all system tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_evoimage.simulator.demo import running_simulator, simulator_connection
+from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+
+PROJECT = Path(__file__).parents[2]
+DAG_FOLDERS = [PROJECT / "example_dags", PROJECT / "tests" / "system" / "dags"]
+
+# A triggerer that was killed is taken for dead after 10 s instead of 30 s.
+FAST_TAKEOVER = {
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+}
+
+
+@pytest.fixture(scope="session")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a simulated EvoLink in a process of its own."""
+    with running_simulator(tmp_path_factory.mktemp("simulator"), "--speed", "20") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def airflow(tmp_path_factory: pytest.TempPathFactory, simulator: str) -> Iterator[LocalAirflow]:
+    """A healthy Airflow with the example DAGs and those of the system tests, its EvoLink simulated."""
+    with LocalAirflow(
+        tmp_path_factory.mktemp("airflow"),
+        dags=DAG_FOLDERS,
+        connections=simulator_connection(simulator),
+        env=FAST_TAKEOVER,
+    ) as running:
+        yield running

@@ -1,0 +1,62 @@
+"""`make demo`: what somebody without an account runs first."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from airflow_provider_evoimage.simulator.local_airflow import poll, session_processes
+
+pytestmark = pytest.mark.system
+
+PROJECT = Path(__file__).parents[2]
+DEMO = [sys.executable, "-P", "-u", "-m", "airflow_provider_evoimage.simulator.demo"]
+
+
+def test_demo_saves_the_images_it_shows_and_leaves_nothing_running(tmp_path: Path):
+    done = subprocess.run(
+        [*DEMO, "--dags", str(PROJECT / "example_dags"), "--out", str(tmp_path / "my images")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "deferred: EvoLink is working, no worker held" in done.stdout
+    assert "credits" in done.stdout
+    images = [
+        file for file in (tmp_path / "my images").rglob("*") if file.suffix in {".png", ".jpg", ".webp"}
+    ]
+    assert len(images) >= 4
+    for file in images:
+        with Image.open(file) as image:
+            image.load()
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_demo_leaves_no_process(tmp_path: Path, number: signal.Signals, exit_code: int):
+    output = tmp_path / "output"
+    with (
+        output.open("w") as file,
+        subprocess.Popen(
+            [*DEMO, "--dags", str(PROJECT / "example_dags"), "--out", str(tmp_path / "out")],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        ) as demo,
+    ):
+        # The simulator and at least one process of Airflow.
+        children = poll(
+            lambda: len(found := psutil.Process(demo.pid).children()) > 1 and found,
+            seconds=60,
+            what="the demo's processes",
+            interval=0.05,
+        )
+        sessions = {os.getsid(each.pid) for each in children}
+        demo.send_signal(number)
+        assert demo.wait(timeout=30) == exit_code, output.read_text()
+    assert session_processes(sessions) == []

@@ -1,0 +1,177 @@
+"""The harness itself: a real Airflow that starts, waits without a worker, and leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from airflow_provider_evoimage.simulator.local_airflow import (
+    LocalAirflow,
+    LocalAirflowError,
+    poll,
+    session_processes,
+)
+
+pytestmark = pytest.mark.system
+
+DAGS = Path(__file__).parent / "dags"
+
+# Starts an Airflow and would stay for ever; a signal has to end it.
+DRIVER = """
+import signal, sys
+from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+with LocalAirflow(sys.argv[1], dags=sys.argv[2]):
+    signal.pause()
+"""
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    found = []
+    for process in processes:
+        try:
+            # is_running knows a reused pid from the old process.
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def with_descendants(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def listens(port: str) -> bool:
+    return any(
+        each.laddr.port == int(port)
+        for each in psutil.net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN
+    )
+
+
+def test_comes_up_healthy(airflow: LocalAirflow):
+    health = airflow.health()
+    assert {name: part["status"] for name, part in health.items()} == {
+        "metadatabase": "healthy",
+        "scheduler": "healthy",
+        "triggerer": "healthy",
+        "dag_processor": "healthy",
+    }
+
+
+def test_deferred_task_holds_no_process(airflow: LocalAirflow):
+    run = airflow.run("harness_waiting")
+    task = airflow.task_instance("harness_waiting", run, "wait")
+    # The helper sees the worker while there is one, so that seeing none later means something.
+    poll(lambda: airflow.task_processes(task), seconds=30, what="a worker to take the task", interval=0.02)
+
+    deferred = airflow.wait_for_state("harness_waiting", run, "wait", "deferred", seconds=30)
+    poll(lambda: not airflow.task_processes(deferred), seconds=5, what="the worker to be free", interval=0.05)
+    assert airflow.task_instance("harness_waiting", run, "wait")["state"] == "deferred"
+
+    seen: list[tuple[str, str]] = []
+    end = airflow.wait_for_run(
+        "harness_waiting",
+        run,
+        deadline=60,
+        on_change=lambda each: seen.append((each["task_id"], each["state"])),
+    )
+    assert end == "success"
+    assert ("wait", "deferred") in seen
+    assert ("after", "success") in seen
+    assert any("DEFERRED" in line for line in airflow.task_log("harness_waiting", run, "wait"))
+    assert airflow.xcom("harness_waiting", run, "after") == {"run_id": run}
+
+
+def test_killed_triggerer_is_replaced_and_the_wait_goes_on(airflow: LocalAirflow):
+    run = airflow.run("harness_waiting")
+    airflow.wait_for_state("harness_waiting", run, "wait", "deferred", seconds=30)
+    before = with_descendants(psutil.Process(airflow.components["triggerer"].pid))
+
+    airflow.kill_component("triggerer")
+    assert alive(before) == []
+
+    airflow.start_component("triggerer")
+    assert airflow.wait_for_run("harness_waiting", run, deadline=90) == "success"
+
+
+def test_clear_runs_the_task_again_and_set_state_ends_it(airflow: LocalAirflow):
+    run = airflow.run("harness_waiting")
+    airflow.wait_for_state("harness_waiting", run, "wait", "deferred", seconds=30)
+    airflow.set_state("harness_waiting", run, "wait", "failed")
+    assert airflow.wait_for_run("harness_waiting", run, deadline=60) == "failed"
+
+    airflow.clear("harness_waiting", run, ["wait"])
+    assert airflow.wait_for_run("harness_waiting", run, deadline=60) == "success"
+    assert airflow.task_instance("harness_waiting", run, "wait")["try_number"] == 2
+
+
+def test_stopping_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    nobodys_home = tmp_path / "empty home"
+    nobodys_home.mkdir()
+    monkeypatch.setenv("HOME", str(nobodys_home))
+    # What the caller has set for an Airflow of its own must not reach ours.
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "NoSuchExecutor")
+
+    with LocalAirflow(tmp_path / "a folder with spaces", dags=DAGS) as own:
+        started = [
+            each
+            for component in own.components.values()
+            for each in with_descendants(psutil.Process(component.pid))
+        ]
+        sessions = {component.pid for component in own.components.values()}
+        ports = [value for name, value in own.environment.items() if name.endswith("PORT")]
+        assert len(started) > len(sessions)
+        assert all(listens(port) for port in ports)
+
+    assert alive(started) == []
+    assert session_processes(sessions) == []
+    assert not any(listens(port) for port in ports)
+    assert list(nobodys_home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "log", "line"),
+    [
+        (signal.SIGINT, "db-migrate.log", ""),
+        (signal.SIGINT, "triggerer.log", ""),
+        (signal.SIGTERM, "scheduler.log", "Worker starting up"),
+    ],
+    ids=["ctrl-c-while-migrating", "ctrl-c-while-starting", "sigterm-with-workers-up"],
+)
+def test_signal_during_start_leaves_no_process(tmp_path: Path, number: signal.Signals, log: str, line: str):
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path / "home"), str(DAGS)],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as driver:
+        file = tmp_path / "home" / log
+        poll(
+            lambda: file.exists() and line in file.read_text(errors="replace"),
+            seconds=90,
+            what=f"{line or 'a first line'} in {log}",
+            interval=0.05,
+        )
+        poll(lambda: psutil.Process(driver.pid).children(), seconds=5, what="a child", interval=0.01)
+        started = psutil.Process(driver.pid).children(recursive=True)
+        sessions = {os.getsid(each.pid) for each in psutil.Process(driver.pid).children()}
+        driver.send_signal(number)
+        _, errors = driver.communicate(timeout=30)
+
+    assert driver.returncode != 0
+    assert "KeyboardInterrupt" in errors or "Terminated" in errors
+    assert alive(started) == []
+    assert session_processes(sessions) == []
+
+
+def test_failed_start_shows_the_last_lines_of_the_log(tmp_path: Path):
+    broken = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/no/such/folder/airflow.db"}
+    with (
+        pytest.raises(LocalAirflowError, match="unable to open database file"),
+        LocalAirflow(tmp_path / "home", dags=DAGS, env=broken),
+    ):
+        pytest.fail("It started without a database.")

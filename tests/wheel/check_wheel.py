@@ -1,0 +1,130 @@
+"""What a user gets from the package index: `make wheel` runs this; a plain pytest run does not collect it.
+
+Builds sdist and wheel, installs the wheel with the dependencies it declares (as of the pinned set) in a fresh
+environment, and asks that environment's Airflow what it sees.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PACKAGE = "airflow_provider_evoimage"
+DISTRIBUTION = "airflow-provider-evoimage"
+REQUIREMENTS = PROJECT / ".ci" / "requirements" / f"airflow-{version('apache-airflow')}.txt"
+
+
+def run(*command: str | Path, cwd: Path = PROJECT, env: Mapping[str, str] | None = None) -> str:
+    """Run a command; its whole output is the message when it fails."""
+    done = subprocess.run(
+        [str(each) for each in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.fail(f"{' '.join(done.args)}\nended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def uv(*arguments: str | Path) -> str:
+    return run(sys.executable, "-m", "uv", *arguments, env={**os.environ, "UV_PYTHON_DOWNLOADS": "never"})
+
+
+@dataclass(frozen=True)
+class Built:
+    wheel: Path
+    sdist: Path
+
+    def wheel_files(self) -> set[str]:
+        with zipfile.ZipFile(self.wheel) as archive:
+            return set(archive.namelist())
+
+    def sdist_files(self) -> set[str]:
+        with tarfile.open(self.sdist) as archive:
+            return {name.partition("/")[2] for name in archive.getnames()}
+
+
+@pytest.fixture(scope="session")
+def built() -> Built:
+    dist = PROJECT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    # The wheel is built from the sdist, so both are proved complete.
+    uv("build", "--quiet", "--out-dir", dist)
+    return Built(wheel=next(dist.glob("*.whl")), sdist=next(dist.glob("*.tar.gz")))
+
+
+@dataclass(frozen=True)
+class Installed:
+    python: Path
+    home: Path
+
+    def airflow(self, *arguments: str) -> Any:
+        """Ask this environment's `airflow`, as JSON."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+        env = {**own, "AIRFLOW_HOME": str(self.home), "PYTHONWARNINGS": "ignore"}
+        output = run(
+            self.python, "-P", "-m", "airflow", *arguments, "--output", "json", cwd=self.home, env=env
+        )
+        # Log lines may stand before the answer.
+        return json.loads(output[output.index("[{") :])
+
+
+@pytest.fixture(scope="session")
+def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("installed")
+    python = folder / "venv" / "bin" / "python"
+    uv("venv", "--quiet", "--python", sys.executable, folder / "venv")
+    uv("pip", "install", "--quiet", "--python", python, "--constraint", REQUIREMENTS, built.wheel)
+    return Installed(python=python, home=folder)
+
+
+def test_wheel_holds_every_file_of_the_package_and_nothing_else(built: Built):
+    source = {
+        str(file.relative_to(PROJECT))
+        for file in (PROJECT / PACKAGE).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    packed = {name for name in built.wheel_files() if ".dist-info/" not in name}
+    assert packed == source
+
+
+def test_wheel_is_typed_and_has_the_licence(built: Built):
+    files = built.wheel_files()
+    assert f"{PACKAGE}/py.typed" in files
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files), sorted(files)
+
+
+def test_sdist_has_what_a_packager_needs(built: Built):
+    files = built.sdist_files()
+    assert {"LICENSE", "README.md", "pyproject.toml", f"{PACKAGE}/__init__.py"} <= files
+    assert any(name.startswith("tests/") for name in files)
+
+
+def test_declared_dependencies_are_met(installed: Installed):
+    uv("pip", "check", "--python", installed.python)
+
+
+def test_airflow_lists_the_provider(installed: Installed):
+    providers = {each["package_name"]: each["version"] for each in installed.airflow("providers", "list")}
+    assert providers.get(DISTRIBUTION) == version(DISTRIBUTION), (
+        f"`airflow providers list` has {sorted(providers)}; look at the entry point apache_airflow_provider "
+        "and at get_provider_info."
+    )
+
+
+def test_airflow_knows_the_connection_type(installed: Installed):
+    hooks = {each["connection_type"]: each for each in installed.airflow("providers", "hooks")}
+    assert "evoimage" in hooks, (
+        f"`airflow providers hooks` has {sorted(hooks)}; look at connection-types in get_provider_info, and "
+        "whether the hook's module imports."
+    )
+    assert hooks["evoimage"]["package_name"] == DISTRIBUTION
