@@ -190,7 +190,8 @@ class Demo:
                 try_number=each["try_number"],
                 map_index=each["map_index"],
             )
-            self.console.print("\n".join(lines[-LOG_LINES:]), markup=False, highlight=False)
+            told = [line for line in lines if not line.startswith("::")]
+            self.console.print("\n".join(told[-LOG_LINES:]), markup=False, highlight=False)
 
     def _show_images(self, images: Sequence[SavedImage]) -> None:
         table = Table(title="Saved images", title_justify="left")

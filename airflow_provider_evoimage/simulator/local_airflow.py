@@ -370,15 +370,21 @@ class AirflowClient:
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
     ) -> list[str]:
-        """Return the text of each line of a task's log, the triggerer's lines among them."""
+        """Return the text of a task's log line by line: the triggerer's lines and each error among them."""
+        records = self.task_log_records(dag_id, run_id, task_id, try_number=try_number, map_index=map_index)
+        return [line for record in records for line in _log_lines(record)]
+
+    def task_log_records(
+        self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
+    ) -> list[Json]:
+        """Return a task's log as Airflow keeps it, one dict a line with all its fields."""
         answer = self.request(
             "GET",
             f"{_instance_path(dag_id, run_id, task_id)}/logs/{try_number}",
             params={"map_index": map_index, "full_content": True},
             headers={"Accept": "application/x-ndjson"},
         )
-        lines = [json.loads(line) for line in answer.text.splitlines() if line.strip()]
-        return [str(line.get("event", "")) for line in lines]
+        return [json.loads(line) for line in answer.text.splitlines() if line.strip()]
 
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1
@@ -417,6 +423,11 @@ class AirflowClient:
 
 def _instance_path(dag_id: str, run_id: str, task_id: str) -> str:
     return f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+
+
+def _log_lines(record: Json) -> list[str]:
+    errors = record.get("error_detail") or []
+    return [str(record.get("event", "")), *(f"{each['exc_type']}: {each['exc_value']}" for each in errors)]
 
 
 def _from_json(value: Any) -> Any:
