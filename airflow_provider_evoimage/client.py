@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -228,12 +228,18 @@ class _Exchange:
         return pacer.reserve(per_second, time.monotonic())
 
     def _result(self, call: Call[Result], response: httpx.Response) -> Result:
-        body = response.content
-        if not response.is_success:
-            # A service that quotes the key in its refusal must not bring it into our logs.
-            body = body.replace(self.account.api_key.encode(), b"***")
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return call.result(Answer(status=response.status_code, headers=headers, body=body))
+        answer = Answer(status=response.status_code, headers=headers, body=response.content)
+        # Whoever quotes the key in a refusal, or in a page with status 200, must not bring it into our logs.
+        redacted = replace(answer, body=answer.body.replace(self.account.api_key.encode(), b"***"))
+        if not response.is_success:
+            return call.result(redacted)
+        try:
+            return call.result(answer)
+        except UnreadableAnswerError:
+            if redacted.body == answer.body:
+                raise
+        return call.result(redacted)
 
     def _unreachable(self, call: Call[Any], error: httpx.HTTPError) -> EvoLinkUnreachableError:
         nothing_sent = isinstance(error, _NOTHING_SENT)
@@ -271,7 +277,7 @@ class _Exchange:
             verdict = rules.verdict(error)
             if verdict is error:
                 raise
-            raise verdict from error
+            raise verdict from None
         return submitted
 
     def _generations(self, evolink_task_ids: Sequence[str]) -> Plan[dict[str, Generation]]:
@@ -362,7 +368,8 @@ class EvoLinkClient(_Exchange):
         try:
             response = self._http.request(**self._options(call))
         except httpx.HTTPError as error:
-            raise self._unreachable(call, error) from error
+            # Its text is in ours; httpx's and httpcore's own traces only push the message out of sight.
+            raise self._unreachable(call, error) from None
         return self._result(call, response)
 
 
@@ -425,7 +432,8 @@ class AsyncEvoLinkClient(_Exchange):
         try:
             response = await self._http.request(**self._options(call))
         except httpx.HTTPError as error:
-            raise self._unreachable(call, error) from error
+            # Its text is in ours; httpx's and httpcore's own traces only push the message out of sight.
+            raise self._unreachable(call, error) from None
         return self._result(call, response)
 
 
@@ -481,8 +489,8 @@ class ResultClient:
                     self._check_peer(response)
                     yield _opened(response)
                     return
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise DownloadError(f"{_in_words(error)} when downloading from {host_of(url)}.") from error
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:
+            raise DownloadError(f"{_in_words(error)} when downloading from {host_of(url)}.") from None
         raise DownloadError(f"The result link redirects more than {MAX_REDIRECTS} times.")
 
     def _check_target(self, url: str) -> None:

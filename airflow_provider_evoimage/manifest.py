@@ -79,7 +79,7 @@ def build_manifest(
     files = {image["index"]: image for image in saved}
     completed = None
     if generation.created and generation.duration is not None and generation.status == "completed":
-        completed = generation.created + timedelta(seconds=min(generation.duration, 10**7))
+        completed = generation.created + timedelta(seconds=min(max(generation.duration, 0), 10**7))
     return {
         "v": MANIFEST_VERSION,
         "evolink_task_id": generation.evolink_task_id,

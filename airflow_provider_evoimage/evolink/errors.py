@@ -70,6 +70,7 @@ _CAPACITY_CODES = (
     "channel_selection_failed",
     "internal_error",
 )
+_STILL_SUBMITTING = "paid_outcome_unknown"
 
 #: HTTP error codes that say what is wrong whatever the status.
 HTTP_CODES: dict[str, type[EvoLinkApiError]] = {
@@ -84,7 +85,7 @@ HTTP_CODES: dict[str, type[EvoLinkApiError]] = {
     "invalid_task_id": GenerationNotFoundError,
     "idempotency_conflict": IdempotencyConflictError,
     # The first POST with this key is still being worked on: the same key again, a little later.
-    "paid_outcome_unknown": EvoLinkUnavailableError,
+    _STILL_SUBMITTING: EvoLinkUnavailableError,
     "rate_limit_exceeded": RateLimitError,
 }
 
@@ -110,6 +111,7 @@ RETRYABLE_FAILURES: dict[str, float] = {
     "rate_limited": 60,
 }
 
+_LONGEST_RETRY_AFTER = 86_400.0
 _RETRY_IN_WORDS = re.compile(r"retry after (\d{1,5})\s*(second|minute)?", re.IGNORECASE)
 
 
@@ -180,6 +182,8 @@ def http_error(
             request_id=request_id,
         )
     kind = _kind(status, said, evolink_task_id)
+    if said.code == _STILL_SUBMITTING:
+        billed = None
     return kind(
         f"EvoLink answered HTTP {status}{_detail(said)} when asked {asking}.",
         evolink_task_id=evolink_task_id,
@@ -235,7 +239,7 @@ def retry_after(headers: Mapping[str, str], said: ErrorBody | None = None) -> fl
     """Read how many seconds the service wants us to wait: a number, a date, or older gateways' words."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
-        return float(min(int(value), 86_400))
+        return min(float(value), _LONGEST_RETRY_AFTER)
     if value:
         try:
             when = parsedate_to_datetime(value)
@@ -243,7 +247,7 @@ def retry_after(headers: Mapping[str, str], said: ErrorBody | None = None) -> fl
             return None
         if when.tzinfo is None:
             when = when.replace(tzinfo=UTC)
-        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+        return min(max(0.0, (when - datetime.now(UTC)).total_seconds()), _LONGEST_RETRY_AFTER)
     words = _RETRY_IN_WORDS.search(said.suggestion or "") if said else None
     if words is None:
         return None

@@ -14,6 +14,8 @@ DEFAULT_BASE_URL = "https://api.evolink.ai"
 _SITES_FOR_PEOPLE = frozenset({"evolink.ai", "www.evolink.ai", "docs.evolink.ai"})
 _STANDARD_PORTS = {"http": 80, "https": 443}
 _V1_AND_AFTER = re.compile(r"/v1(/.*)?$")
+_ADDRESS = re.compile(r"[!-~]+")
+_HOST = re.compile(r"(?=.{1,253}$)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?|[0-9a-f:.]*:[0-9a-f:.]*")
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 
 
@@ -26,7 +28,7 @@ def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
         pass
     try:
         return ipaddress.IPv4Address(socket.inet_aton(bare))
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):
         return None
 
 
@@ -65,15 +67,15 @@ def api_base_url(address: str) -> str:
         machine (the API key would travel readable), and for what is no address.
     """
     text = address.strip() or DEFAULT_BASE_URL
-    if "://" not in text:
-        host = urlsplit(f"//{text}").hostname or ""
-        text = f"{'http' if is_loopback_host(host) else 'https'}://{text}"
     try:
+        if "://" not in text:
+            host = urlsplit(f"//{text}").hostname or ""
+            text = f"{'http' if is_loopback_host(host) else 'https'}://{text}"
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         host, port = "", None
-    if not host or parts.scheme not in {"http", "https"}:
+    if not _ADDRESS.fullmatch(text) or not _HOST.fullmatch(host) or parts.scheme not in {"http", "https"}:
         raise ConnectionSettingsError(f"The connection's host {address!r} is not the address of an HTTP API.")
     if host in _SITES_FOR_PEOPLE:
         raise ConnectionSettingsError(

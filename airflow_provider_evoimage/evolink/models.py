@@ -25,7 +25,10 @@ EVOLINK_TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _TERMINAL = frozenset({"completed", "failed", "cancelled"})
 _STATUS_SPELLINGS = {"canceled": "cancelled"}
-_LATEST_TIMESTAMP = 253_402_300_799  # the last second of the year 9999
+# The last second of the year 9998: what is added to an instant stays within the calendar.
+_LATEST_TIMESTAMP = 253_370_764_799
+# Links lie at most this deep: a list of objects whose url is an object again.
+_DEEPEST_LINK = 4
 
 
 class _Answer(BaseModel):
@@ -224,16 +227,18 @@ def _image_urls(task: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _links(value: object) -> Iterable[str]:
+def _links(value: object, levels: int = _DEEPEST_LINK) -> Iterable[str]:
+    if levels == 0:
+        return
     if isinstance(value, str):
         if value.startswith(("https://", "http://")):
             yield value
     elif isinstance(value, Mapping):
-        yield from _links(value.get("url") or value.get("image_url"))
+        yield from _links(value.get("url") or value.get("image_url"), levels - 1)
     elif isinstance(value, list):
         for item in value:
             if not isinstance(item, list):
-                yield from _links(item)
+                yield from _links(item, levels - 1)
 
 
 def _is_refunded(billing: Mapping[str, Any]) -> bool:

@@ -59,7 +59,7 @@ def _url_list(value: object) -> object:
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError("looks like a list, but is not valid JSON") from error
     if isinstance(value, str):
         return (value,)
@@ -76,7 +76,7 @@ def _json_object(value: object) -> object:
     if isinstance(value, str):
         try:
             return json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError("must be an object, or the text of a JSON object") from error
     return value
 
@@ -176,9 +176,18 @@ class ImageRequest(BaseModel):
             raise ValueError(f"must not repeat {', '.join(taken)}: set the argument of that name")
         try:
             json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"must be plain JSON: {error}") from error
         return value
+
+    @model_validator(mode="after")
+    def _can_be_encoded(self) -> ImageRequest:
+        for name, value in self.body().items():
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{name}: holds half a character (a lone surrogate)") from error
+        return self
 
     @model_validator(mode="after")
     def _fits_the_model(self) -> ImageRequest:
@@ -235,6 +244,12 @@ class ImageRequest(BaseModel):
         if self.defaults:
             parts.append(f"documented default for {', '.join(self.defaults)}")
         return ", ".join(parts)
+
+    @property
+    def short_prompt(self) -> str:
+        """The beginning of the prompt in one line, for a log."""
+        text = " ".join(self.prompt.split())
+        return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
     @property
     def warnings(self) -> list[str]:
@@ -311,5 +326,9 @@ def _problem(detail: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        # A number of more than 4,300 digits, or a list within lists within lists.
+        text = f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

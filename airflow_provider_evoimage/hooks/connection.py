@@ -65,7 +65,7 @@ class _Extra:
         # Not extra_dejson: nothing in our extra is secret, and that property asks the supervisor to mask it.
         try:
             fields = json.loads(extra or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, Mapping):
             raise ConnectionSettingsError(f"The extra of connection {conn_id!r} is not a JSON object.")
@@ -85,7 +85,7 @@ class _Extra:
             return None
         try:
             number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not 0 < number < math.inf:
             raise self._wrong(name, value, "a number above 0")
@@ -112,6 +112,9 @@ def _address(connection: AirflowConnection) -> str:
         host = f"{connection.schema}://{host}"
     scheme, separator, rest = host.rpartition("://")
     netloc, slash, path = rest.partition("/")
+    if netloc.count(":") > 1 and "[" not in netloc:
+        # Airflow takes the brackets off an IPv6 address in a URI.
+        netloc = f"[{netloc}]"
     if connection.port and not netloc.rpartition(":")[2].isdigit():
         netloc = f"{netloc}:{connection.port}"
     return f"{scheme}{separator}{netloc}{slash}{path}"

@@ -10,16 +10,19 @@ from airflow_provider_evoimage.exceptions import InvalidRequestError
 
 Word = TypeVar("Word", bound=str)
 
+# Longer ones overflow Airflow's own arithmetic, and nothing is kept at EvoLink for that long.
+LONGEST_SECONDS = 366 * 86_400
+
 
 def seconds(name: str, value: float | timedelta) -> float:
     """Return a time span in seconds.
 
-    :raises InvalidRequestError: when it is not above 0.
+    :raises InvalidRequestError: when it is not above 0, or longer than a year.
     """
     number = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < float("inf"):
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number <= LONGEST_SECONDS:
         raise InvalidRequestError(
-            f"{name} must be a number of seconds above 0 or a timedelta, not {value!r}."
+            f"{name} must be a number of seconds above 0 or a timedelta, at most a year, not {value!r}."
         )
     return float(number)
 

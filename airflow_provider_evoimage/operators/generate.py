@@ -13,7 +13,7 @@ from airflow.sdk import BaseOperator
 from airflow_provider_evoimage.client import DEFAULT_SUBMIT_TIMEOUT
 from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from airflow_provider_evoimage.exceptions import EvoImageError, LinkExpiredError
+from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, LinkExpiredError
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, made_by
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
@@ -149,7 +149,8 @@ class EvoImageGenerateOperator(BaseOperator):
         request = self._build_request()
         # What can be wrong about the destination is found out before anything is paid.
         saver = self._saver(context)
-        self.log.info("Asking EvoLink for %s.", request.summary)
+        self._check_names(request)
+        self.log.info("Asking EvoLink for %s: %s", request.summary, request.short_prompt)
         for warning in request.warnings:
             self.log.warning("%s", warning)
         generation = self._submission(context, request).ensure(request)
@@ -228,6 +229,15 @@ class EvoImageGenerateOperator(BaseOperator):
             made_by=made_by(context),
             log=self.log,
         )
+
+    def _check_names(self, request: ImageRequest) -> None:
+        if filled("save_to", self.save_to) is None or request.asked == 1:
+            return
+        if "index" not in FileNames(self.filename_template).fields:
+            raise InvalidRequestError(
+                f"filename_template {self.filename_template!r} gives the {request.asked} images of this request "
+                "the same name: add {index} to it."
+            )
 
     def _submission(self, context: Context, request: ImageRequest) -> Submission:
         ti = context["ti"]

@@ -27,7 +27,7 @@ from airflow_provider_evoimage.storage.destination import (
     IfExists,
 )
 from airflow_provider_evoimage.storage.saver import PARALLEL_DOWNLOADS, ImageSaver
-from airflow_provider_evoimage.waiting.ending import outcome_in_words, require_images
+from airflow_provider_evoimage.waiting.ending import require_images
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -115,8 +115,11 @@ class EvoImageSaveOperator(BaseOperator):
                 finished.append(_saveable(evolink_task_id, found.get(evolink_task_id)))
             except EvoImageError as error:
                 failures.append(error)
-        for generation in finished:
-            self.log.info("%s.", outcome_in_words(generation, None))
+        self.log.info(
+            "Saving %d images of %d generations.",
+            sum(len(each.image_urls) for each in finished),
+            len(finished),
+        )
         return finished, failures
 
 

@@ -12,7 +12,12 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.evolink.protocol import checked_id
-from airflow_provider_evoimage.exceptions import EvoImageError, GenerationTimeoutError, SensorTimeoutError
+from airflow_provider_evoimage.exceptions import (
+    EvoImageError,
+    GenerationTimeoutError,
+    InvalidRequestError,
+    SensorTimeoutError,
+)
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, generations_named_by, made_by
 from airflow_provider_evoimage.operators.arguments import seconds
@@ -135,8 +140,12 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
     @functools.cached_property
     def _id(self) -> str:
-        (evolink_task_id,) = generations_named_by([self.evolink_task_id])
-        return checked_id(evolink_task_id)
+        named = list(generations_named_by([self.evolink_task_id]))
+        if len(named) > 1:
+            raise InvalidRequestError(
+                f"evolink_task_id names {len(named)} generations and a sensor waits for one: map it over them."
+            )
+        return checked_id(named[0])
 
     def _manifest(self, context: Context, generation: Generation) -> Manifest:
         require_images(generation, may_ask_again=False)

@@ -23,9 +23,9 @@ from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
 
-from airflow_provider_evoimage.simulator.local_airflow import (
-    Json,
-    LocalAirflow,
+from airflow_provider_evoimage.simulator.airflow_client import Json
+from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from airflow_provider_evoimage.simulator.processes import (
     LocalAirflowError,
     ManagedProcess,
     Terminated,

@@ -35,6 +35,8 @@ NAME_FIELDS: dict[str, str] = {
     "model": "model that made the image",
 }
 
+_NUMBERS = frozenset({"map_index", "item", "index"})
+
 # Most file systems end at 255 bytes; ".part" names need some of them.
 _MAX_NAME_BYTES = 200
 _UNSAFE = re.compile(r"[^\w.+=@-]+")
@@ -64,6 +66,11 @@ class FileNames:
             raise self._wrong("it must be relative to save_to")
         if ".." in PurePosixPath(self.template).parts:
             raise self._wrong("it must not leave save_to")
+        if any(ord(letter) < ord(" ") for letter in self.template):
+            raise self._wrong("it holds a control character")
+        self.fields = frozenset(field for _, field, _, _ in parsed if field is not None)
+        # A format that does not fit a field shows now, not after the images are paid for.
+        self.name({field: 0 if field in _NUMBERS else field for field in NAME_FIELDS} | {"map_suffix": ""})
 
     def name(self, fields: Mapping[str, str | int]) -> str:
         """Fill in the template; return a relative path with ``/``."""
@@ -74,6 +81,8 @@ class FileNames:
             raise self._wrong(str(error)) from error
         # A leading dot hides a file, and "." and ".." are places, not names.
         parts = [_shortened(part.lstrip(".") or "_") for part in filled.split("/") if part]
+        if not parts:
+            raise self._wrong("it names no file")
         return "/".join(parts)
 
     def _wrong(self, why: str) -> InvalidRequestError:
@@ -99,7 +108,7 @@ class Destination:
             self._fs = self._base.fs
         except Exception as error:
             raise DestinationError(
-                f"save_to {text!r} cannot be opened: {error}", on_retry=_NOT_LOST
+                f"save_to {text!r} cannot be opened: {error}", billed=None, on_retry=_NOTHING_SUBMITTED
             ) from error
         self._is_local = self._base.protocol in {"", "file", "local"}
 
@@ -147,7 +156,7 @@ class Destination:
         """Read a JSON file; None where there is none that reads."""
         try:
             return json.loads((self._base / name).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     def _publish_locally(self, local: Path, final: Path) -> None:
@@ -173,7 +182,8 @@ class Destination:
         return DestinationError(f"{self.url(name)} cannot be written or read: {error}")
 
 
-_NOT_LOST = "A retry saves the same images and submits nothing; their links live 24 hours."
+# Opened before anything is submitted, also by a try that goes on with a generation.
+_NOTHING_SUBMITTED = "Nothing was submitted by this try; a retry tries again."
 
 
 def _content_type(protocol: str, content_type: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,12 +126,18 @@ def describe_image(path: Path, *, size: int | None = None, sha256: str | None = 
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                kind, (width, height) = image.format or "", image.size
+        with Image.open(path) as image:
+            kind, (width, height) = image.format or "", image.size
+            # Pillow only warns up to twice this limit, and a warning is no matter for several threads.
+            if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(f"it claims {width:,} × {height:,} pixels")
+            if kind in IMAGE_TYPES:
                 image.verify()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        # What is verified differs by kind: JPEG, GIF and TIFF show only when decoded that they end too early.
+        if kind in IMAGE_TYPES:
+            with Image.open(path) as image:
+                image.load()
+    except Image.DecompressionBombError as error:
         raise NotAnImageError(f"The result is refused as a decompression bomb: {error}.") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise NotAnImageError(f"The result is not an image: {_beginning_of(path)}.") from error

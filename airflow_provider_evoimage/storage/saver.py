@@ -185,6 +185,7 @@ class ImageSaver:
                     f"filename_template {self.names.template!r} gives two images of this save the same name, "
                     f"{self._name(image, '…')}: add {{index}}, {{item}} or {{evolink_task_id}} to it.",
                     billed=True,
+                    on_retry="No retry follows: correct it and clear the task; the links live 24 hours.",
                     evolink_task_id=image.generation.evolink_task_id,
                 )
             taken[name] = image
@@ -262,11 +263,11 @@ class ImageSaver:
         except RefusedLinkError as error:
             fresh = self._read_again(image.generation)
             if image.index >= len(fresh.image_urls):
-                raise self._refused(image, fresh, error) from error
+                raise self._refused(image, fresh, error) from None
             try:
                 return download_image(client, fresh.image_urls[image.index], local)
             except RefusedLinkError as again:
-                raise self._refused(image, fresh, again) from again
+                raise self._refused(image, fresh, again) from None
 
     def _read_again(self, generation: Generation) -> Generation:
         """Read a generation once more for fresh links, once however many of its links fail."""
@@ -289,7 +290,8 @@ class ImageSaver:
             )
         return DownloadError(
             f"{host_of(image.url)} refuses the result link of EvoLink task "
-            f"{image.generation.evolink_task_id}, also after reading it anew: {error.message}",
+            f"{image.generation.evolink_task_id}, which should live until "
+            f"{expires_at or '24 hours after the generation'}, also after reading it anew: {error.message}",
             evolink_task_id=image.generation.evolink_task_id,
             http_status=error.http_status,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -15,6 +16,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from airflow_provider_evoimage.evolink.request import ImageRequest
 
 KEY_PREFIX = "airflow-evoimage-"
+# What EvoLink accepts as an idempotency key.
+IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
 
 # Fields that cost nothing: a change of theirs is no other request.
 _NOT_BILLABLE = frozenset({"callback_url"})

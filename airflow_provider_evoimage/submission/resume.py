@@ -10,11 +10,13 @@ The record lies in Airflow's task state store (Airflow 3.3 and later). Its life:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from airflow_provider_evoimage.submission.identity import RequestIdentity
+from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID
+from airflow_provider_evoimage.submission.identity import IDEMPOTENCY_KEY, RequestIdentity
 
 STATE_KEY = "evoimage"
 
@@ -59,10 +61,12 @@ class SubmissionRecord:
 
         People can edit the store in Airflow's UI, so nothing about it is taken for granted.
         """
-        if not isinstance(data, Mapping) or data.get("v") != 1 or data.get("phase") not in _PHASES:
+        if not isinstance(data, Mapping) or data.get("v") != 1:
             return None
         try:
-            evolink_task_id = data.get("evolink_task_id")
+            phase, evolink_task_id = data["phase"], data.get("evolink_task_id")
+            if phase not in _PHASES:
+                return None
             record = cls(
                 key=str(data["key"]),
                 fingerprint=str(data["fingerprint"]),
@@ -71,14 +75,22 @@ class SubmissionRecord:
                 conn_id=str(data["conn_id"]),
                 base_url=str(data["base_url"]),
                 posted_at=float(data["posted_at"]),
-                phase=data["phase"],
-                evolink_task_id=None if evolink_task_id is None else str(evolink_task_id),
+                phase=phase,
+                evolink_task_id=evolink_task_id if _is_id(evolink_task_id) else None,
                 retryable=bool(data.get("retryable", False)),
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        if record.evolink_task_id is not None:
+            return record
+        if not IDEMPOTENCY_KEY.fullmatch(record.key) or not math.isfinite(record.posted_at):
             return None
         # Every later phase has an id; without one it is as good as "submitting".
-        return record if record.evolink_task_id else replace(record, phase="submitting")
+        return replace(record, phase="submitting")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and EVOLINK_TASK_ID.fullmatch(value) is not None
 
 
 @dataclass(frozen=True)

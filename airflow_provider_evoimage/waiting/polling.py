@@ -28,7 +28,7 @@ GROWTH = 1.3
 JITTER_SHARE = 0.2
 # How long EvoLink may be unreadable before the wait ends.
 FAILURE_BUDGET_SECONDS = 600.0
-# A generation that was just accepted may not be readable everywhere at once.
+# A generation that was just accepted may not be readable everywhere at once, and one 404 may be a mistake.
 NOT_FOUND_GRACE_SECONDS = 60.0
 
 
@@ -97,7 +97,7 @@ class Wait:
         after = self if self.failing_since is not None else replace(self, failing_since=now)
         failing_for = now - (after.failing_since or now)
         if isinstance(error, GenerationNotFoundError):
-            if now - self.started >= NOT_FOUND_GRACE_SECONDS:
+            if failing_for >= NOT_FOUND_GRACE_SECONDS:
                 return after, End(ending="lost", reason="not found")
         elif isinstance(error, AuthenticationError):
             return after, End(ending="lost", reason="unauthorized")

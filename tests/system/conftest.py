@@ -26,12 +26,28 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory, simulator: str) -> Iterator[LocalAirflow]:
+def empty_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a simulated EvoLink that knows one key, whose account has no credits."""
+    arguments = ["--credits", "0", "--api-key", "right-key"]
+    with running_simulator(tmp_path_factory.mktemp("empty-account"), *arguments) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory, simulator: str, empty_account: str
+) -> Iterator[LocalAirflow]:
     """A healthy Airflow with the example DAGs and those of the system tests, its EvoLink simulated."""
+    connections = {
+        **simulator_connection(simulator),
+        "wrong_key": {"conn_type": "evoimage", "host": empty_account, "password": "wrong-key"},
+        "no_credit": {"conn_type": "evoimage", "host": empty_account, "password": "right-key"},
+        "unknown_host": {"conn_type": "evoimage", "host": "https://evolink.invalid", "password": "any-key"},
+    }
     with LocalAirflow(
         tmp_path_factory.mktemp("airflow"),
         dags=DAG_FOLDERS,
-        connections=simulator_connection(simulator),
+        connections=connections,
         env=FAST_TAKEOVER,
     ) as running:
         yield running

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from airflow_provider_evoimage.simulator.local_airflow import poll, session_processes
+from airflow_provider_evoimage.simulator.processes import poll, session_processes
 
 pytestmark = pytest.mark.system
 

@@ -9,12 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from airflow_provider_evoimage.simulator.local_airflow import (
-    LocalAirflow,
-    LocalAirflowError,
-    poll,
-    session_processes,
-)
+from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from airflow_provider_evoimage.simulator.processes import LocalAirflowError, poll, session_processes
 
 pytestmark = pytest.mark.system
 

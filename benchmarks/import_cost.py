@@ -1,0 +1,83 @@
+"""What importing our operators and sensor costs a DAG file, over `import airflow.sdk`, in fresh processes.
+
+    python benchmarks/import_cost.py [ROUNDS]
+
+Prints the modules added (and that none of the heavy ones is among them) and the milliseconds, median of rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+
+# What a DAG file must not load: image reading, servers, the plugin, the simulator.
+HEAVY = (
+    "PIL",
+    "starlette",
+    "uvicorn",
+    "fastapi",
+    "airflow_provider_evoimage.simulator",
+    "airflow_provider_evoimage.plugins",
+)
+
+_IN_A_FRESH_PROCESS = """
+import json, sys, time
+import airflow.sdk
+# Airflow's names are lazy; every DAG file uses these.
+from airflow.sdk import DAG, BaseOperator, BaseSensorOperator, BaseHook, ObjectStoragePath, task
+before = set(sys.modules)
+started = time.perf_counter()
+from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
+from airflow_provider_evoimage.sensors.generation import EvoImageGenerationSensor
+milliseconds = (time.perf_counter() - started) * 1000
+print(json.dumps({"milliseconds": milliseconds, "added": sorted(set(sys.modules) - before)}))
+"""
+
+
+@dataclass(frozen=True)
+class ImportCost:
+    """One measurement: milliseconds, and the modules that were not there before."""
+
+    milliseconds: float
+    added: tuple[str, ...]
+
+    @property
+    def heavy(self) -> list[str]:
+        """Modules among the added ones that a DAG file must not load."""
+        return [
+            name for name in self.added if any(name == top or name.startswith(f"{top}.") for top in HEAVY)
+        ]
+
+
+def measure() -> ImportCost:
+    """Import in a fresh process."""
+    finished = subprocess.run(
+        [sys.executable, "-c", _IN_A_FRESH_PROCESS], check=True, capture_output=True, text=True
+    )
+    answer = json.loads(finished.stdout.splitlines()[-1])
+    return ImportCost(answer["milliseconds"], tuple(answer["added"]))
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    costs = [measure() for _ in range(rounds)]
+    added = costs[0].added
+    own = [name for name in added if name.startswith("airflow_provider_evoimage")]
+    others = sorted({name.partition(".")[0] for name in added} - {"airflow_provider_evoimage"})
+    times = [cost.milliseconds for cost in costs]
+    print(
+        f"modules added    {len(added)}, {len(own)} of them of this provider; others of: {', '.join(others)}"
+    )
+    print(f"heavy among them {', '.join(costs[0].heavy) or 'none'}")
+    print(
+        f"milliseconds     {statistics.median(times):.1f} (median of {rounds}: {min(times):.1f} to {max(times):.1f})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The example DAGs on a real scheduler, worker and triggerer, started as the UI's Trigger button starts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from airflow_provider_evoimage.simulator.processes import poll
+
+pytestmark = pytest.mark.system
+
+#: DAG → images it saves, and their pixel size.
+EXAMPLES = {
+    "evoimage_quick_start": (4, (1024, 1024)),
+    "evoimage_daily_campaign": (3, (1536, 1024)),
+    "evoimage_submit_then_collect": (2, (1024, 1536)),
+}
+
+
+def paid(simulator: str) -> int:
+    return httpx.get(f"{simulator}/_simulator/counters", trust_env=False).json()["paid"]
+
+
+def ended_runs(airflow: LocalAirflow, dag_id: str) -> list[str]:
+    """Return all runs of a DAG, once all have ended: a scheduled DAG also starts one by itself."""
+
+    def look() -> list[str]:
+        runs = airflow.request("GET", f"/dags/{dag_id}/dagRuns").json()["dag_runs"]
+        return [run["dag_run_id"] for run in runs] if {run["state"] for run in runs} <= {"success"} else []
+
+    return poll(look, seconds=120, what=f"all runs of {dag_id} to succeed")
+
+
+def test_every_example_dag_is_found_and_none_breaks(airflow: LocalAirflow):
+    for dag_id in EXAMPLES:
+        poll(lambda dag_id=dag_id: airflow.has_dag(dag_id), seconds=60, what=f"{dag_id} to be found")
+    assert airflow.import_errors() == {}
+
+
+@pytest.mark.parametrize("dag_id", EXAMPLES)
+def test_example_dag_saves_what_it_paid_for(
+    dag_id: str, airflow: LocalAirflow, simulator: str, tmp_path: Path
+):
+    expected, pixels = EXAMPLES[dag_id]
+    before = paid(simulator)
+
+    run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
+    assert airflow.wait_for_run(dag_id, run_id, deadline=180) == "success"
+
+    images = sorted(tmp_path.rglob("*.png"))
+    assert len(images) == expected
+    assert {Image.open(path).size for path in images} == {pixels}
+    generations = 1 if dag_id == "evoimage_submit_then_collect" else expected
+    assert len(list(tmp_path.rglob("*.json"))) == generations
+    assert paid(simulator) - before == generations * len(ended_runs(airflow, dag_id))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_waiting_task_is_deferred_shows_its_id_and_holds_no_worker_process(
+    airflow: LocalAirflow, tmp_path: Path
+):
+    dag_id = "evoimage_quick_start"
+    # 400 simulated seconds at 20 times the speed.
+    conf = {"prompt": "A slow poster [[duration:400]]", "save_to": tmp_path.as_uri()}
+    run_id = airflow.run(dag_id, conf)
+
+    waiting = airflow.wait_for_state(dag_id, run_id, "generate", "deferred")
+    evolink_task_id = airflow.xcom(dag_id, run_id, "generate", key="evolink_task_id")
+    # The process that deferred takes a moment to end.
+    poll(lambda: not airflow.task_processes(waiting), seconds=10, what="the worker to be free")
+    assert airflow.task_instance(dag_id, run_id, "generate")["state"] == "deferred"
+    assert evolink_task_id.startswith("task-unified-")
+    assert airflow.wait_for_run(dag_id, run_id, deadline=120) == "success"
+    manifest = airflow.xcom(dag_id, run_id, "generate")
+    assert manifest["evolink_task_id"] == evolink_task_id
+
+    log = airflow.task_log(dag_id, run_id, "generate")
+    assert any(
+        line.startswith("Asking EvoLink for 1 × gpt-image-1.5, 1024x1024, quality low") for line in log
+    )
+    assert any(f"EvoLink task {evolink_task_id} is pending" in line for line in log)
+    assert any(f"EvoLink task {evolink_task_id}: processing." in line for line in log)
+    assert any("1 of 1 images" in line and "credits charged" in line for line in log)

@@ -1,0 +1,152 @@
+"""File names by a template: always inside the folder, always a name that every file system takes."""
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.storage.destination import (
+    MANY_GENERATIONS,
+    NAME_FIELDS,
+    ONE_GENERATION,
+    FileNames,
+)
+
+FIELDS: dict[str, str | int] = {
+    "dag_id": "campaign",
+    "run_id": "scheduled__2026-05-01",
+    "task_id": "group.draw",
+    "map_index": 3,
+    "map_suffix": "-3",
+    "item": 1,
+    "index": 0,
+    "ext": "png",
+    "evolink_task_id": "task-unified-1757156400-abcdefgh",
+    "model": "gpt-image-1.5",
+}
+
+
+def named(template: str, **changes: str | int) -> str:
+    return FileNames(template).name(FIELDS | changes)
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        (ONE_GENERATION, "campaign/scheduled__2026-05-01/group.draw-3-0.png"),
+        (MANY_GENERATIONS, "campaign/scheduled__2026-05-01/group.draw-3-1-0.png"),
+        ("{evolink_task_id}.{ext}", "task-unified-1757156400-abcdefgh.png"),
+        ("shoes/{model}/{index:03}.{ext}", "shoes/gpt-image-1.5/000.png"),
+        ("{map_index:>4}-{index}.{ext}", "   3-0.png"),
+        ("{{literal}}-{index}.{ext}", "{literal}-0.png"),
+        ("Schuhe größer ❤-{index}.{ext}", "Schuhe größer ❤-0.png"),
+        ("a//b/{index}.{ext}", "a/b/0.png"),
+    ],
+)
+def test_template_becomes_the_name(template: str, name: str) -> None:
+    assert named(template) == name
+
+
+def test_task_that_is_not_mapped_has_no_suffix() -> None:
+    assert named(ONE_GENERATION, map_suffix="", map_index=-1).endswith("/group.draw-0.png")
+
+
+def test_every_documented_field_can_be_used() -> None:
+    template = "-".join(f"{{{field}}}" for field in NAME_FIELDS)
+    assert named(template) == "-".join(str(FIELDS[field]) for field in NAME_FIELDS)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "../{index}.{ext}",
+        "a/../../{index}.{ext}",
+        "/etc/{index}.{ext}",
+        "a\\..\\{index}.{ext}",
+        "file:///etc/{index}.{ext}",
+        "s3://bucket/{index}.{ext}",
+        "{index.__class__}.{ext}",
+        "{dag_id[0]}.{ext}",
+        "{index!r}.{ext}",
+        "{0}.{ext}",
+        "{}.{ext}",
+        "{prompt}.{ext}",
+        "{index:{item}}.{ext}",
+        "{index:zz}.{ext}",
+        "{ext:d}",
+        "{index",
+        "index}",
+        "",
+        "   ",
+        "folder/",
+        "{map_suffix}",
+        "a\x00b-{index}.{ext}",
+    ],
+)
+def test_template_that_cannot_be_used_is_refused_before_anything_is_paid(template: str) -> None:
+    with pytest.raises(InvalidRequestError, match="filename_template") as refused:
+        FileNames(template)
+    assert refused.value.billed is False
+
+
+@pytest.mark.parametrize("value", ["..", ".", "", "...", "../../etc/passwd", "/etc/passwd", "C:\\x", "a/b"])
+@pytest.mark.parametrize("template", ["{dag_id}/{index}.{ext}", "x/{dag_id}/{dag_id}{map_suffix}-{index}.{ext}"])
+def test_values_cannot_leave_the_folder_or_make_new_ones(value: str, template: str) -> None:
+    parts = PurePosixPath(named(template, dag_id=value)).parts
+    assert len(parts) <= template.count("/") + 1
+    assert not {"..", ".", "/"} & set(parts)
+
+
+@pytest.mark.parametrize("unsafe", ['a:b*c?"d<e>f|g', "a\nb\tc", "a\x00b", "a b", "%2e%2e%2f", "\ud800", "a'b;c&d"])
+def test_unsafe_characters_do_not_reach_a_name(unsafe: str) -> None:
+    name = named("{run_id}-{index}.{ext}", run_id=unsafe)
+    assert not set(name) & set("/\\:*?\"<>|\n\t\x00 %';&\ud800")
+    assert name.endswith("-0.png")
+
+
+def test_letters_of_any_script_stay() -> None:
+    assert named("{dag_id}.{ext}", dag_id="кампания-größe-写真") == "кампания-größe-写真.png"
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "写", "𝒳"])
+def test_name_of_300_characters_is_shortened_in_its_middle(letter: str) -> None:
+    name = named(ONE_GENERATION, task_id=letter * 300)
+    last = name.rpartition("/")[2]
+    assert len(last.encode()) <= 200
+    assert last.startswith(letter)
+    assert last.endswith("-3-0.png")
+
+
+def test_index_and_extension_survive_shortening_so_names_stay_apart() -> None:
+    names = {named("{task_id}-{index}.{ext}", task_id="a" * 300, index=index) for index in range(10)}
+    assert len(names) == 10
+
+
+values = st.text(st.characters(codec=None), max_size=300)
+
+
+@given(
+    st.sampled_from([ONE_GENERATION, MANY_GENERATIONS, "{evolink_task_id}/{model}-{index}.{ext}", "{dag_id}.{ext}"]),
+    st.fixed_dictionaries({}, optional={name: values for name, value in FIELDS.items() if isinstance(value, str)}),
+)
+def test_any_values_give_a_name_inside_the_folder(template: str, changes: dict[str, Any]) -> None:
+    name = named(template, **changes)
+    parts = name.split("/")
+    assert name
+    assert all(part and part not in {".", ".."} and not part.startswith(".") for part in parts)
+    assert all(len(part.encode()) <= 255 for part in parts)
+    assert len(parts) <= template.count("/") + 1
+
+
+@given(st.text(max_size=60))
+def test_any_template_gives_a_relative_name_or_a_clear_refusal(template: str) -> None:
+    try:
+        name = named(template)
+    except InvalidRequestError:
+        return
+    assert name
+    assert not name.startswith("/")
+    assert ".." not in name.split("/")

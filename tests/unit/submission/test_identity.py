@@ -1,0 +1,290 @@
+"""Which changes make another request, and which do not: the key is what stands between a retry and a second bill."""
+
+import inspect
+import re
+from dataclasses import fields, replace
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.submission.identity import RequestIdentity, fingerprint, unsigned
+from airflow_provider_evoimage.submission.submit import identity_of
+
+VALID_KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
+REFERENCE = "https://bucket.example.com/photos/shoe.png"
+
+# Any text at all, lone surrogates among it: ids come from people's DAGs.
+anything = st.text(st.characters(codec=None), max_size=300)
+
+IDENTITY = RequestIdentity(
+    namespace="",
+    dag_id="campaign",
+    run_id="scheduled__2026-05-01",
+    task_id="draw",
+    map_index=-1,
+    epoch=2,
+    fingerprint="f" * 64,
+)
+
+identities = st.builds(
+    RequestIdentity,
+    namespace=anything,
+    dag_id=anything,
+    run_id=anything,
+    task_id=anything,
+    map_index=st.integers(-1, 10**6),
+    epoch=st.integers(0, 10**6),
+    fingerprint=st.text("0123456789abcdef", min_size=64, max_size=64),
+    occurrence=st.integers(0, 10**6),
+    sequence=st.integers(0, 10**6),
+)
+
+requests = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(["gpt-image-1", "gpt-image-1.5", "some-new-model"]),
+        "prompt": st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip),
+    },
+    optional={
+        "size": st.sampled_from(["1:1", "1024x1024", "1024x1536"]),
+        "quality": st.sampled_from(["low", "medium", "high"]),
+        "n": st.integers(1, 10),
+        "image_urls": st.lists(st.just(REFERENCE) | st.just(f"{REFERENCE}?versionId=7"), max_size=3),
+        "extra_body": st.fixed_dictionaries({"seed": st.integers(), "style": st.lists(st.booleans())}),
+    },
+)
+
+
+def built(**changes: Any) -> ImageRequest:
+    return ImageRequest.build(
+        **{
+            "model": "gpt-image-1.5",
+            "prompt": "a red fox",
+            "size": "1024x1024",
+            "quality": "low",
+            "n": 1,
+            "image_urls": [REFERENCE],
+            "extra_body": {"seed": 1},
+        }
+        | changes
+    )
+
+
+@given(identities)
+def test_same_request_has_the_same_key_on_every_try(identity: RequestIdentity) -> None:
+    again = RequestIdentity(**{field.name: getattr(identity, field.name) for field in fields(identity)})
+    assert again.idempotency_key == identity.idempotency_key
+
+
+@given(identities)
+def test_key_is_always_what_evolink_accepts(identity: RequestIdentity) -> None:
+    assert VALID_KEY.fullmatch(identity.idempotency_key)
+
+
+@given(identities, identities)
+def test_two_different_requests_never_share_a_key(one: RequestIdentity, other: RequestIdentity) -> None:
+    assert (one == other) == (one.idempotency_key == other.idempotency_key)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": 3},
+        {"sequence": 1},
+        {"occurrence": 1},
+        {"map_index": 0},
+        {"run_id": "scheduled__2026-05-02"},
+        {"dag_id": "campaign2"},
+        {"task_id": "draw_again"},
+        {"namespace": "staging"},
+        {"fingerprint": "e" * 64},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_each_part_of_the_identity_makes_another_key(change: dict[str, Any]) -> None:
+    assert replace(IDENTITY, **change).idempotency_key != IDENTITY.idempotency_key
+
+
+def test_parts_cannot_run_into_one_another() -> None:
+    one = replace(IDENTITY, dag_id="a", run_id="bc")
+    other = replace(IDENTITY, dag_id="ab", run_id="c")
+    assert one.idempotency_key != other.idempotency_key
+
+
+def test_key_tells_a_reader_where_it_comes_from() -> None:
+    assert IDENTITY.idempotency_key.startswith("airflow-evoimage-")
+
+
+def test_api_key_try_number_and_host_have_no_place_in_the_identity() -> None:
+    names = {field.name for field in fields(RequestIdentity)}
+    assert names == {
+        "namespace",
+        "dag_id",
+        "run_id",
+        "task_id",
+        "map_index",
+        "epoch",
+        "fingerprint",
+        "occurrence",
+        "sequence",
+    }
+    assert set(inspect.signature(fingerprint).parameters) == {"request"}
+
+
+@given(st.integers(1, 50), st.integers(1, 50))
+def test_try_number_of_a_task_instance_does_not_change_its_key(one: int, other: int) -> None:
+    assert _key_of_try(one) == _key_of_try(other)
+
+
+def _key_of_try(number: int) -> str:
+    class TaskInstance:
+        dag_id, run_id, task_id, map_index, max_tries = "campaign", "run", "draw", -1, 3
+        try_number = number
+
+    identity = identity_of({"ti": TaskInstance()}, namespace="", fingerprint="f" * 64)
+    return identity.idempotency_key
+
+
+@given(requests)
+def test_same_fields_have_the_same_fingerprint(given_fields: dict[str, Any]) -> None:
+    backwards = dict(reversed(given_fields.items()))
+    assert fingerprint(ImageRequest.build(**given_fields)) == fingerprint(ImageRequest.build(**backwards))
+
+
+@given(requests, requests)
+def test_requests_share_a_fingerprint_only_when_their_bodies_agree(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    first, second = ImageRequest.build(**one), ImageRequest.build(**other)
+    assert (first.body() == second.body()) == (fingerprint(first) == fingerprint(second))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "a red fox "},
+        {"prompt": "a blue fox"},
+        {"model": "gpt-image-1"},
+        {"size": "1024x1536"},
+        {"quality": "high"},
+        {"n": 2},
+        {"image_urls": [REFERENCE, REFERENCE]},
+        {"image_urls": []},
+        {"image_urls": ["https://bucket.example.com/photos/boot.png"]},
+        {"image_urls": [f"{REFERENCE}?versionId=2"]},
+        {"extra_body": {"seed": 2}},
+        {"extra_body": {"seed": "1"}},
+        {"extra_body": {}},
+    ],
+    ids=str,
+)
+def test_billable_change_makes_another_fingerprint(change: dict[str, Any]) -> None:
+    assert fingerprint(built(**change)) != fingerprint(built())
+
+
+def test_order_of_references_counts_because_models_read_it() -> None:
+    one, other = REFERENCE, "https://bucket.example.com/photos/boot.png"
+    assert fingerprint(built(image_urls=[one, other])) != fingerprint(built(image_urls=[other, one]))
+
+
+@pytest.mark.parametrize("callback", ["https://hooks.example.com/a", "https://hooks.example.com/b?token=1"])
+def test_callback_url_is_no_other_request(callback: str) -> None:
+    assert fingerprint(built(callback_url=callback)) == fingerprint(built())
+
+
+def test_documented_default_is_the_same_request_as_writing_it_out() -> None:
+    written = ImageRequest.build(
+        model="gpt-image-1.5", prompt="a fox", size="1024x1024", quality="high", n=1
+    )
+    assert fingerprint(written) == fingerprint(ImageRequest.build(model="gpt-image-1.5", prompt="a fox"))
+
+
+def signed_by_aws(at: str) -> dict[str, str]:
+    return {
+        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+        "X-Amz-Credential": f"AKIA/{at}/eu-west-1/s3/aws4_request",
+        "X-Amz-Date": at,
+        "X-Amz-Expires": "3600",
+        "X-Amz-SignedHeaders": "host",
+        "X-Amz-Security-Token": f"token{at}",
+        "X-Amz-Signature": f"abc{at}",
+    }
+
+
+def signed_by_old_aws(at: str) -> dict[str, str]:
+    return {"AWSAccessKeyId": f"AKIA{at}", "Signature": f"abc{at}=", "Expires": at}
+
+
+def signed_by_google(at: str) -> dict[str, str]:
+    return {
+        "X-Goog-Algorithm": "GOOG4-RSA-SHA256",
+        "X-Goog-Credential": f"robot/{at}",
+        "X-Goog-Date": at,
+        "X-Goog-Expires": "600",
+        "X-Goog-SignedHeaders": "host",
+        "X-Goog-Signature": f"abc{at}",
+    }
+
+
+def signed_by_old_google(at: str) -> dict[str, str]:
+    return {"GoogleAccessId": f"robot{at}", "Expires": at, "Signature": f"a+b/{at}"}
+
+
+def signed_by_azure(at: str) -> dict[str, str]:
+    return {
+        "sv": "2024-11-04",
+        "st": at,
+        "se": f"{at}0",
+        "sr": "b",
+        "sp": "r",
+        "spr": "https",
+        "skoid": f"o{at}",
+        "sktid": "t",
+        "skt": at,
+        "ske": f"{at}1",
+        "sks": "b",
+        "skv": "2024-11-04",
+        "sig": f"abc%{at}",
+    }
+
+
+def signed_by_cloudfront(at: str) -> dict[str, str]:
+    return {"Expires": at, "Signature": f"abc{at}", "Key-Pair-Id": f"K{at}", "Policy": f"p{at}"}
+
+
+SIGNERS = [
+    signed_by_aws,
+    signed_by_old_aws,
+    signed_by_google,
+    signed_by_old_google,
+    signed_by_azure,
+    signed_by_cloudfront,
+]
+
+
+@pytest.mark.parametrize("sign", SIGNERS)
+@given(one=st.integers(10**9, 10**10), other=st.integers(10**9, 10**10))
+def test_signing_a_reference_anew_is_no_other_request(sign: Any, one: int, other: int) -> None:
+    first = f"{REFERENCE}?versionId=7&{urlencode(sign(str(one)))}"
+    second = f"{REFERENCE}?{urlencode(sign(str(other)))}&versionId=7"
+    assert fingerprint(built(image_urls=[first])) == fingerprint(built(image_urls=[second]))
+
+
+@pytest.mark.parametrize("sign", SIGNERS)
+def test_signature_does_not_hide_which_object_is_meant(sign: Any) -> None:
+    query = urlencode(sign("1"))
+    one, other = f"{REFERENCE}?versionId=7&{query}", f"{REFERENCE}?versionId=8&{query}"
+    assert fingerprint(built(image_urls=[one])) != fingerprint(built(image_urls=[other]))
+
+
+@pytest.mark.parametrize("sign", SIGNERS)
+def test_nothing_of_a_signature_is_left(sign: Any) -> None:
+    assert unsigned(f"{REFERENCE}?{urlencode(sign('1757156400'))}") == REFERENCE
+
+
+@pytest.mark.parametrize("query", ["expires=1", "policy=blue", "se=1&st=2", "sv=3", "page=2&sort=sp"])
+def test_parameters_of_unsigned_urls_count_whatever_their_names(query: str) -> None:
+    assert unsigned(f"{REFERENCE}?{query}") == f"{REFERENCE}?{query}"
