@@ -185,7 +185,7 @@ def http_error(
     if said.code == _STILL_SUBMITTING:
         billed = None
     return kind(
-        f"EvoLink answered HTTP {status}{_detail(said)} when asked {asking}.",
+        f"EvoLink answered HTTP {status}{_detail(said, status)} when asked {asking}.",
         evolink_task_id=evolink_task_id,
         billed=billed,
         on_retry=None if evolink_task_id is None else _on_retry_of_a_read(kind),
@@ -285,8 +285,9 @@ def _seconds_before_another(code: str) -> float | None:
     return RETRYABLE_FAILURES.get("service_unavailable" if code.startswith("channel_") else code)
 
 
-def _detail(said: ErrorBody) -> str:
-    parts = [f" {said.code}"] if said.code else []
+def _detail(said: ErrorBody, status: int) -> str:
+    # Older gateways repeat the status as the code.
+    parts = [f" {said.code}"] if said.code and said.code != str(status) else []
     if said.param:
         parts.append(f" (param {said.param})")
     if said.message:

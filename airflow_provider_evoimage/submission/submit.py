@@ -14,6 +14,7 @@ from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     EvoLinkApiError,
     EvoLinkUnreachableError,
+    IdempotencyConflictError,
     UnreadableAnswerError,
     UnrepeatableSubmissionError,
 )
@@ -42,6 +43,9 @@ class StateStore(Protocol):
 
     def set(self, key: str, value: Any) -> None:
         """Keep a value under a key."""
+
+    def delete(self, key: str) -> None:
+        """Forget the value under a key."""
 
 
 class RecordKeeper:
@@ -93,6 +97,18 @@ class RecordKeeper:
                     on_retry="Nothing was submitted; a retry tries again.",
                 ) from error
             self._log.warning("The record of this submission cannot be written (%s); going on.", error)
+
+    def take_back(self, earlier: SubmissionRecord | None) -> None:
+        """Put the record back to what it was before a submission that EvoLink certainly refused."""
+        if self._store is None:
+            return
+        try:
+            if earlier is None:
+                self._store.delete(STATE_KEY)
+            else:
+                self._store.set(STATE_KEY, earlier.to_json())
+        except Exception as error:
+            self._log.warning("The record of the refused submission cannot be taken back: %s", error)
 
     def mark(self, phase: Phase, generation: Generation) -> None:
         """Record how far this generation has come."""
@@ -171,7 +187,13 @@ class Submission:
         sequence, key = decision.sequence, decision.key
         while True:
             record = self._about_to_post(key, sequence)
-            submitted = self._hook.submit(request, key, submit_timeout=self._submit_timeout)
+            try:
+                submitted = self._hook.submit(request, key, submit_timeout=self._submit_timeout)
+            except EvoImageError as error:
+                # A conflict says that an earlier submission was accepted.
+                if error.billed is False and not isinstance(error, IdempotencyConflictError):
+                    self._keeper.take_back(self._record)
+                raise
             generation = submitted.generation
             self._keeper.keep(replace(record, phase="submitted", evolink_task_id=generation.evolink_task_id))
             if not submitted.replayed:

@@ -19,6 +19,11 @@ from airflow_provider_evoimage.waiting.polling import End, Ending, Wait
 # Looks that are due within this many seconds share one request.
 SHARED_LOOK_SECONDS = 0.5
 
+# A worker may report the process that deferred up to [workers] min_heartbeat_interval (5 s) late. When the event
+# has queued the task again by then, the scheduler takes the report for the new leg and fails the task ("finished
+# with state success, but the task instance's state attribute is queued"; seen with LocalExecutor on 3.3.2).
+EARLIEST_EVENT_SECONDS = 6.0
+
 
 class EvoImageGenerationTrigger(BaseTrigger):
     """Waits until every generation has ended, then sends one event, see ``waiting.event``.
@@ -67,6 +72,7 @@ class EvoImageGenerationTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield exactly one event, whatever happens."""
+        started = time.time()
         try:
             event = await self._wait()
         except Exception as error:
@@ -77,6 +83,8 @@ class EvoImageGenerationTrigger(BaseTrigger):
                 endings={task: self._endings.get(task, "lost") for task in self.evolink_task_ids},
                 reason=reason,
             )
+        if self.task_instance is not None:  # It is None where no worker reports: in dag.test().
+            await asyncio.sleep(max(0.0, started + EARLIEST_EVENT_SECONDS - time.time()))
         # After the event Airflow cancels the trigger, which must not look like a user's action in on_kill.
         self._has_ended = True
         yield TriggerEvent(event.to_json())
@@ -88,15 +96,16 @@ class EvoImageGenerationTrigger(BaseTrigger):
         """
         if self._has_ended:
             return
-        for evolink_task_id, wait in self._waits.items():
+        for evolink_task_id in self.evolink_task_ids:
             if evolink_task_id not in self._endings:
+                wait = self._waits.get(evolink_task_id)
                 self.log.warning(
                     "No longer waiting for EvoLink task %s, last seen %s%s. EvoLink cannot cancel it: it goes on "
                     "and is billed when it completes. If the task was cleared, the next try goes on with it "
                     "(on_clear='auto'); else collect its images with EvoImageSaveOperator within 24 hours.",
                     evolink_task_id,
-                    wait.status,
-                    "" if wait.progress is None else f" at {wait.progress:.0f} %",
+                    "pending" if wait is None else wait.status,
+                    "" if wait is None or wait.progress is None else f" at {wait.progress:.0f} %",
                 )
 
     async def _wait(self) -> WaitEvent:

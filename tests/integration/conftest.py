@@ -8,7 +8,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +21,10 @@ import pytest
 import tenacity
 import tenacity.nap
 from structlog.testing import capture_logs
-from task_driver import CONNECTION, StateStore, connection
+from task_driver import API_KEY, CONNECTION, StateStore, connection
 
+from airflow_provider_evoimage.client import Account, EvoLinkClient
+from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.simulator import SimulatorServer
 
 
@@ -112,6 +115,19 @@ def airflow_connection(evolink: SimulatorServer, monkeypatch: pytest.MonkeyPatch
 
     connect()
     return connect
+
+
+@pytest.fixture
+def submitted(evolink: SimulatorServer) -> Callable[..., str]:
+    """Have a generation made by somebody else: returns its id."""
+
+    def submit(prompt: str = "a red fox", **fields: Any) -> str:
+        request = ImageRequest.build(model="gpt-image-1.5", prompt=prompt, quality="low", **fields)
+        with EvoLinkClient(Account(base_url=evolink.url, api_key=API_KEY)) as client:
+            key = f"somebody-elses-{uuid.uuid4()}"
+            return client.submit(request, key).generation.evolink_task_id
+
+    return submit
 
 
 @pytest.fixture

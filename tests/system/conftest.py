@@ -34,12 +34,19 @@ def empty_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def canary_key() -> str:
+    """An API key with characters that every encoding treats in its own way."""
+    return "sk-canary/7+Q=&%40?#~:tail-9f3b"
+
+
+@pytest.fixture(scope="session")
 def airflow(
-    tmp_path_factory: pytest.TempPathFactory, simulator: str, empty_account: str
+    tmp_path_factory: pytest.TempPathFactory, simulator: str, empty_account: str, canary_key: str
 ) -> Iterator[LocalAirflow]:
     """A healthy Airflow with the example DAGs and those of the system tests, its EvoLink simulated."""
     connections = {
         **simulator_connection(simulator),
+        "canary": {"conn_type": "evoimage", "host": simulator, "password": canary_key},
         "wrong_key": {"conn_type": "evoimage", "host": empty_account, "password": "wrong-key"},
         "no_credit": {"conn_type": "evoimage", "host": empty_account, "password": "right-key"},
         "unknown_host": {"conn_type": "evoimage", "host": "https://evolink.invalid", "password": "any-key"},

@@ -220,8 +220,14 @@ def test_every_shape_of_body_tells_its_code_and_message(body, code, words):
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, AuthenticationError), (402, InsufficientCreditsError), (403, AccessDeniedError)]
-    + [(429, RateLimitError), (400, RequestRefusedError), (500, EvoLinkUnavailableError)],
+    [
+        (401, AuthenticationError),
+        (402, InsufficientCreditsError),
+        (403, AccessDeniedError),
+        (429, RateLimitError),
+        (400, RequestRefusedError),
+        (500, EvoLinkUnavailableError),
+    ],
 )
 def test_integer_code_leaves_the_decision_to_the_status(status, kind):
     error = on_submission(status, {"error": {"code": status, "message": "m", "type": "", "param": ""}})
@@ -340,7 +346,13 @@ def test_retry_after_header_goes_before_the_words():
 
 def test_error_body_that_is_nothing_reads_as_nothing():
     said = ErrorBody.read(b"{}")
-    assert (said.code, said.message, said.param, said.request_id, said.suggestion) == (None, "", None, None, None)
+    assert (said.code, said.message, said.param, said.request_id, said.suggestion) == (
+        None,
+        "",
+        None,
+        None,
+        None,
+    )
 
 
 # Failed generations

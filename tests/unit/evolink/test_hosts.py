@@ -109,7 +109,17 @@ INTERNAL = [
     *("localhost", "LOCALHOST", "localhost.", "app.localhost", "printer.local", "db.internal", "nas.lan"),
     *("box.home.arpa", "127.0.0.1", "127.1", "127.255.255.255", "0x7f000001", "2130706433", "017700000001"),
     *("0.0.0.0", "0", "10.0.0.1", "10.1", "172.16.0.1", "172.31.255.255", "192.168.0.1", "169.254.169.254"),
-    *("100.64.0.1", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "[::1]", "fe80::1"),
+    *(
+        "100.64.0.1",
+        "198.18.0.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "[::1]",
+        "fe80::1",
+    ),
     *("fe80::1%eth0", "fc00::1", "fd12:3456::1", "ff02::1", "::ffff:10.0.0.1", "::ffff:127.0.0.1"),
     *("[::ffff:7f00:1]", "2001:db8::1"),
 ]
@@ -132,8 +142,18 @@ def test_host_that_may_be_public_is_not_internal(host):
 
 @pytest.mark.parametrize(
     ("host", "is_loopback"),
-    [("localhost", True), ("x.localhost", True), ("127.0.0.1", True), ("127.9", True), ("::1", True)]
-    + [("[::1]", True), ("10.0.0.1", False), ("0.0.0.0", False), ("printer.local", False), ("", False)],
+    [
+        ("localhost", True),
+        ("x.localhost", True),
+        ("127.0.0.1", True),
+        ("127.9", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("10.0.0.1", False),
+        ("0.0.0.0", False),
+        ("printer.local", False),
+        ("", False),
+    ],
 )
 def test_only_this_machine_is_loopback(host, is_loopback):
     assert is_loopback_host(host) is is_loopback

@@ -1,0 +1,499 @@
+"""From paid generations to files: complete or absent, fetched once, named with the id when they cannot be had."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FakeTime
+from PIL import Image
+from task_driver import Killed, TaskRun, generate, save
+
+from airflow_provider_evoimage.exceptions import (
+    DownloadError,
+    EvoImageError,
+    FileExistsAtDestinationError,
+    GenerationCancelledError,
+    GenerationNotFoundError,
+    GenerationRefusedError,
+    GenerationUnfinishedError,
+    InvalidRequestError,
+    LinkExpiredError,
+    NoImagesError,
+    NotAnImageError,
+)
+from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.storage import download
+from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.storage.saver import ImageSaver
+
+pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
+
+Submit = Callable[..., str]
+UNKNOWN = "task-unified-1-abcdefgh"
+
+
+@pytest.fixture
+def finished(submitted: Submit, evolink: SimulatorServer) -> Submit:
+    """Have a generation made by somebody else, and let it end."""
+
+    def finish(prompt: str = "a red fox", **fields: Any) -> str:
+        task = submitted(prompt, **fields)
+        evolink.state.clock.advance(600)
+        evolink.state.settle()
+        return task
+
+    return finish
+
+
+@pytest.fixture(autouse=True)
+def key_never_reaches_the_file_host(evolink: SimulatorServer) -> Any:
+    yield
+    assert evolink.state.counters.downloads_with_auth == 0
+
+
+def saving(generation: Any, folder: Path, **arguments: Any) -> Any:
+    return TaskRun(save(generation, folder, **arguments), task_id="save").run()
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def path_of(image: dict[str, Any]) -> Path:
+    return Path(image["path"].removeprefix("file://"))
+
+
+# What can be named
+
+
+def test_manifest_tells_where_each_image_is_and_what_it_is(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer
+) -> None:
+    manifest = saving(finished(n=2), tmp_path)
+    assert files_in(tmp_path) == [
+        "campaign/scheduled__2026-05-01/save-0.json",
+        "campaign/scheduled__2026-05-01/save-0.png",
+        "campaign/scheduled__2026-05-01/save-1.png",
+    ]
+    for index, image in enumerate(manifest["images"]):
+        content = path_of(image).read_bytes()
+        assert image["index"] == index
+        assert image["sha256"] == hashlib.sha256(content).hexdigest()
+        assert image["bytes"] == len(content)
+        assert image["content_type"] == "image/png"
+        assert (image["width"], image["height"]) == Image.open(path_of(image)).size
+    assert evolink.state.counters.downloads == 2
+
+
+def named_by_id(task: str) -> Any:
+    return task
+
+
+def named_by_manifest(task: str) -> Any:
+    return {"v": 1, "evolink_task_id": task, "asked": 1, "images": []}
+
+
+@pytest.mark.parametrize("name", [named_by_id, named_by_manifest])
+def test_one_generation_gives_one_manifest(finished: Submit, tmp_path: Path, name: Any) -> None:
+    task = finished()
+    manifest = saving(name(task), tmp_path)
+    assert manifest["evolink_task_id"] == task
+    assert path_of(manifest["images"][0]).name == "save-0.png"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda tasks: tasks,
+        lambda tasks: [named_by_manifest(task) for task in tasks],
+        lambda tasks: [[named_by_manifest(task)] for task in tasks],
+        tuple,
+        iter,
+    ],
+    ids=["ids", "manifests", "mapped", "tuple", "lazy"],
+)
+def test_several_generations_give_a_list_in_order(finished: Submit, tmp_path: Path, name: Any) -> None:
+    tasks = [finished(f"a red fox {number}") for number in range(3)]
+    manifests = TaskRun(save(name(tasks), tmp_path), task_id="save").run()
+    assert [manifest["evolink_task_id"] for manifest in manifests] == tasks
+    assert [path_of(manifest["images"][0]).name for manifest in manifests] == [
+        "save-0-0.png",
+        "save-1-0.png",
+        "save-2-0.png",
+    ]
+
+
+def test_generate_and_save_fit_together(tmp_path: Path, evolink: SimulatorServer) -> None:
+    made = TaskRun(generate(n=2)).run()
+    manifest = saving(made, tmp_path)
+    assert manifest["request"] == made["request"]
+    assert manifest["asked"] == manifest["made"] == 2
+    assert manifest["made_by"]["task_id"] == "save"
+    assert evolink.state.counters.submissions == 1
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_generate_saves_as_soon_as_the_images_exist(
+    tmp_path: Path, evolink: SimulatorServer, deferrable: bool
+) -> None:
+    manifest = TaskRun(generate(save_to=f"file://{tmp_path}", deferrable=deferrable, n=2)).run()
+    assert [path_of(image).name for image in manifest["images"]] == ["draw-0.png", "draw-1.png"]
+    assert all(path_of(image).exists() for image in manifest["images"])
+    assert evolink.state.counters.downloads == 2
+
+
+def test_mapped_tasks_do_not_share_names(finished: Submit, tmp_path: Path) -> None:
+    for index in range(3):
+        TaskRun(save(finished(f"a fox {index}"), tmp_path), task_id="save", map_index=index).run()
+    assert len([name for name in files_in(tmp_path) if name.endswith(".png")]) == 3
+
+
+def test_links_of_the_manifest_are_read_anew_and_never_taken_from_an_xcom(
+    finished: Submit, tmp_path: Path
+) -> None:
+    given = named_by_manifest(finished()) | {"images": [{"index": 0, "url": "http://169.254.169.254/"}]}
+    manifest = saving(given, tmp_path)
+    assert "169.254" not in json.dumps(manifest)
+
+
+# What is not there to save
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda finished, submitted: submitted("a red fox [[never]]"), GenerationUnfinishedError),
+        (lambda finished, submitted: finished("a red fox [[fail:service_error]]"), GenerationRefusedError),
+        (lambda finished, submitted: finished("a red fox [[cancelled]]"), GenerationCancelledError),
+        (lambda finished, submitted: finished("a red fox [[results:0]]"), NoImagesError),
+        (lambda finished, submitted: UNKNOWN, GenerationNotFoundError),
+    ],
+    ids=["unfinished", "failed", "cancelled", "empty", "unknown"],
+)
+def test_what_cannot_be_saved_is_named_after_the_others_are_saved(
+    finished: Submit, submitted: Submit, tmp_path: Path, make: Any, kind: type[EvoImageError]
+) -> None:
+    first, bad, last = finished("one"), make(finished, submitted), finished("two")
+    with pytest.raises(kind, match="1 of 3 generations") as failed:
+        saving([first, bad, last], tmp_path)
+    assert bad in str(failed.value)
+    assert not failed.value.retryable
+    assert len([name for name in files_in(tmp_path) if name.endswith(".png")]) == 2
+    with pytest.raises(kind, match=bad):
+        saving(bad, tmp_path)
+
+
+@pytest.mark.parametrize("generation", [None, [], "None", [None], 7, {"images": []}], ids=repr)
+def test_output_of_a_skipped_task_is_refused_in_words(generation: Any, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="generation|not the id|does not know"):
+        saving(generation, tmp_path)
+
+
+def test_several_generations_that_collide_are_refused_before_any_download(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer
+) -> None:
+    tasks = [finished("one"), finished("two")]
+    with pytest.raises(InvalidRequestError, match=r"the same name.*\{item\}"):
+        saving(tasks, tmp_path, filename_template="{dag_id}-{index}.{ext}")
+    assert evolink.state.counters.downloads == 0
+    assert files_in(tmp_path) == []
+
+
+def test_names_that_differ_only_in_case_collide_too(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer
+) -> None:
+    with pytest.raises(InvalidRequestError):
+        saving(finished(n=2), tmp_path, filename_template="{dag_id}.{ext}")
+    assert evolink.state.counters.downloads == 0
+
+
+# What lies there already
+
+
+def test_overwrite_replaces_the_files_of_another_generation(finished: Submit, tmp_path: Path) -> None:
+    saving(finished("one"), tmp_path)
+    manifest = saving(finished("two"), tmp_path)
+    assert hashlib.sha256(path_of(manifest["images"][0]).read_bytes()).hexdigest() == manifest["images"][0]["sha256"]
+    sidecar = json.loads(path_of(manifest["images"][0]).with_suffix(".json").read_text())
+    assert sidecar["evolink_task_id"] == manifest["evolink_task_id"]
+
+
+def test_skip_keeps_what_is_there_and_fetches_nothing(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer
+) -> None:
+    first = saving(finished("one"), tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)}
+    downloads = evolink.state.counters.downloads
+    manifest = saving(finished("two"), tmp_path, if_exists="skip")
+    assert evolink.state.counters.downloads == downloads
+    assert {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)} == before
+    # It describes the file that is there.
+    assert manifest["images"][0]["sha256"] == first["images"][0]["sha256"]
+
+
+def test_error_touches_nothing(finished: Submit, tmp_path: Path, evolink: SimulatorServer) -> None:
+    saving(finished("one"), tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)}
+    downloads = evolink.state.counters.downloads
+    with pytest.raises(FileExistsAtDestinationError, match=r"save-0\.png") as failed:
+        saving(finished("two"), tmp_path, if_exists="error")
+    assert not failed.value.retryable
+    assert {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)} == before
+    assert evolink.state.counters.downloads == downloads
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "skip", "error"])
+def test_saving_the_same_generation_again_fetches_nothing(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer, if_exists: str
+) -> None:
+    task = finished(n=3)
+    first = saving(task, tmp_path, if_exists=if_exists)
+    assert saving(task, tmp_path, if_exists=if_exists) == first
+    assert evolink.state.counters.downloads == 3
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"half")], ids=["gone", "changed"])
+def test_file_that_is_gone_or_changed_is_fetched_again(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer, harm: Any
+) -> None:
+    task = finished(n=3)
+    first = saving(task, tmp_path)
+    harm(path_of(first["images"][1]))
+    assert saving(task, tmp_path) == first
+    assert evolink.state.counters.downloads == 4
+
+
+# A worker that dies while it saves
+
+
+def killed_at_publication(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the worker die when it is about to bring its n-th file to its place."""
+    publish = Destination.publish
+    published = []
+
+    def doomed(destination: Destination, *arguments: Any) -> str:
+        published.append(arguments)
+        if len(published) >= number:
+            raise Killed
+        return publish(destination, *arguments)
+
+    monkeypatch.setattr(Destination, "publish", doomed)
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "skip", "error"])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_retry_after_a_kill_in_mid_save_fetches_only_what_is_missing(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer, number: int, if_exists: str
+) -> None:
+    task = finished(n=4)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        killed_at_publication(number, patch)
+        saving(task, tmp_path, parallel=1, if_exists=if_exists)
+    there = [name for name in files_in(tmp_path) if name.endswith(".png")]
+    assert not [name for name in files_in(tmp_path) if name.endswith(".part")]
+    before = evolink.state.counters.downloads
+    manifest = saving(task, tmp_path, if_exists=if_exists)
+    assert evolink.state.counters.downloads - before == 4 - len(there)
+    for image in manifest["images"]:
+        assert hashlib.sha256(path_of(image).read_bytes()).hexdigest() == image["sha256"]
+
+
+def test_retry_after_a_kill_between_generations_leaves_the_finished_ones_alone(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [finished(f"fox {number}") for number in range(4)]
+    finish = ImageSaver._finish
+    done: list[Any] = []
+
+    def doomed(saver: ImageSaver, *arguments: Any) -> Any:
+        if len(done) == 2:
+            raise Killed
+        done.append(arguments)
+        return finish(saver, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ImageSaver, "_finish", doomed)
+        saving(tasks, tmp_path)
+    before = evolink.state.counters.downloads
+    assert len(saving(tasks, tmp_path)) == 4
+    assert evolink.state.counters.downloads - before <= 2
+
+
+# Downloads that go wrong
+
+
+@pytest.mark.parametrize("word", ["short", "cut", "503"])
+def test_passing_trouble_of_a_download_is_outlasted(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer, word: str
+) -> None:
+    manifest = saving(finished(f"a red fox [[download:{word} times=2]]"), tmp_path)
+    assert path_of(manifest["images"][0]).stat().st_size == manifest["images"][0]["bytes"]
+    assert evolink.state.counters.downloads == 3
+
+
+@pytest.mark.parametrize("word", ["short", "cut", "503"])
+def test_download_that_keeps_failing_leaves_no_file_and_a_retry_gets_it(
+    finished: Submit, tmp_path: Path, word: str
+) -> None:
+    task = finished(f"a red fox [[download:{word} times=3]]")
+    with pytest.raises(DownloadError, match="submits nothing") as failed:
+        saving(task, tmp_path)
+    assert failed.value.retryable
+    assert failed.value.evolink_task_id == task
+    assert failed.value.billed is True
+    assert files_in(tmp_path) == []
+    saving(task, tmp_path)
+
+
+def test_web_page_instead_of_an_image_is_no_file(finished: Submit, tmp_path: Path) -> None:
+    task = finished("a red fox [[download:html]]")
+    with pytest.raises(NotAnImageError, match="web page") as failed:
+        saving(task, tmp_path)
+    assert failed.value.evolink_task_id == task
+    assert files_in(tmp_path) == []
+
+
+def test_type_comes_from_the_bytes_whatever_the_host_says(finished: Submit, tmp_path: Path) -> None:
+    one = saving(finished("a red fox [[download:jpeg]]"), tmp_path / "jpeg")
+    other = saving(finished("a red fox [[download:octet]]"), tmp_path / "octet")
+    assert (path_of(one["images"][0]).suffix, one["images"][0]["content_type"]) == (".jpg", "image/jpeg")
+    assert (path_of(other["images"][0]).suffix, other["images"][0]["content_type"]) == (".png", "image/png")
+
+
+def test_slow_download_is_given_up_in_time(
+    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "MAX_DOWNLOAD_SECONDS", 0.1)
+    monkeypatch.setattr(download, "DOWNLOAD_ATTEMPTS", 1)
+    with pytest.raises(DownloadError, match="not done within"):
+        saving(finished("a red fox [[download:slow seconds=1]]"), tmp_path)
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("limit", [100, 0])
+def test_too_large_a_result_is_not_taken(
+    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(download, "MAX_IMAGE_BYTES", limit)
+    with pytest.raises(DownloadError, match="bytes"):
+        saving(finished(), tmp_path)
+    assert files_in(tmp_path) == []
+
+
+def test_expired_links_say_what_is_lost_and_how_to_avoid_it(
+    finished: Submit, tmp_path: Path, fake_time: FakeTime
+) -> None:
+    task = finished()
+    fake_time.advance(25 * 3600)
+    with pytest.raises(LinkExpiredError, match="save_to") as failed:
+        saving(task, tmp_path)
+    assert failed.value.evolink_task_id == task
+    assert failed.value.billed is True
+    assert not failed.value.retryable
+
+
+def test_link_refused_before_its_time_is_not_called_expired(finished: Submit, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError) as failed:
+        saving(finished("a red fox [[expired]]"), tmp_path)
+    assert not isinstance(failed.value, LinkExpiredError)
+    assert failed.value.retryable
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_refused_links_are_read_again_from_the_generation_once(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer, status: int
+) -> None:
+    task = finished(n=3)
+    evolink.state.faults.post("download", Fault("status", status, times=3))
+    reads = evolink.state.counters.reads["task"]
+    saving(task, tmp_path)
+    assert len(files_in(tmp_path)) == 4
+    assert evolink.state.counters.reads["task"] - reads == 1
+
+
+def test_one_bad_image_does_not_keep_the_others(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer
+) -> None:
+    evolink.state.faults.post("download", Fault("html", times=1))
+    with pytest.raises(NotAnImageError, match="1 of 3 images"):
+        saving(finished(n=3), tmp_path, parallel=1)
+    assert len([name for name in files_in(tmp_path) if name.endswith(".png")]) == 2
+
+
+def test_destination_that_cannot_be_opened_is_found_out_before_anything_is_paid(
+    evolink: SimulatorServer,
+) -> None:
+    with pytest.raises(EvoImageError, match="nonsense"):
+        TaskRun(generate(save_to="nonsense://bucket/images")).run()
+    assert evolink.state.counters.submissions == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"filename_template": "{prompt}.{ext}"},
+        {"filename_template": "{index:zz}.{ext}"},
+        {"filename_template": "../{index}.{ext}"},
+        {"filename_template": "{dag_id}.{ext}", "n": 2},
+        {"save_to": "images"},
+    ],
+    ids=str,
+)
+def test_wrong_names_are_found_out_before_anything_is_paid(
+    evolink: SimulatorServer, tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        TaskRun(generate(**{"save_to": str(tmp_path)} | arguments)).run()
+    assert refused.value.billed is False
+    assert evolink.state.counters.submissions == 0
+
+
+# The file beside the images
+
+
+def test_sidecar_is_the_manifest_without_links(finished: Submit, tmp_path: Path) -> None:
+    manifest = saving(finished("a red fox größer ❤", n=2), tmp_path)
+    text = path_of(manifest["images"][0]).with_suffix(".json").read_text(encoding="utf-8")
+    sidecar = json.loads(text)
+    assert "/files/" not in text
+    images = [{key: value for key, value in image.items() if key != "url"} for image in manifest["images"]]
+    assert sidecar == manifest | {"images": images}
+
+
+def test_sidecar_of_generate_holds_the_request(tmp_path: Path) -> None:
+    manifest = TaskRun(generate(save_to=str(tmp_path), prompt="a red fox größer")).run()
+    sidecar = json.loads(path_of(manifest["images"][0]).with_suffix(".json").read_text(encoding="utf-8"))
+    assert sidecar["request"]["prompt"] == "a red fox größer"
+    assert sidecar["usage"]["charged"] == manifest["usage"]["charged"]
+
+
+@pytest.mark.parametrize("junk", ["", "[1, 2]", "null", '{"evolink_task_id": 7}', '"text"'])
+def test_junk_under_the_name_of_the_sidecar_is_replaced(finished: Submit, tmp_path: Path, junk: str) -> None:
+    task = finished()
+    sidecar = tmp_path / "campaign" / "scheduled__2026-05-01" / "save-0.json"
+    sidecar.parent.mkdir(parents=True)
+    sidecar.write_text(junk)
+    saving(task, tmp_path)
+    assert json.loads(sidecar.read_text())["evolink_task_id"] == task
+
+
+@pytest.mark.parametrize(
+    "images",
+    [None, 7, "text", {}, [7], [{}], [{"index": [0]}], [{"index": 0, "path": 7}], [{"index": 0, "content_type": []}]],
+    ids=repr,
+)
+def test_sidecar_that_somebody_edited_is_not_believed(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer, images: Any
+) -> None:
+    task = finished()
+    sidecar = tmp_path / "campaign" / "scheduled__2026-05-01" / "save-0.json"
+    sidecar.parent.mkdir(parents=True)
+    sidecar.write_text(json.dumps({"v": 1, "evolink_task_id": task, "images": images}))
+    saving(task, tmp_path)
+    assert evolink.state.counters.downloads == 1
