@@ -50,7 +50,7 @@ DEFAULT_REQUEST_TIMEOUT = 60.0
 DEFAULT_SUBMIT_TIMEOUT = 300.0
 READ_ATTEMPTS = 4
 # A read waits this long in all between its attempts; longer troubles are the caller's to outlast.
-READ_RETRY_SECONDS = 60.0
+READ_RETRY_SECONDS = 90.0
 MAX_REDIRECTS = 5
 
 _NO_SUCH_ENDPOINT = frozenset({404, 405, 501})

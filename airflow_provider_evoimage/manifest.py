@@ -146,6 +146,8 @@ def _id_of(value: object) -> str:
     evolink_task_id = value.get("evolink_task_id") if isinstance(value, Mapping) else value
     if not isinstance(evolink_task_id, str) or not EVOLINK_TASK_ID.fullmatch(evolink_task_id.strip()):
         raise _not_a_generation(value)
+    if evolink_task_id.strip() == "None":  # What a template makes of a task that returned nothing.
+        raise _not_a_generation(None)
     return evolink_task_id.strip()
 
 

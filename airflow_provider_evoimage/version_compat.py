@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         AirflowFailException,
         AirflowNotFoundException,
         AirflowSensorTimeout,
+        AirflowSkipException,
         TaskDeferralError,
         TaskDeferralTimeout,
     )
@@ -20,6 +21,7 @@ else:
             AirflowFailException,
             AirflowNotFoundException,
             AirflowSensorTimeout,
+            AirflowSkipException,
             TaskDeferralError,
             TaskDeferralTimeout,
         )
@@ -29,6 +31,7 @@ else:
             AirflowFailException,
             AirflowNotFoundException,
             AirflowSensorTimeout,
+            AirflowSkipException,
             TaskDeferralError,
             TaskDeferralTimeout,
         )
@@ -38,6 +41,7 @@ __all__ = [
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowSensorTimeout",
+    "AirflowSkipException",
     "TaskDeferralError",
     "TaskDeferralTimeout",
 ]

@@ -71,6 +71,9 @@ _CAPACITY_CODES = (
     "internal_error",
 )
 _STILL_SUBMITTING = "paid_outcome_unknown"
+_CONFLICT = "idempotency_conflict"
+# Refusals of a submission that say that an earlier one under the same key was, or may have been, accepted.
+_ACCEPTED_EARLIER = frozenset({_STILL_SUBMITTING, _CONFLICT})
 
 #: HTTP error codes that say what is wrong whatever the status.
 HTTP_CODES: dict[str, type[EvoLinkApiError]] = {
@@ -83,7 +86,7 @@ HTTP_CODES: dict[str, type[EvoLinkApiError]] = {
     "invalid_token": AuthenticationError,
     "task_not_found": GenerationNotFoundError,
     "invalid_task_id": GenerationNotFoundError,
-    "idempotency_conflict": IdempotencyConflictError,
+    _CONFLICT: IdempotencyConflictError,
     # The first POST with this key is still being worked on: the same key again, a little later.
     _STILL_SUBMITTING: EvoLinkUnavailableError,
     "rate_limit_exceeded": RateLimitError,
@@ -182,7 +185,7 @@ def http_error(
             request_id=request_id,
         )
     kind = _kind(status, said, evolink_task_id)
-    if said.code == _STILL_SUBMITTING:
+    if said.code in _ACCEPTED_EARLIER:
         billed = None
     return kind(
         f"EvoLink answered HTTP {status}{_detail(said, status)} when asked {asking}.",

@@ -177,7 +177,7 @@ class EvoImageGenerateOperator(BaseOperator):
     def execute_complete(self, context: Context, event: Any = None) -> Manifest:
         """Go on after the trigger's event; harmless when it runs twice."""
         ended = WaitEvent.read(event)
-        (evolink_task_id,) = ended.endings
+        evolink_task_id = ended.only_task
         return self._collect(context, evolink_task_id, ended)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:

@@ -22,7 +22,11 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, generations_named_by, made_by
 from airflow_provider_evoimage.operators.arguments import seconds
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
-from airflow_provider_evoimage.version_compat import AirflowSensorTimeout
+from airflow_provider_evoimage.version_compat import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+)
 from airflow_provider_evoimage.waiting.ending import (
     duration_in_words,
     outcome_in_words,
@@ -83,10 +87,25 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         """Look once; leave the rest to the trigger, or poke."""
         if not self.deferrable:
             return self._poke_until_done(context)
-        result = self.poke(context)
+        try:
+            result = self.poke(context)
+        except AirflowFailException as error:
+            # As BaseSensorOperator does it in the other modes, and for what comes after the deferral.
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"Skipped, as this sensor must not fail. {error}") from error
+            raise
         if not result.is_done:
             self._defer()
         return result.xcom_value
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Turn Airflow's own end of a deferral into our error with the id, after one last look."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except SensorTimeoutError:
+            raise
+        except AirflowSensorTimeout:
+            return self.execute_complete(context, WaitEvent(endings={self._id: "timeout"}).to_json())
 
     def _defer(self) -> None:
         self.log.info(
@@ -122,7 +141,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
     def execute_complete(self, context: Context, event: Any = None) -> Manifest:
         """Go on after the trigger's event."""
         ended = WaitEvent.read(event)
-        (evolink_task_id,) = ended.endings
+        evolink_task_id = ended.only_task
         try:
             generation = read_ended(self.hook, evolink_task_id, ended.endings[evolink_task_id], ended.reason)
         except GenerationTimeoutError as error:

@@ -194,14 +194,15 @@ class Demo:
             self.console.print("\n".join(told[-LOG_LINES:]), markup=False, highlight=False)
 
     def _show_images(self, images: Sequence[SavedImage]) -> None:
-        table = Table(title="Saved images", title_justify="left")
+        folder = Path(os.path.commonpath([image.path.parent for image in images])) if images else Path()
+        table = Table(title=f"Saved in {_short(folder)}", title_justify="left")
         table.add_column("File", overflow="fold")
         for name in ("Asked", "Pixels", "Bytes"):
             table.add_column(name, justify="right", no_wrap=True)
         for image in images:
             pixels = f"{image.real[0]}x{image.real[1]}" if image.real else "no image"
             colour = "green" if image.is_as_asked else "red"
-            table.add_row(_short(image.path), image.asked, f"[{colour}]{pixels}[/]", f"{image.size:,}")
+            table.add_row(str(image.path.relative_to(folder)), image.asked, f"[{colour}]{pixels}[/]", f"{image.size:,}")
         self.console.print()
         self.console.print(table)
 

@@ -128,9 +128,7 @@ def describe_image(path: Path, *, size: int | None = None, sha256: str | None = 
     try:
         with Image.open(path) as image:
             kind, (width, height) = image.format or "", image.size
-            # Pillow only warns up to twice this limit, and a warning is no matter for several threads.
-            if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(f"it claims {width:,} × {height:,} pixels")
+            _check_pixels(width, height)
             if kind in IMAGE_TYPES:
                 image.verify()
         # What is verified differs by kind: JPEG, GIF and TIFF show only when decoded that they end too early.
@@ -153,6 +151,14 @@ def describe_image(path: Path, *, size: int | None = None, sha256: str | None = 
         width=width,
         height=height,
     )
+
+
+def _check_pixels(width: int, height: int) -> None:
+    """Refuse as a bomb what Pillow only warns of: turning warnings into errors is nothing for several threads."""
+    from PIL import Image
+
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"it claims {width:,} × {height:,} pixels")
 
 
 def _sha256(path: Path) -> str:

@@ -149,7 +149,9 @@ class ImageSaver:
             images=images,
             is_ours=is_ours,
             saved_before={
-                entry["index"]: entry for entry in entries if isinstance(entry, Mapping) and "index" in entry
+                entry["index"]: entry
+                for entry in entries
+                if isinstance(entry, Mapping) and isinstance(entry.get("index"), int)
             },
         )
 

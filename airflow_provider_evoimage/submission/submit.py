@@ -83,12 +83,18 @@ class RecordKeeper:
             )
             return None
 
-    def keep(self, record: SubmissionRecord, *, required: bool = False) -> None:
-        """Write the record; a failing store is a warning unless a record must precede what follows."""
+    def keep(self, record: SubmissionRecord | None, *, required: bool = False) -> None:
+        """Write the record; a failing store is a warning unless a record must precede what follows.
+
+        :param record: None forgets what is there.
+        """
         if self._store is None:
             return
         try:
-            self._store.set(STATE_KEY, record.to_json())
+            if record is None:
+                self._store.delete(STATE_KEY)
+            else:
+                self._store.set(STATE_KEY, record.to_json())
         except Exception as error:
             if required:
                 raise EvoImageError(
@@ -97,18 +103,6 @@ class RecordKeeper:
                     on_retry="Nothing was submitted; a retry tries again.",
                 ) from error
             self._log.warning("The record of this submission cannot be written (%s); going on.", error)
-
-    def take_back(self, earlier: SubmissionRecord | None) -> None:
-        """Put the record back to what it was before a submission that EvoLink certainly refused."""
-        if self._store is None:
-            return
-        try:
-            if earlier is None:
-                self._store.delete(STATE_KEY)
-            else:
-                self._store.set(STATE_KEY, earlier.to_json())
-        except Exception as error:
-            self._log.warning("The record of the refused submission cannot be taken back: %s", error)
 
     def mark(self, phase: Phase, generation: Generation) -> None:
         """Record how far this generation has come."""
@@ -190,9 +184,10 @@ class Submission:
             try:
                 submitted = self._hook.submit(request, key, submit_timeout=self._submit_timeout)
             except EvoImageError as error:
-                # A conflict says that an earlier submission was accepted.
+                # Certainly refused, so no later try need fear that it was accepted: the record is again what it
+                # was before. A conflict says that an earlier submission was accepted.
                 if error.billed is False and not isinstance(error, IdempotencyConflictError):
-                    self._keeper.take_back(self._record)
+                    self._keeper.keep(self._record)
                 raise
             generation = submitted.generation
             self._keeper.keep(replace(record, phase="submitted", evolink_task_id=generation.evolink_task_id))

@@ -35,6 +35,16 @@ class WaitEvent:
         """The gravest ending among the generations."""
         return next(word for word in _GRAVITY if word in self.endings.values())
 
+    @property
+    def only_task(self) -> str:
+        """The id of the one generation that was waited for.
+
+        :raises EvoImageError: when there are several, so that the event belongs to another task.
+        """
+        if len(self.endings) != 1:
+            raise _unknown_event()
+        return next(iter(self.endings))
+
     def to_json(self) -> dict[str, Any]:
         """Return the payload: ``{v, status, generations: {id: ending}, reason?}``."""
         payload: dict[str, Any] = {"v": 1, "status": self.status, "generations": dict(self.endings)}
@@ -57,9 +67,13 @@ class WaitEvent:
                 for key, word in generations.items()
             )
         ):
-            raise EvoImageError(
-                "The trigger sent an event that this version of the provider does not know; worker and triggerer "
-                "may run different versions.",
-                on_retry="A retry goes on with the generation that the task has recorded and submits nothing.",
-            )
+            raise _unknown_event()
         return cls(endings=dict(generations), reason=str(event.get("reason", "")))
+
+
+def _unknown_event() -> EvoImageError:
+    return EvoImageError(
+        "The trigger sent an event that this version of the provider does not know; worker and triggerer "
+        "may run different versions.",
+        on_retry="A retry goes on with the generation that the task has recorded and submits nothing.",
+    )

@@ -1,4 +1,5 @@
 """One simulated EvoLink over real HTTP, one clock for it and for us, and an Airflow connection to it."""
+# ruff: noqa: E402 (Airflow reads where its home is when it is first imported)
 
 from __future__ import annotations
 
@@ -6,74 +7,26 @@ import asyncio
 import os
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-# Before the first import of Airflow, which reads it once.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-of-the-tests-"))
+_HOME = tempfile.TemporaryDirectory(prefix="airflow-of-the-tests-")
+os.environ.setdefault("AIRFLOW_HOME", _HOME.name)
 
 import airflow.sdk.bases.sensor
 import pytest
 import tenacity
 import tenacity.nap
+from fake_time import FakeTime
 from structlog.testing import capture_logs
 from task_driver import API_KEY, CONNECTION, StateStore, connection
 
 from airflow_provider_evoimage.client import Account, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.simulator import SimulatorServer
-
-
-class FakeTime:
-    """A clock that sleeping moves: nothing waits, and the simulator's generations go on all the same.
-
-    The simulator's own thread keeps the real time.
-
-    :param evolink: whose clock is moved along.
-    """
-
-    def __init__(self, evolink: SimulatorServer) -> None:
-        self._evolink = evolink
-        self._real_async_sleep = asyncio.sleep
-        self._thread = threading.get_ident()
-        self._advanced = 0.0
-        self.slept: list[float] = []
-        self.on_sleep: Any = lambda seconds: None
-
-    @property
-    def passed(self) -> float:
-        """Seconds that did not really pass."""
-        return self._advanced + sum(self.slept)
-
-    def time(self) -> float:
-        return time.time() + self.passed
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.passed
-
-    def sleep(self, seconds: float) -> None:
-        self._pass(seconds)
-
-    async def async_sleep(self, seconds: float, result: Any = None) -> Any:
-        if threading.get_ident() != self._thread:
-            return await self._real_async_sleep(seconds, result)
-        self._pass(seconds)
-        return await self._real_async_sleep(0, result)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass without anybody sleeping."""
-        self._advanced += seconds
-        self._evolink.state.clock.advance(seconds)
-
-    def _pass(self, seconds: float) -> None:
-        assert seconds >= 0
-        self.slept.append(seconds)
-        self._evolink.state.clock.advance(seconds)
-        self.on_sleep(seconds)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException, TaskDeferred
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
@@ -34,7 +39,7 @@ class Killed(BaseException):
 class StateStore:
     """Airflow's task state store: JSON values that survive tries and clears.
 
-    :param hooks: called before ``get`` and ``set``, and after each, with ``"before get"`` and so on.
+    ``on`` is called before and after each access, with "before get" and so on.
     """
 
     def __init__(self) -> None:
@@ -100,7 +105,12 @@ class TaskRun:
     """
 
     def __init__(
-        self, make: Callable[[], BaseOperator], *, retries: int = 2, store: StateStore | None = None, **ti: Any
+        self,
+        make: Callable[[], BaseOperator],
+        *,
+        retries: int = 2,
+        store: StateStore | None = None,
+        **ti: Any,
     ) -> None:
         self.make = make
         self.retries = retries

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from conftest import FakeTime
+from fake_time import FakeTime
 from task_driver import API_KEY
 
 from airflow_provider_evoimage.client import (
@@ -178,7 +178,13 @@ def test_service_that_stays_down_is_an_error_that_says_not_billed(connect: Any, 
     assert fake_time.passed <= 30
 
 
-LOST_ANSWERS = ["[[cut:after]]", "[[status-after:502]]", "[[status-after:504]]", "[[status-after:500]]", "[[junk-after]]"]
+LOST_ANSWERS = [
+    "[[cut:after]]",
+    "[[status-after:502]]",
+    "[[status-after:504]]",
+    "[[status-after:500]]",
+    "[[junk-after]]",
+]
 
 
 @pytest.mark.parametrize("word", LOST_ANSWERS)
@@ -221,7 +227,9 @@ def test_ignored_keys_make_a_lost_answer_final_after_one_post(
     assert evolink.state.counters.submissions == 1
 
 
-@pytest.mark.parametrize("word", ["[[cut:after times=2]]", "[[status-after:502 times=2]]", "[[cut:before times=2]]"])
+@pytest.mark.parametrize(
+    "word", ["[[cut:after times=2]]", "[[status-after:502 times=2]]", "[[cut:before times=2]]"]
+)
 def test_answer_lost_twice_is_an_unknown_outcome_that_a_retry_can_settle(
     connect: Any, evolink: SimulatorServer, word: str
 ) -> None:
@@ -393,7 +401,7 @@ class Host:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_POST = do_GET
+            do_POST = do_GET  # noqa: N815 (http.server's name)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
@@ -491,7 +499,9 @@ def test_links_to_internal_hosts_are_refused_unasked(host: Host, internal: str) 
     assert host.asked == []
 
 
-@pytest.mark.parametrize("link", ["file:///etc/passwd", "ftp://example.com/a.png", "//example.com/a.png", "a.png", ""])
+@pytest.mark.parametrize(
+    "link", ["file:///etc/passwd", "ftp://example.com/a.png", "//example.com/a.png", "a.png", ""]
+)
 def test_links_of_other_kinds_are_refused(link: str) -> None:
     with pytest.raises(DownloadError):
         fetched(link, allow_internal=True)
@@ -529,7 +539,7 @@ def test_public_host_behind_a_proxy_is_read_without_resolving_its_name(through_p
 
 @pytest.mark.parametrize("hops", [1, 2, 4])
 def test_redirect_to_an_internal_host_is_refused_at_each_hop(through_proxy: Host, hops: int) -> None:
-    secret = "http://169.254.169.254/latest/meta-data"  # noqa: S105
+    secret = "http://169.254.169.254/latest/meta-data"
     through_proxy.serve(secret)
     for hop in range(hops):
         to = secret if hop == hops - 1 else f"http://cdn.example.com/{hop + 1}"

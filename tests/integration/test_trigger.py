@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import FakeTime
+from fake_time import FakeTime
 from task_driver import API_KEY, CONNECTION, assert_holds_no_secret, events_of
 
 from airflow_provider_evoimage.simulator import SimulatorServer
@@ -62,7 +62,12 @@ async def only_event(trigger: EvoImageGenerationTrigger) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("word", "ending"),
-    [("", "completed"), ("[[fail:service_error]]", "failed"), ("[[cancelled]]", "cancelled"), ("[[never]]", "timeout")],
+    [
+        ("", "completed"),
+        ("[[fail:service_error]]", "failed"),
+        ("[[cancelled]]", "cancelled"),
+        ("[[never]]", "timeout"),
+    ],
 )
 async def test_one_event_says_how_it_ended(
     waiting_for: Any, submitted: Submit, clients: list[httpx.AsyncClient], word: str, ending: str
@@ -262,7 +267,11 @@ async def test_connection_that_is_gone_still_gives_one_event(
 
 
 async def test_endings_seen_before_the_wait_broke_off_are_kept(
-    waiting_for: Any, submitted: Submit, evolink: SimulatorServer, fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch
+    waiting_for: Any,
+    submitted: Submit,
+    evolink: SimulatorServer,
+    fake_time: FakeTime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done, running = submitted("a red fox [[instant]]"), submitted("another red fox [[never]]")
 

@@ -117,7 +117,9 @@ json_values = st.recursive(
 answers = st.builds(
     lambda fields: {"id": TASK, **fields},
     st.dictionaries(
-        st.sampled_from(["status", "model", "created", "duration", "results", "result_data", "usage", "error"]),
+        st.sampled_from(
+            ["status", "model", "created", "duration", "results", "result_data", "usage", "error"]
+        ),
         json_values | st.sampled_from(["completed", LINKS, 1757156400, {"a_tokens": 1e300}]),
     ),
 )
@@ -174,6 +176,7 @@ def test_manifest_tells_what_was_asked_of_the_generation_it_names() -> None:
     "junk",
     [
         None,
+        "None",
         "",
         "   ",
         0,

@@ -94,7 +94,7 @@ HTTP_TABLE = [
     (404, "task_not_found", GenerationNotFoundError, FINAL, NOT_BILLED),
     (404, "model_not_found", RequestRefusedError, FINAL, NOT_BILLED),
     (408, None, EvoLinkUnavailableError, AGAIN, NOT_BILLED),
-    (409, "idempotency_conflict", IdempotencyConflictError, FINAL, NOT_BILLED),
+    (409, "idempotency_conflict", IdempotencyConflictError, FINAL, UNKNOWN),
     (409, "paid_outcome_unknown", EvoLinkUnavailableError, AGAIN, UNKNOWN),
     (413, "request_too_large", RequestRefusedError, FINAL, NOT_BILLED),
     (415, None, RequestRefusedError, FINAL, NOT_BILLED),

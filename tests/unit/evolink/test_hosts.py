@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_evoimage.evolink.hosts import (
@@ -93,6 +93,7 @@ def test_address_that_cannot_be_the_apis_is_refused_in_words(address, words):
     assert "sk-evo-abc" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(address=st.text() | st.from_regex(r"(https?://)?[a-z0-9.:\[\]@ %_-]*(/.*)?", fullmatch=True))
 def test_any_text_is_a_usable_base_url_or_refused_in_words(address):
     try:
@@ -159,12 +160,14 @@ def test_only_this_machine_is_loopback(host, is_loopback):
     assert is_loopback_host(host) is is_loopback
 
 
+@settings(deadline=None)
 @given(host=st.text())
 def test_any_text_is_judged_as_a_host_without_an_exception(host):
     assert is_internal_host(host) in (True, False)
     assert is_loopback_host(host) in (True, False)
 
 
+@settings(deadline=None)
 @given(address=st.ip_addresses())
 def test_every_spelling_of_an_address_is_judged_alike(address):
     assert is_internal_host(str(address)) is not is_public_address(address)

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_evoimage.evolink import protocol
@@ -543,6 +543,7 @@ HEADERS = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(data=JSON | TASKS | DEEP_TASKS)
 def test_any_json_reads_as_a_generation_or_as_unreadable(data):
     try:
@@ -555,6 +556,7 @@ def test_any_json_reads_as_a_generation_or_as_unreadable(data):
     assert all(url.startswith(("http://", "https://")) for url in generation.image_urls)
 
 
+@settings(deadline=None)
 @given(data=JSON | CREDIT_ANSWERS)
 def test_any_json_reads_as_credits_or_as_unreadable(data):
     try:
@@ -583,6 +585,7 @@ def error_of(call, answer):
 
 
 @pytest.mark.parametrize("call", CALLS)
+@settings(deadline=None)
 @given(status=st.integers(100, 599) | st.just(200), headers=HEADERS, body=BODIES)
 def test_any_answer_returns_or_raises_our_error(call, status, headers, body):
     error = error_of(call, Answer(status=status, headers=headers, body=body))

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_evoimage.evolink.request import ImageRequest
@@ -483,6 +483,7 @@ JUNK = st.recursive(
 FIELDS = ("model", "prompt", "size", "quality", "n", "image_urls", "callback_url", "extra_body")
 
 
+@settings(deadline=None)
 @given(prompt=PROMPTS, model=st.sampled_from([*DOCUMENTED, "model-of-tomorrow"]))
 def test_any_prompt_that_is_not_blank_goes_out_unchanged(prompt, model):
     assert ImageRequest.build(model=model, prompt=prompt).body()["prompt"] == prompt
@@ -507,6 +508,7 @@ def test_prompt_of_any_script_goes_out_unchanged(prompt):
     assert ImageRequest.build(model="gpt-image-1", prompt=prompt).body()["prompt"] == prompt
 
 
+@settings(deadline=None)
 @given(fields=st.dictionaries(st.sampled_from(FIELDS), JUNK))
 def test_junk_arguments_raise_nothing_but_our_error(fields):
     built = request_or_error(**({"model": "gpt-image-1", "prompt": "a fox"} | fields))
@@ -518,6 +520,7 @@ def test_junk_arguments_raise_nothing_but_our_error(fields):
         assert isinstance(built.warnings, list)
 
 
+@settings(deadline=None)
 @given(name=st.text(), value=JUNK)
 def test_any_unknown_argument_is_refused_in_words(name, value):
     if name in {*FIELDS, "defaults", "self", "cls"}:
@@ -526,6 +529,7 @@ def test_any_unknown_argument_is_refused_in_words(name, value):
         ImageRequest.build(**({"model": "gpt-image-1", "prompt": "a fox"} | {name: value}))
 
 
+@settings(deadline=None)
 @given(url=st.text() | st.from_regex(r"https?://[^/]*/.*", fullmatch=True))
 def test_any_text_as_url_is_accepted_or_refused_in_words(url):
     for name in ("callback_url", "image_urls"):

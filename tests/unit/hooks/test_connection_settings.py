@@ -2,6 +2,7 @@
 
 import json
 
+import hypothesis
 import pytest
 from airflow.models import Connection as StoredConnection
 from airflow.sdk import Connection
@@ -284,6 +285,7 @@ def test_no_printed_form_holds_the_key(monkeypatch):
     hook.close()
 
 
+@hypothesis.settings(deadline=None)
 @given(
     extra=st.dictionaries(st.sampled_from(FORM_FIELDS), st.none() | st.integers() | st.floats() | st.text())
 )
@@ -295,6 +297,7 @@ def test_any_extra_is_read_or_refused_in_words(extra):
         assert read.account.request_timeout > 0
 
 
+@hypothesis.settings(deadline=None)
 @given(host=st.text(), schema=st.none() | st.text(), port=st.none() | st.integers(0, 65_535))
 def test_any_host_is_read_or_refused_in_words(host, schema, port):
     read = settings_or_error(host=host, schema=schema, port=port)

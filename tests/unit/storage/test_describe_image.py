@@ -57,9 +57,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "extension", "content_type"), KINDS)
-def test_each_kind_is_known_by_its_bytes(
-    file: Path, kind: str, extension: str, content_type: str
-) -> None:
+def test_each_kind_is_known_by_its_bytes(file: Path, kind: str, extension: str, content_type: str) -> None:
     content = drawn(kind)
     file.write_bytes(content)
     image = describe_image(file)
@@ -124,9 +122,7 @@ def test_small_file_that_claims_a_huge_image_is_refused_as_a_bomb(file: Path, si
 
 def test_image_of_a_kind_that_is_not_taken_is_never_decoded(file: Path) -> None:
     # Decoding an EPS would run Ghostscript.
-    file.write_bytes(
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
-    )
+    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
     with pytest.raises(NotAnImageError, match="EPS"):
         describe_image(file)
 
@@ -134,7 +130,9 @@ def test_image_of_a_kind_that_is_not_taken_is_never_decoded(file: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(
     kind=st.sampled_from([kind for kind, _, _ in KINDS if kind != "AVIF"]),
-    damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), max_size=4),
+    damage=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), max_size=4
+    ),
 )
 def test_damaged_image_is_described_or_refused_and_nothing_else(
     file: Path, kind: str, damage: list[tuple[float, bytes]]

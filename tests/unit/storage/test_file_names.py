@@ -93,14 +93,18 @@ def test_template_that_cannot_be_used_is_refused_before_anything_is_paid(templat
 
 
 @pytest.mark.parametrize("value", ["..", ".", "", "...", "../../etc/passwd", "/etc/passwd", "C:\\x", "a/b"])
-@pytest.mark.parametrize("template", ["{dag_id}/{index}.{ext}", "x/{dag_id}/{dag_id}{map_suffix}-{index}.{ext}"])
+@pytest.mark.parametrize(
+    "template", ["{dag_id}/{index}.{ext}", "x/{dag_id}/{dag_id}{map_suffix}-{index}.{ext}"]
+)
 def test_values_cannot_leave_the_folder_or_make_new_ones(value: str, template: str) -> None:
     parts = PurePosixPath(named(template, dag_id=value)).parts
     assert len(parts) <= template.count("/") + 1
     assert not {"..", ".", "/"} & set(parts)
 
 
-@pytest.mark.parametrize("unsafe", ['a:b*c?"d<e>f|g', "a\nb\tc", "a\x00b", "a b", "%2e%2e%2f", "\ud800", "a'b;c&d"])
+@pytest.mark.parametrize(
+    "unsafe", ['a:b*c?"d<e>f|g', "a\nb\tc", "a\x00b", "a b", "%2e%2e%2f", "\ud800", "a'b;c&d"]
+)
 def test_unsafe_characters_do_not_reach_a_name(unsafe: str) -> None:
     name = named("{run_id}-{index}.{ext}", run_id=unsafe)
     assert not set(name) & set("/\\:*?\"<>|\n\t\x00 %';&\ud800")
@@ -111,7 +115,7 @@ def test_letters_of_any_script_stay() -> None:
     assert named("{dag_id}.{ext}", dag_id="кампания-größe-写真") == "кампания-größe-写真.png"
 
 
-@pytest.mark.parametrize("letter", ["a", "é", "写", "𝒳"])
+@pytest.mark.parametrize("letter", ["a", "é", "写", "\U00010330"])
 def test_name_of_300_characters_is_shortened_in_its_middle(letter: str) -> None:
     name = named(ONE_GENERATION, task_id=letter * 300)
     last = name.rpartition("/")[2]
@@ -129,8 +133,12 @@ values = st.text(st.characters(codec=None), max_size=300)
 
 
 @given(
-    st.sampled_from([ONE_GENERATION, MANY_GENERATIONS, "{evolink_task_id}/{model}-{index}.{ext}", "{dag_id}.{ext}"]),
-    st.fixed_dictionaries({}, optional={name: values for name, value in FIELDS.items() if isinstance(value, str)}),
+    st.sampled_from(
+        [ONE_GENERATION, MANY_GENERATIONS, "{evolink_task_id}/{model}-{index}.{ext}", "{dag_id}.{ext}"]
+    ),
+    st.fixed_dictionaries(
+        {}, optional={name: values for name, value in FIELDS.items() if isinstance(value, str)}
+    ),
 )
 def test_any_values_give_a_name_inside_the_folder(template: str, changes: dict[str, Any]) -> None:
     name = named(template, **changes)

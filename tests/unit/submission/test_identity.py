@@ -196,9 +196,7 @@ def test_callback_url_is_no_other_request(callback: str) -> None:
 
 
 def test_documented_default_is_the_same_request_as_writing_it_out() -> None:
-    written = ImageRequest.build(
-        model="gpt-image-1.5", prompt="a fox", size="1024x1024", quality="high", n=1
-    )
+    written = ImageRequest.build(model="gpt-image-1.5", prompt="a fox", size="1024x1024", quality="high", n=1)
     assert fingerprint(written) == fingerprint(ImageRequest.build(model="gpt-image-1.5", prompt="a fox"))
 
 
