@@ -1,36 +1,28 @@
-"""HTTP to EvoLink and to the hosts of its results: the only module that imports httpx.
+"""EvoLink's API as methods: which calls, how often to try, how long to wait, what a failure means.
 
-:class:`EvoLinkClient` and :class:`AsyncEvoLinkClient` carry out the calls that ``evolink.protocol`` describes;
-they differ only in who awaits. :class:`ResultClient` fetches result links and knows no API key.
+:class:`EvoLinkClient` and :class:`AsyncEvoLinkClient` carry out the calls that ``evolink.protocol`` and
+``evolink.uploads`` describe; they differ only in who awaits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import importlib.metadata
-import platform
-import ssl
 import threading
 import time
-import urllib.request
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
 
-import httpx
 import tenacity
 
-from airflow_provider_evoimage import __version__
-from airflow_provider_evoimage.evolink import protocol
-from airflow_provider_evoimage.evolink.hosts import is_internal_host, is_public_address, literal_address
+from airflow_provider_evoimage.evolink import protocol, uploads
 from airflow_provider_evoimage.evolink.models import Credits, Generation
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.evolink.uploads import FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.exceptions import (
-    DownloadError,
     EvoImageError,
     EvoLinkApiError,
     EvoLinkUnavailableError,
@@ -41,28 +33,24 @@ from airflow_provider_evoimage.exceptions import (
     UnreadableAnswerError,
     UnrepeatableSubmissionError,
 )
+from airflow_provider_evoimage.transport import (
+    DEFAULT_REQUEST_TIMEOUT,
+    AsyncTransport,
+    NoAnswerError,
+    Outgoing,
+    Transport,
+)
 
 Result = TypeVar("Result")
 # Calls to carry out one after the other, each with how to repeat it; the client sends back what came of it.
 Plan = Generator[tuple[Call[Any], dict[str, Any]], Any, Result]
 
-DEFAULT_REQUEST_TIMEOUT = 60.0
 DEFAULT_SUBMIT_TIMEOUT = 300.0
 READ_ATTEMPTS = 4
 # A read waits this long in all between its attempts; longer troubles are the caller's to outlast.
 READ_RETRY_SECONDS = 90.0
-MAX_REDIRECTS = 5
 
 _NO_SUCH_ENDPOINT = frozenset({404, 405, 501})
-
-# No byte of the request has left: nothing can have been accepted.
-_NOTHING_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,39 +58,18 @@ class Account:
     """How to reach EvoLink as one account.
 
     :param base_url: normalised, see ``evolink.hosts.api_base_url``.
+    :param files_base_url: likewise, of the files API; empty for the same host.
     :param request_timeout: seconds one exchange may stay silent.
     :param max_requests_per_second: for this process; None for no limit.
     :param trust_idempotency: whether a repeated POST under the same key is taken to be free.
     """
 
     base_url: str
+    files_base_url: str = ""
     api_key: str = field(repr=False)
     request_timeout: float = DEFAULT_REQUEST_TIMEOUT
     max_requests_per_second: float | None = None
     trust_idempotency: bool = True
-
-
-@functools.cache
-def shared_ssl_context() -> ssl.SSLContext:
-    """Return the one TLS context of this process: making one reads the CA bundle, 25 ms of blocked loop."""
-    return httpx.create_ssl_context()
-
-
-@functools.cache
-def user_agent() -> str:
-    """Name the product, as EvoLink's media hosts refuse the libraries' own names."""
-    try:
-        airflow = importlib.metadata.version("apache-airflow")
-    except importlib.metadata.PackageNotFoundError:
-        airflow = "unknown"
-    python = platform.python_version()
-    return f"airflow-provider-evoimage/{__version__} (Airflow/{airflow}; Python/{python})"
-
-
-async def prepare_for_asyncio() -> None:
-    """Do what reads files (CA bundle, package metadata) in a thread, once a process, not in the event loop."""
-    if not (shared_ssl_context.cache_info().currsize and user_agent.cache_info().currsize):
-        await asyncio.to_thread(lambda: (shared_ssl_context(), user_agent()))
 
 
 class _Pacer:
@@ -201,24 +168,21 @@ class _Exchange:
         self._read_attempts = read_attempts
         self._batch_endpoint_missing = False
 
-    def _client_options(self) -> dict[str, Any]:
-        return {
-            "base_url": self.account.base_url,
-            "headers": {"User-Agent": user_agent(), "Accept": "application/json"},
-            "timeout": httpx.Timeout(
-                self.account.request_timeout, connect=min(10, self.account.request_timeout)
-            ),
-            "verify": shared_ssl_context(),
-            "follow_redirects": False,
-        }
+    def _host(self, call: Call[Any]) -> str:
+        return (
+            self.account.base_url
+            if call.service == "api"
+            else self.account.files_base_url or self.account.base_url
+        )
 
-    def _options(self, call: Call[Any]) -> dict[str, Any]:
-        return {
-            "method": call.method,
-            "url": call.path,
-            "json": call.json,
-            "headers": {**call.headers, "Authorization": f"Bearer {self.account.api_key}"},
-        }
+    def _outgoing(self, call: Call[Any]) -> Outgoing:
+        return Outgoing(
+            method=call.method,
+            url=f"{self._host(call)}{call.path}",
+            headers={**call.headers, "Authorization": f"Bearer {self.account.api_key}"},
+            json=call.json,
+            upload=call.upload,
+        )
 
     def _delay(self) -> float:
         per_second = self.account.max_requests_per_second
@@ -227,12 +191,10 @@ class _Exchange:
         pacer = _pacer(self.account.base_url, hash(self.account.api_key))
         return pacer.reserve(per_second, time.monotonic())
 
-    def _result(self, call: Call[Result], response: httpx.Response) -> Result:
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        answer = Answer(status=response.status_code, headers=headers, body=response.content)
+    def _result(self, call: Call[Result], answer: Answer) -> Result:
         # Whoever quotes the key in a refusal, or in a page with status 200, must not bring it into our logs.
         redacted = replace(answer, body=answer.body.replace(self.account.api_key.encode(), b"***"))
-        if not response.is_success:
+        if not answer.is_success:
             return call.result(redacted)
         try:
             return call.result(answer)
@@ -241,15 +203,13 @@ class _Exchange:
                 raise
         return call.result(redacted)
 
-    def _unreachable(self, call: Call[Any], error: httpx.HTTPError) -> EvoLinkUnreachableError:
-        nothing_sent = isinstance(error, _NOTHING_SENT)
+    def _unreachable(self, call: Call[Any], error: NoAnswerError) -> EvoLinkUnreachableError:
+        going_on = "A retry goes on with this generation and submits nothing."
         return EvoLinkUnreachableError(
-            f"{_in_words(error)} when asking {self.account.base_url} {call.asking}.",
+            f"{error.words} when asking {self._host(call)} {call.asking}.",
             evolink_task_id=call.evolink_task_id,
-            billed=False if call.pays and nothing_sent else None,
-            on_retry="A retry goes on with this generation and submits nothing."
-            if call.evolink_task_id
-            else None,
+            billed=False if call.service == "files" or (call.pays and error.nothing_sent) else None,
+            on_retry=going_on if call.evolink_task_id else None,
         )
 
     def _reading(self) -> dict[str, Any]:
@@ -309,7 +269,7 @@ class EvoLinkClient(_Exchange):
 
     def __init__(self, account: Account, *, read_attempts: int = READ_ATTEMPTS) -> None:
         super().__init__(account, read_attempts=read_attempts)
-        self._http = httpx.Client(**self._client_options())
+        self._transport = Transport(timeout=account.request_timeout)
 
     def __enter__(self) -> EvoLinkClient:
         return self
@@ -319,7 +279,7 @@ class EvoLinkClient(_Exchange):
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._transport.close()
 
     def submit(
         self, request: ImageRequest, idempotency_key: str, *, submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT
@@ -344,6 +304,36 @@ class EvoLinkClient(_Exchange):
         """Read the balance of account and key; free of charge."""
         return self._attempt(protocol.get_credits(), self._reading())
 
+    def upload_file(
+        self, path: Path, *, name: str, content_type: str, folder: str | None = None
+    ) -> UploadedFile:
+        """Send a local file to EvoLink's files, where it lives for 72 hours.
+
+        A repeated attempt overwrites its own file, so give a name that nothing else uses.
+        """
+        call = uploads.upload_stream(path, name=name, content_type=content_type, folder=folder)
+        return self._attempt(call, self._reading())
+
+    def upload_base64(self, data: bytes, *, name: str, folder: str | None = None) -> UploadedFile:
+        """Send bytes to EvoLink's files; for small ones."""
+        return self._attempt(uploads.upload_base64(data, name=name, folder=folder), self._reading())
+
+    def upload_url(self, url: str, *, name: str | None = None, folder: str | None = None) -> UploadedFile:
+        """Have EvoLink fetch a file into its files."""
+        return self._attempt(uploads.upload_url(url, name=name, folder=folder), self._reading())
+
+    def list_files(self, page: int = 1, page_size: int = 20) -> FilePage:
+        """Read one page of the account's files, 1 to 100 of them."""
+        return self._attempt(uploads.list_files(page, page_size), self._reading())
+
+    def get_file_quota(self) -> FileQuota:
+        """Read how many files the account holds and may hold."""
+        return self._attempt(uploads.get_file_quota(), self._reading())
+
+    def delete_file(self, file_id: str) -> None:
+        """Delete an uploaded file."""
+        self._attempt(uploads.delete_file(file_id), self._reading())
+
     def _carry_out(self, plan: Plan[Result]) -> Result:
         try:
             step = next(plan)
@@ -366,11 +356,10 @@ class EvoLinkClient(_Exchange):
         if delay := self._delay():
             time.sleep(delay)
         try:
-            response = self._http.request(**self._options(call))
-        except httpx.HTTPError as error:
-            # Its text is in ours; httpx's and httpcore's own traces only push the message out of sight.
+            answer = self._transport.send(self._outgoing(call))
+        except NoAnswerError as error:
             raise self._unreachable(call, error) from None
-        return self._result(call, response)
+        return self._result(call, answer)
 
 
 class AsyncEvoLinkClient(_Exchange):
@@ -378,7 +367,7 @@ class AsyncEvoLinkClient(_Exchange):
 
     def __init__(self, account: Account, *, read_attempts: int = READ_ATTEMPTS) -> None:
         super().__init__(account, read_attempts=read_attempts)
-        self._http = httpx.AsyncClient(**self._client_options())
+        self._transport = AsyncTransport(timeout=account.request_timeout)
 
     async def __aenter__(self) -> AsyncEvoLinkClient:
         return self
@@ -388,7 +377,7 @@ class AsyncEvoLinkClient(_Exchange):
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def submit(
         self, request: ImageRequest, idempotency_key: str, *, submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT
@@ -407,6 +396,38 @@ class AsyncEvoLinkClient(_Exchange):
     async def get_credits(self) -> Credits:
         """Read the balance of account and key; free of charge."""
         return await self._attempt(protocol.get_credits(), self._reading())
+
+    async def upload_file(
+        self, path: Path, *, name: str, content_type: str, folder: str | None = None
+    ) -> UploadedFile:
+        """Send a local file to EvoLink's files, where it lives for 72 hours.
+
+        A repeated attempt overwrites its own file, so give a name that nothing else uses.
+        """
+        call = uploads.upload_stream(path, name=name, content_type=content_type, folder=folder)
+        return await self._attempt(call, self._reading())
+
+    async def upload_base64(self, data: bytes, *, name: str, folder: str | None = None) -> UploadedFile:
+        """Send bytes to EvoLink's files; for small ones."""
+        return await self._attempt(uploads.upload_base64(data, name=name, folder=folder), self._reading())
+
+    async def upload_url(
+        self, url: str, *, name: str | None = None, folder: str | None = None
+    ) -> UploadedFile:
+        """Have EvoLink fetch a file into its files."""
+        return await self._attempt(uploads.upload_url(url, name=name, folder=folder), self._reading())
+
+    async def list_files(self, page: int = 1, page_size: int = 20) -> FilePage:
+        """Read one page of the account's files, 1 to 100 of them."""
+        return await self._attempt(uploads.list_files(page, page_size), self._reading())
+
+    async def get_file_quota(self) -> FileQuota:
+        """Read how many files the account holds and may hold."""
+        return await self._attempt(uploads.get_file_quota(), self._reading())
+
+    async def delete_file(self, file_id: str) -> None:
+        """Delete an uploaded file."""
+        await self._attempt(uploads.delete_file(file_id), self._reading())
 
     async def _carry_out(self, plan: Plan[Result]) -> Result:
         try:
@@ -430,150 +451,7 @@ class AsyncEvoLinkClient(_Exchange):
         if delay := self._delay():
             await asyncio.sleep(delay)
         try:
-            response = await self._http.request(**self._options(call))
-        except httpx.HTTPError as error:
-            # Its text is in ours; httpx's and httpcore's own traces only push the message out of sight.
+            answer = await self._transport.send(self._outgoing(call))
+        except NoAnswerError as error:
             raise self._unreachable(call, error) from None
-        return self._result(call, response)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultStream:
-    """An open answer of a result host.
-
-    :param length: bytes announced; None where the host does not say.
-    :param chunks: the body, read from the network as it is consumed.
-    """
-
-    status: int
-    content_type: str
-    length: int | None
-    chunks: Iterator[bytes] = field(repr=False)
-
-
-class ResultClient:
-    """Fetches result links. It holds no API key and follows links to public hosts only.
-
-    :param allow_internal: take links to private and loopback addresses too; for an EvoLink that is itself
-        at such an address (the simulator).
-    """
-
-    def __init__(self, *, allow_internal: bool = False, timeout: float = DEFAULT_REQUEST_TIMEOUT) -> None:
-        self._allow_internal = allow_internal
-        self._http = httpx.Client(
-            headers={"User-Agent": user_agent(), "Accept": "image/*, application/octet-stream;q=0.9"},
-            timeout=httpx.Timeout(timeout, connect=min(10, timeout)),
-            verify=shared_ssl_context(),
-            follow_redirects=False,
-        )
-
-    def __enter__(self) -> ResultClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
-
-    @contextmanager
-    def stream(self, url: str) -> Iterator[ResultStream]:
-        """Open a link.
-
-        :raises DownloadError: when the host is not public, not reachable, or redirects without end.
-        """
-        try:
-            for _ in range(MAX_REDIRECTS + 1):
-                self._check_target(url)
-                with self._http.stream("GET", url) as response:
-                    if response.has_redirect_location:
-                        url = urljoin(url, response.headers["location"])
-                        continue
-                    self._check_peer(response)
-                    yield _opened(response)
-                    return
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:
-            raise DownloadError(f"{_in_words(error)} when downloading from {host_of(url)}.") from None
-        raise DownloadError(f"The result link redirects more than {MAX_REDIRECTS} times.")
-
-    def _check_target(self, url: str) -> None:
-        host = host_of(url)
-        if not url.startswith(("https://", "http://")) or not host:
-            raise DownloadError("The result link is not an http(s) address.")
-        if not self._allow_internal and is_internal_host(host):
-            raise DownloadError(f"The result link points to {host}, which is not a public host.")
-
-    def _check_peer(self, response: httpx.Response) -> None:
-        """Refuse an answer that came from an internal address under a public name.
-
-        Behind a proxy the peer is the proxy, which may well be internal, and resolving names is its part.
-        """
-        stream = response.extensions.get("network_stream")
-        peer = stream.get_extra_info("server_addr") if stream is not None else None
-        if self._allow_internal or peer is None or _is_proxied(str(response.url)):
-            return
-        address = literal_address(str(peer[0]))
-        if address is not None and not is_public_address(address):
-            raise DownloadError(
-                f"The result link's host resolves to {peer[0]}, which is not a public address."
-            )
-
-
-def _opened(response: httpx.Response) -> ResultStream:
-    length = response.headers.get("content-length", "")
-    # A compressed body is shorter on the wire than what it unpacks to.
-    known = length.isdigit() and "content-encoding" not in response.headers
-    return ResultStream(
-        status=response.status_code,
-        content_type=response.headers.get("content-type", ""),
-        length=int(length) if known else None,
-        chunks=response.iter_bytes(),
-    )
-
-
-def host_of(url: str) -> str:
-    """Name the host of a link for a message, as the rest of a link may be signed; empty where it has none."""
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_proxied(url: str) -> bool:
-    parts = urlsplit(url)
-    proxies = urllib.request.getproxies()
-    return (parts.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(
-        parts.hostname or ""
-    )
-
-
-def _in_words(error: Exception) -> str:
-    """Say what went wrong on the wire, in the words of somebody who has to mend it."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, httpx.ConnectError):
-        return _connect_error_in_words(text)
-    for kind, words in _WORDS.items():
-        if isinstance(error, kind):
-            return words.format(text)
-    return f"The exchange failed ({type(error).__name__}: {text})"
-
-
-def _connect_error_in_words(text: str) -> str:
-    if "CERTIFICATE" in text.upper() or "SSL" in text.upper():
-        return f"No trusted TLS connection ({text})"
-    if any(sign in text for sign in _NAME_NOT_KNOWN):
-        return f"The host name is not known ({text})"
-    return f"No connection ({text})"
-
-
-# The resolver's words on Linux, macOS and musl.
-_NAME_NOT_KNOWN = (
-    "Name or service not known",
-    "nodename nor servname",
-    "Name does not resolve",
-    "name resolution",
-)
-_WORDS: dict[type[Exception], str] = {
-    httpx.ConnectTimeout: "No connection within the time-out ({})",
-    httpx.TimeoutException: "Silence for longer than the time-out ({})",
-    httpx.ProxyError: "The proxy refused ({})",
-    httpx.NetworkError: "The connection was cut ({})",
-    httpx.RemoteProtocolError: "The connection was cut ({})",
-}
+        return self._result(call, answer)

@@ -7,7 +7,9 @@ EvoImageError
 ├── ConnectionSettingsError *        the Airflow connection cannot be used as it stands
 ├── EvoLinkApiError                  EvoLink answered with an error
 │   ├── RequestRefusedError *        400, 413, 415, 404 for a model: this request will never pass
-│   │   └── ContentRefusedError *    refused by moderation before a generation began
+│   │   ├── ContentRefusedError *    refused by moderation before a generation began
+│   │   └── FileRefusedError *       the files API does not take this file
+│   │       └── FileQuotaError *     the account's uploaded files are as many as it may have
 │   ├── AuthenticationError *        401: the key is missing, wrong or expired
 │   ├── AccessDeniedError *          403: the key lacks the model, is disabled, or the address is barred
 │   ├── InsufficientCreditsError *   402: the account is empty
@@ -133,6 +135,22 @@ class ContentRefusedError(RequestRefusedError):
     """Moderation refused the prompt or a reference before a generation began."""
 
     default_on_retry = "No retry follows, it would be refused again: change the prompt or the references."
+
+
+class FileRefusedError(RequestRefusedError):
+    """The files API does not take this file: too large, not an accepted type, or its URL gives nothing."""
+
+    default_billed = False
+    default_on_retry = "No retry follows, it would be refused again: use another file."
+
+
+class FileQuotaError(FileRefusedError):
+    """The account holds as many uploaded files as it may (100, or 500 on VIP accounts)."""
+
+    default_on_retry = (
+        "No retry follows: delete uploaded files (EvoImageHook.list_files, delete_file) or wait until they expire, "
+        "72 hours after their upload; then clear the task."
+    )
 
 
 class AuthenticationError(EvoLinkApiError, AirflowFailException):

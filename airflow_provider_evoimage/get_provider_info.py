@@ -72,6 +72,11 @@ def get_provider_info() -> dict[str, object]:
                         "description": "Per process (each worker process and each triggerer). Empty: no limit.",
                         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
                     },
+                    "files_base_url": {
+                        "label": "Base URL of the files API",
+                        "description": "Where references are uploaded. Empty: EvoLink's own, or the base URL.",
+                        "schema": {"type": ["string", "null"]},
+                    },
                     "idempotency": {
                         "label": "Idempotency keys",
                         "description": (

@@ -20,6 +20,8 @@ from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     EvoLinkApiError,
     EvoLinkUnavailableError,
+    FileQuotaError,
+    FileRefusedError,
     GenerationCancelledError,
     GenerationFailedError,
     GenerationNotFoundError,
@@ -90,6 +92,12 @@ HTTP_CODES: dict[str, type[EvoLinkApiError]] = {
     # The first POST with this key is still being worked on: the same key again, a little later.
     _STILL_SUBMITTING: EvoLinkUnavailableError,
     "rate_limit_exceeded": RateLimitError,
+    # The files API: too large, type not allowed, quota, URL not readable, storage trouble.
+    "40001": FileRefusedError,
+    "40002": FileRefusedError,
+    "40003": FileQuotaError,
+    "40004": FileRefusedError,
+    "50001": EvoLinkUnavailableError,
 }
 
 #: What the status says where the code does not.

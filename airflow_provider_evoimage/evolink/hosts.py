@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from airflow_provider_evoimage.exceptions import ConnectionSettingsError
 
 DEFAULT_BASE_URL = "https://api.evolink.ai"
+DEFAULT_FILES_BASE_URL = "https://files-api.evolink.ai"
 
 _SITES_FOR_PEOPLE = frozenset({"evolink.ai", "www.evolink.ai", "docs.evolink.ai"})
 _STANDARD_PORTS = {"http": 80, "https": 443}
@@ -94,3 +95,9 @@ def api_base_url(address: str) -> str:
     if port is not None and port != _STANDARD_PORTS[parts.scheme]:
         netloc = f"{netloc}:{port}"
     return f"{parts.scheme}://{netloc}{_V1_AND_AFTER.sub('', parts.path).rstrip('/')}"
+
+
+def files_base_url(base_url: str) -> str:
+    """Return the host of the files API that belongs to a base URL: EvoLink's own has one of its own."""
+    host = urlsplit(base_url).hostname or ""
+    return DEFAULT_FILES_BASE_URL if host.endswith(".evolink.ai") else base_url

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
 from airflow_provider_evoimage.evolink.errors import ErrorBody, http_error
 from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Credits, Generation
@@ -26,6 +27,11 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is one of success."""
+        return 200 <= self.status < 300  # noqa: PLR2004
+
     def json(self) -> Any:
         """Return the body as JSON.
 
@@ -42,11 +48,25 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileToUpload:
+    """A local file that is sent as multipart form data, opened anew at each attempt.
+
+    :param fields: the form's other fields.
+    """
+
+    path: Path
+    name: str
+    content_type: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Call(Generic[Result]):
     """One exchange with EvoLink, described; a client carries it out.
 
     :param asking: the purpose in words, for messages: "EvoLink answered … when asked *to read the task*".
     :param read: turns a 2xx answer into the result.
+    :param service: which of EvoLink's hosts it goes to.
     :param pays: whether EvoLink may charge for it.
     """
 
@@ -54,7 +74,9 @@ class Call(Generic[Result]):
     path: str
     asking: str
     read: Callable[[Answer], Result]
+    service: Literal["api", "files"] = "api"
     json: dict[str, Any] | None = None
+    upload: FileToUpload | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     evolink_task_id: str | None = None
     pays: bool = False
@@ -64,7 +86,7 @@ class Call(Generic[Result]):
 
         :raises EvoImageError: the exception that stands for an error answer or an unreadable one.
         """
-        if not 200 <= answer.status < 300:  # noqa: PLR2004 (success)
+        if not answer.is_success:
             raise self._error(answer)
         try:
             return self.read(answer)
@@ -79,9 +101,14 @@ class Call(Generic[Result]):
             body=answer.body,
             asking=self.asking,
             evolink_task_id=self.evolink_task_id,
-            # An error answer to a submission means that nothing was accepted, except from a proxy (5xx).
-            billed=None if answer.status >= 500 or not self.pays else False,  # noqa: PLR2004
+            billed=self._billed(answer.status),
         )
+
+    def _billed(self, status: int) -> bool | None:
+        """Tell what an error answer proves: a refused submission was not accepted, a proxy (5xx) knows nothing."""
+        if self.service == "files":
+            return False
+        return False if self.pays and status < 500 else None  # noqa: PLR2004
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from airflow_provider_evoimage.client import DEFAULT_REQUEST_TIMEOUT, Account
+from airflow_provider_evoimage.client import Account
 from airflow_provider_evoimage.evolink.catalog import DEFAULT_MODEL
-from airflow_provider_evoimage.evolink.hosts import api_base_url
+from airflow_provider_evoimage.evolink.hosts import api_base_url, files_base_url
 from airflow_provider_evoimage.exceptions import ConnectionSettingsError
+from airflow_provider_evoimage.transport import DEFAULT_REQUEST_TIMEOUT
 
 
 class AirflowConnection(Protocol):
@@ -46,9 +47,11 @@ class ConnectionSettings:
         :raises ConnectionSettingsError: naming the field that cannot be used.
         """
         extra = _Extra(connection.conn_id, connection.extra)
+        base_url = api_base_url(_address(connection))
         return cls(
             account=Account(
-                base_url=api_base_url(_address(connection)),
+                base_url=base_url,
+                files_base_url=extra.address("files_base_url") or files_base_url(base_url),
                 api_key=_api_key(connection),
                 request_timeout=extra.positive_number("request_timeout") or DEFAULT_REQUEST_TIMEOUT,
                 max_requests_per_second=extra.positive_number("max_requests_per_second"),
@@ -78,6 +81,15 @@ class _Extra:
         if not isinstance(value, str):
             raise self._wrong(name, value, "text")
         return value.strip()
+
+    def address(self, name: str) -> str | None:
+        value = self.text(name)
+        try:
+            return api_base_url(value) if value else None
+        except ConnectionSettingsError as error:
+            raise ConnectionSettingsError(
+                f"In the extra of connection {self._conn_id!r}, {name} cannot be used. {error.message}"
+            ) from None
 
     def positive_number(self, name: str) -> float | None:
         value = self._fields.get(name)

@@ -13,7 +13,6 @@ from airflow_provider_evoimage.client import (
     READ_ATTEMPTS,
     AsyncEvoLinkClient,
     EvoLinkClient,
-    prepare_for_asyncio,
 )
 from airflow_provider_evoimage.evolink.models import Credits, Generation
 from airflow_provider_evoimage.evolink.protocol import Submitted
@@ -29,6 +28,7 @@ from airflow_provider_evoimage.exceptions import (
     UnreadableAnswerError,
 )
 from airflow_provider_evoimage.hooks.connection import ConnectionSettings
+from airflow_provider_evoimage.transport import prepare_for_asyncio
 from airflow_provider_evoimage.version_compat import AirflowNotFoundException
 
 # 68 credits are 1 USD; EvoLink's own clients warn below that.
@@ -40,7 +40,7 @@ class EvoImageHook(BaseHook):
 
     Connection: API key in *password*, base URL in *host* (default ``https://api.evolink.ai``). Extra, all
     optional: ``default_model``, ``request_timeout`` (seconds, 60), ``max_requests_per_second`` (per process),
-    ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``.
+    ``files_base_url``, ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``.
 
     :param evoimage_conn_id: id of the connection.
     """

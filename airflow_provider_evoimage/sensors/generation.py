@@ -26,6 +26,7 @@ from airflow_provider_evoimage.version_compat import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    TaskDeferralError,
 )
 from airflow_provider_evoimage.waiting.ending import (
     duration_in_words,
@@ -106,6 +107,11 @@ class EvoImageGenerationSensor(BaseSensorOperator):
             raise
         except AirflowSensorTimeout:
             return self.execute_complete(context, WaitEvent(endings={self._id: "timeout"}).to_json())
+        except TaskDeferralError as error:
+            reason = f"Airflow's triggerer gave it up ({error})"
+            return self.execute_complete(
+                context, WaitEvent(endings={self._id: "lost"}, reason=reason).to_json()
+            )
 
     def _defer(self) -> None:
         self.log.info(

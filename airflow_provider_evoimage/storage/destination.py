@@ -152,6 +152,13 @@ class Destination:
             raise self._failure(name, error) from error
         return str(target)
 
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        try:
+            (self._base / name).unlink(missing_ok=True)
+        except Exception as error:
+            raise self._failure(name, error) from error
+
     def read_json(self, name: str) -> Any:
         """Read a JSON file; None where there is none that reads."""
         try:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import tenacity
 
-from airflow_provider_evoimage.client import ResultClient, ResultStream, host_of
 from airflow_provider_evoimage.exceptions import DownloadError, NotAnImageError
+from airflow_provider_evoimage.transport import ResultClient, ResultStream, host_of
 
 MAX_IMAGE_BYTES = 200 * 1024 * 1024
 MAX_DOWNLOAD_SECONDS = 600.0
@@ -121,7 +121,8 @@ def _bounded(stream: ResultStream) -> Iterator[bytes]:
 def describe_image(path: Path, *, size: int | None = None, sha256: str | None = None) -> ImageFile:
     """Tell what an image file is from its bytes: kind, pixel size, hash.
 
-    :raises NotAnImageError: when it is no image of a known kind, damaged, or a decompression bomb.
+    :raises NotAnImageError: when it is no image of a known kind, or a decompression bomb.
+    :raises DownloadError: when it is damaged or ends too early.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -129,18 +130,13 @@ def describe_image(path: Path, *, size: int | None = None, sha256: str | None = 
         with Image.open(path) as image:
             kind, (width, height) = image.format or "", image.size
             _check_pixels(width, height)
-            if kind in IMAGE_TYPES:
-                image.verify()
-        # What is verified differs by kind: JPEG, GIF and TIFF show only when decoded that they end too early.
-        if kind in IMAGE_TYPES:
-            with Image.open(path) as image:
-                image.load()
     except Image.DecompressionBombError as error:
         raise NotAnImageError(f"The result is refused as a decompression bomb: {error}.") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise NotAnImageError(f"The result is not an image: {_beginning_of(path)}.") from error
     if kind not in IMAGE_TYPES:
         raise NotAnImageError(f"The result is an image of a kind that is not taken: {kind or 'unknown'}.")
+    _check_whole(path)
     extension, content_type = IMAGE_TYPES[kind]
     return ImageFile(
         path=path,
@@ -151,6 +147,22 @@ def describe_image(path: Path, *, size: int | None = None, sha256: str | None = 
         width=width,
         height=height,
     )
+
+
+def _check_whole(path: Path) -> None:
+    """Check that the image is there to its end; another download may mend one that is not."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.verify()
+        # What is verified differs by kind: JPEG, GIF and TIFF show only when decoded that they end too early.
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DownloadError(
+            f"The image is damaged or ends too early ({path.stat().st_size:,} bytes): {error}."
+        ) from error
 
 
 def _check_pixels(width: int, height: int) -> None:

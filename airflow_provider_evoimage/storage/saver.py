@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_evoimage.client import ResultClient, host_of
 from airflow_provider_evoimage.evolink.hosts import is_internal_host
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.exceptions import (
@@ -35,6 +34,8 @@ from airflow_provider_evoimage.storage.download import (
     describe_image,
     download_image,
 )
+from airflow_provider_evoimage.storage.progress import SaveProgress, entries_of
+from airflow_provider_evoimage.transport import ResultClient, host_of
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -63,15 +64,17 @@ class ImageToSave:
 class _Plan:
     """What is to be done for one generation.
 
-    :param is_ours: whether the sidecar that lies there was written for this very generation.
-    :param saved_before: that sidecar's entries, by index.
+    :param has_sidecar: whether a sidecar of this very generation is there: an earlier save was complete.
+    :param written_before: files that an earlier try of this save wrote or began to write, by index.
     """
 
     generation: Generation
     asked: Asked
     images: Sequence[ImageToSave]
-    is_ours: bool
-    saved_before: Mapping[int, Mapping[str, Any]]
+    sidecar_name: str
+    has_sidecar: bool
+    written_before: Mapping[int, Mapping[str, Any]]
+    progress: SaveProgress | None
 
 
 @dataclass(kw_only=True)
@@ -138,21 +141,19 @@ class ImageSaver:
 
     def _plan(self, item: int, generation: Generation, asked: Asked) -> _Plan:
         images = self._images_of(item, generation)
-        found = self.destination.read_json(self._sidecar_name(images[0])) if images else None
-        sidecar = found if isinstance(found, Mapping) else {}
-        is_ours = sidecar.get("evolink_task_id") == generation.evolink_task_id
-        listed = sidecar.get("images") if is_ours else []
-        entries = listed if isinstance(listed, list) else []
+        sidecar_name = self._sidecar_name(images[0])
+        task = generation.evolink_task_id
+        progress = SaveProgress(self.destination, sidecar_name, task)
+        before = entries_of(self.destination.read_json(sidecar_name), task)
         return _Plan(
             generation=generation,
             asked=asked,
             images=images,
-            is_ours=is_ours,
-            saved_before={
-                entry["index"]: entry
-                for entry in entries
-                if isinstance(entry, Mapping) and isinstance(entry.get("index"), int)
-            },
+            sidecar_name=sidecar_name,
+            has_sidecar=bool(before),
+            written_before=before or progress.found(),
+            # A single image that may be written over needs none: it is fetched again, and that is all.
+            progress=progress if len(images) > 1 or self.if_exists == "error" else None,
         )
 
     def _images_of(self, item: int, generation: Generation) -> list[ImageToSave]:
@@ -195,17 +196,21 @@ class ImageSaver:
     def _save_one(
         self, client: ResultClient, image: ImageToSave, folder: Path, plan: _Plan
     ) -> dict[str, Any]:
-        before = plan.saved_before.get(image.index)
+        before = plan.written_before.get(image.index)
         if before is not None and (kept := self._still_there(image, before)):
             return kept
-        # Without a finished sidecar, files of this name may be what a killed try of this very save left.
-        if self.if_exists != "overwrite" and not plan.is_ours and (existing := self._existing_name(image)):
-            return self._keep_existing(image, existing, folder)
+        if self.if_exists != "overwrite" and (existing := self._existing_name(image)):
+            is_ours = before is not None and before.get("path") == self.destination.url(existing)
+            if not is_ours:
+                return self._keep_existing(image, existing, folder)
         task = image.generation.evolink_task_id
         local = folder / f"{task}-{image.index}".replace(":", "_")
         try:
             file = self._download(client, image, local)
             name = self._name(image, file.extension)
+            entry = _saved(image.index, self.destination.url(name), file)
+            if plan.progress is not None:
+                plan.progress.begins(entry)
             path = self.destination.publish(local, name, file.content_type)
         except SaveError as error:
             error.evolink_task_id = task
@@ -221,7 +226,7 @@ class ImageSaver:
             file.height,
             _size_in_words(file.bytes),
         )
-        return _saved(image.index, path, file)
+        return entry
 
     def _still_there(self, image: ImageToSave, entry: Mapping[str, Any]) -> dict[str, Any] | None:
         """Check an entry of an earlier sidecar against the storage; None where the file must be fetched."""
@@ -300,8 +305,8 @@ class ImageSaver:
 
     def _finish(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> Manifest:
         manifest = build_manifest(plan.generation, asked=plan.asked, made_by=self.made_by, saved=saved)
-        name = self._sidecar_name(plan.images[0])
-        if self.if_exists == "skip" and not plan.is_ours and self.destination.exists(name):
+        name = plan.sidecar_name
+        if self.if_exists == "skip" and not plan.has_sidecar and self.destination.exists(name):
             return manifest
         sidecar = folder / "manifest.json"
         sidecar.write_text(
@@ -309,6 +314,8 @@ class ImageSaver:
         )
         try:
             self.destination.publish(sidecar, name, "application/json")
+            if plan.progress is not None:
+                plan.progress.ends()
         except SaveError as error:
             error.evolink_task_id = plan.generation.evolink_task_id
             raise

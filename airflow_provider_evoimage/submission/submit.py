@@ -71,7 +71,7 @@ class RecordKeeper:
         if self._store is None:
             return None
         try:
-            return SubmissionRecord.read(self._store.get(STATE_KEY))
+            stored = self._store.get(STATE_KEY)
         except Exception as error:
             if required:
                 raise EvoImageError(
@@ -82,6 +82,10 @@ class RecordKeeper:
                 "The record of earlier tries cannot be read (%s); the key alone protects.", error
             )
             return None
+        record = SubmissionRecord.read(stored)
+        if record is None and stored is not None and required:
+            raise _unrepeatable("its record is damaged, and EvoLink is said to ignore idempotency keys")
+        return record
 
     def keep(self, record: SubmissionRecord | None, *, required: bool = False) -> None:
         """Write the record; a failing store is a warning unless a record must precede what follows.

@@ -11,7 +11,12 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_evoimage.client import AsyncEvoLinkClient
 from airflow_provider_evoimage.evolink.models import Generation
-from airflow_provider_evoimage.exceptions import AuthenticationError, EvoImageError, GenerationNotFoundError
+from airflow_provider_evoimage.exceptions import (
+    AuthenticationError,
+    EvoImageError,
+    GenerationNotFoundError,
+    InvalidRequestError,
+)
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.waiting.event import WaitEvent
 from airflow_provider_evoimage.waiting.polling import End, Ending, Wait
@@ -48,6 +53,8 @@ class EvoImageGenerationTrigger(BaseTrigger):
         estimated_time: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not annotated
+        if not evolink_task_ids:
+            raise InvalidRequestError("There is no generation to wait for.")
         self.evolink_task_ids = list(evolink_task_ids)
         self.evoimage_conn_id = evoimage_conn_id
         self.deadline = deadline

@@ -13,15 +13,7 @@ import pytest
 from fake_time import FakeTime
 from task_driver import API_KEY
 
-from airflow_provider_evoimage.client import (
-    MAX_REDIRECTS,
-    READ_ATTEMPTS,
-    Account,
-    AsyncEvoLinkClient,
-    EvoLinkClient,
-    ResultClient,
-    prepare_for_asyncio,
-)
+from airflow_provider_evoimage.client import READ_ATTEMPTS, Account, AsyncEvoLinkClient, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,
@@ -40,6 +32,7 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.transport import MAX_REDIRECTS, ResultClient, prepare_for_asyncio
 
 KEY = "airflow-evoimage-test-0001"
 

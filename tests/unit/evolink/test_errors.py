@@ -26,6 +26,8 @@ from airflow_provider_evoimage.exceptions import (
     ContentRefusedError,
     EvoImageError,
     EvoLinkUnavailableError,
+    FileQuotaError,
+    FileRefusedError,
     GenerationCancelledError,
     GenerationFailedError,
     GenerationNotFoundError,
@@ -106,6 +108,11 @@ HTTP_TABLE = [
     (503, "service_unavailable", EvoLinkUnavailableError, AGAIN, UNKNOWN),
     (503, "no_available_channel", EvoLinkUnavailableError, AGAIN, UNKNOWN),
     (503, "model_unavailable", EvoLinkUnavailableError, AGAIN, UNKNOWN),
+    (400, "40001", FileRefusedError, FINAL, NOT_BILLED),
+    (400, "40002", FileRefusedError, FINAL, NOT_BILLED),
+    (400, "40003", FileQuotaError, FINAL, NOT_BILLED),
+    (400, "40004", FileRefusedError, FINAL, NOT_BILLED),
+    (500, "50001", EvoLinkUnavailableError, AGAIN, UNKNOWN),
     (503, "channel_selection_failed", EvoLinkUnavailableError, AGAIN, UNKNOWN),
     (504, None, EvoLinkUnavailableError, AGAIN, UNKNOWN),
     (524, None, EvoLinkUnavailableError, AGAIN, UNKNOWN),
@@ -186,7 +193,7 @@ def test_final_trouble_with_a_read_says_that_the_generation_is_kept(status):
             id="integer-code",
         ),
         pytest.param(
-            {"success": False, "code": 40003, "msg": "Quota exceeded."}, "40003", "Quota exceeded", id="files"
+            {"success": False, "code": 40009, "msg": "Quota exceeded."}, "40009", "Quota exceeded", id="files"
         ),
         pytest.param(
             {"error": "slow_down", "error_description": "Too fast."}, "slow_down", "Too fast", id="oauth"

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from airflow_provider_evoimage.exceptions import NotAnImageError
+from airflow_provider_evoimage.exceptions import DownloadError, NotAnImageError
 from airflow_provider_evoimage.storage.download import IMAGE_TYPES, describe_image
 
 KINDS = [
@@ -82,7 +82,7 @@ def test_wrong_name_does_not_mislead(tmp_path: Path) -> None:
 def test_truncated_image_is_refused(file: Path, kind: str, share: float) -> None:
     content = drawn(kind, (300, 200))
     file.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(NotAnImageError):
+    with pytest.raises(DownloadError):
         describe_image(file)
 
 
@@ -142,5 +142,5 @@ def test_damaged_image_is_described_or_refused_and_nothing_else(
         at = int(share * len(content))
         content[at : at + len(junk)] = junk
     file.write_bytes(content)
-    with contextlib.suppress(NotAnImageError):
+    with contextlib.suppress(DownloadError):
         assert describe_image(file).bytes == len(content)

@@ -1,0 +1,66 @@
+"""Which files of a generation a save has begun to write, kept beside them until the sidecar stands there.
+
+A save that is killed leaves files and no sidecar. This record tells the next try which of them are its own:
+to be kept where they are complete, to be written again where they are not.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_evoimage.storage.destination import Destination
+
+
+class SaveProgress:
+    """The record of one generation's save.
+
+    :param sidecar_name: where the finished manifest will be; the record lies beside it, hidden.
+    """
+
+    def __init__(self, destination: Destination, sidecar_name: str, evolink_task_id: str) -> None:
+        folder, slash, name = sidecar_name.rpartition("/")
+        self._destination = destination
+        self._name = f"{folder}{slash}.{name.removesuffix('.json')}.saving.json"
+        self._evolink_task_id = evolink_task_id
+        self._lock = threading.Lock()
+        self._entries: dict[int, Mapping[str, Any]] = {}
+
+    def found(self) -> dict[int, Mapping[str, Any]]:
+        """Return what an earlier try of this very save had begun to write, by index."""
+        self._entries = entries_of(self._destination.read_json(self._name), self._evolink_task_id)
+        return dict(self._entries)
+
+    def begins(self, entry: Mapping[str, Any]) -> None:
+        """Record a file that is about to be written."""
+        with self._lock:
+            self._entries[entry["index"]] = entry
+            record = {"evolink_task_id": self._evolink_task_id, "images": list(self._entries.values())}
+            with tempfile.TemporaryDirectory(prefix="evoimage-") as folder:
+                local = Path(folder) / "saving.json"
+                local.write_text(json.dumps(record), encoding="utf-8")
+                self._destination.publish(local, self._name, "application/json")
+
+    def ends(self) -> None:
+        """Remove the record: the sidecar says it all now."""
+        if self._entries:
+            self._destination.remove(self._name)
+
+
+def entries_of(manifest: object, evolink_task_id: str) -> dict[int, Mapping[str, Any]]:
+    """Return the images that a stored manifest lists, by index, if it is this generation's.
+
+    People can edit what lies in their storage, so nothing about it is taken for granted.
+    """
+    if not isinstance(manifest, Mapping) or manifest.get("evolink_task_id") != evolink_task_id:
+        return {}
+    listed = manifest.get("images")
+    return {
+        entry["index"]: entry
+        for entry in (listed if isinstance(listed, list) else [])
+        if isinstance(entry, Mapping) and isinstance(entry.get("index"), int)
+    }

@@ -1,0 +1,302 @@
+"""What leaves this process: the only module that imports httpx.
+
+:class:`Transport` and :class:`AsyncTransport` send one request to EvoLink and return its answer;
+:class:`ResultClient` fetches result links and knows no API key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib.metadata
+import platform
+import ssl
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from airflow_provider_evoimage import __version__
+from airflow_provider_evoimage.evolink.hosts import is_internal_host, is_public_address, literal_address
+from airflow_provider_evoimage.evolink.protocol import Answer, FileToUpload
+from airflow_provider_evoimage.exceptions import DownloadError
+
+DEFAULT_REQUEST_TIMEOUT = 60.0
+MAX_REDIRECTS = 5
+_CONNECT_TIMEOUT = 10.0
+
+# No byte of the request has left: nothing can have been accepted.
+_NOTHING_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+
+
+@functools.cache
+def shared_ssl_context() -> ssl.SSLContext:
+    """Return the one TLS context of this process: making one reads the CA bundle, 25 ms of blocked loop."""
+    return httpx.create_ssl_context()
+
+
+@functools.cache
+def user_agent() -> str:
+    """Name the product, as EvoLink's media hosts refuse the libraries' own names."""
+    try:
+        airflow = importlib.metadata.version("apache-airflow")
+    except importlib.metadata.PackageNotFoundError:
+        airflow = "unknown"
+    python = platform.python_version()
+    return f"airflow-provider-evoimage/{__version__} (Airflow/{airflow}; Python/{python})"
+
+
+async def prepare_for_asyncio() -> None:
+    """Do what reads files (CA bundle, package metadata) in a thread, once a process, not in the event loop."""
+    if not (shared_ssl_context.cache_info().currsize and user_agent.cache_info().currsize):
+        await asyncio.to_thread(lambda: (shared_ssl_context(), user_agent()))
+
+
+class NoAnswerError(Exception):
+    """No answer came. Internal: the clients turn it into an error of the tree.
+
+    :param words: what went wrong on the wire.
+    :param nothing_sent: whether it is certain that no byte of the request left.
+    """
+
+    def __init__(self, words: str, *, nothing_sent: bool) -> None:
+        super().__init__(words)
+        self.words = words
+        self.nothing_sent = nothing_sent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outgoing:
+    """One request as it goes over the wire."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    json: Mapping[str, Any] | None = None
+    upload: FileToUpload | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[dict[str, Any]]:
+        """Give httpx's arguments; a file to upload is open meanwhile."""
+        arguments: dict[str, Any] = {
+            "method": self.method,
+            "url": self.url,
+            "json": self.json,
+            "headers": self.headers,
+        }
+        with ExitStack() as files:
+            if self.upload is not None:
+                file = files.enter_context(self.upload.path.open("rb"))
+                arguments["files"] = {"file": (self.upload.name, file, self.upload.content_type)}
+                arguments["data"] = self.upload.fields
+            yield arguments
+
+
+class Transport:
+    """Blocking HTTP with one pool of connections.
+
+    :param timeout: seconds an exchange may stay silent.
+    """
+
+    def __init__(self, *, timeout: float) -> None:
+        self._http = httpx.Client(**_options(timeout, accept="application/json"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def send(self, request: Outgoing) -> Answer:
+        """Send a request, follow no redirect.
+
+        :raises NoAnswerError: when no answer came.
+        """
+        try:
+            with request.opened() as arguments:
+                return _answer(self._http.request(**arguments))
+        except httpx.HTTPError as error:
+            # Its text is in ours; httpx's and httpcore's own traces only push the message out of sight.
+            raise _no_answer(error) from None
+
+
+class AsyncTransport:
+    """The same as :class:`Transport`, awaited."""
+
+    def __init__(self, *, timeout: float) -> None:
+        self._http = httpx.AsyncClient(**_options(timeout, accept="application/json"))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def send(self, request: Outgoing) -> Answer:
+        """Send a request; see :meth:`Transport.send`."""
+        try:
+            with request.opened() as arguments:
+                return _answer(await self._http.request(**arguments))
+        except httpx.HTTPError as error:
+            raise _no_answer(error) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultStream:
+    """An open answer of a result host.
+
+    :param length: bytes announced; None where the host does not say.
+    :param chunks: the body, read from the network as it is consumed.
+    """
+
+    status: int
+    content_type: str
+    length: int | None
+    chunks: Iterator[bytes] = field(repr=False)
+
+
+class ResultClient:
+    """Fetches result links. It holds no API key and follows links to public hosts only.
+
+    :param allow_internal: take links to private and loopback addresses too; for an EvoLink that is itself
+        at such an address (the simulator).
+    """
+
+    def __init__(self, *, allow_internal: bool = False, timeout: float = DEFAULT_REQUEST_TIMEOUT) -> None:
+        self._allow_internal = allow_internal
+        self._http = httpx.Client(**_options(timeout, accept="image/*, application/octet-stream;q=0.9"))
+
+    def __enter__(self) -> ResultClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    @contextmanager
+    def stream(self, url: str) -> Iterator[ResultStream]:
+        """Open a link.
+
+        :raises DownloadError: when the host is not public, not reachable, or redirects without end.
+        """
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                self._check_target(url)
+                with self._http.stream("GET", url) as response:
+                    if response.has_redirect_location:
+                        url = urljoin(url, response.headers["location"])
+                        continue
+                    self._check_peer(response)
+                    yield _opened(response)
+                    return
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:
+            raise DownloadError(f"{_in_words(error)} when downloading from {host_of(url)}.") from None
+        raise DownloadError(f"The result link redirects more than {MAX_REDIRECTS} times.")
+
+    def _check_target(self, url: str) -> None:
+        host = host_of(url)
+        if not url.startswith(("https://", "http://")) or not host:
+            raise DownloadError("The result link is not an http(s) address.")
+        if not self._allow_internal and is_internal_host(host):
+            raise DownloadError(f"The result link points to {host}, which is not a public host.")
+
+    def _check_peer(self, response: httpx.Response) -> None:
+        """Refuse an answer that came from an internal address under a public name.
+
+        Behind a proxy the peer is the proxy, which may well be internal, and resolving names is its part.
+        """
+        stream = response.extensions.get("network_stream")
+        peer = stream.get_extra_info("server_addr") if stream is not None else None
+        if self._allow_internal or peer is None or _is_proxied(str(response.url)):
+            return
+        address = literal_address(str(peer[0]))
+        if address is not None and not is_public_address(address):
+            raise DownloadError(
+                f"The result link's host resolves to {peer[0]}, which is not a public address."
+            )
+
+
+def _opened(response: httpx.Response) -> ResultStream:
+    length = response.headers.get("content-length", "")
+    # A compressed body is shorter on the wire than what it unpacks to.
+    known = length.isdigit() and "content-encoding" not in response.headers
+    return ResultStream(
+        status=response.status_code,
+        content_type=response.headers.get("content-type", ""),
+        length=int(length) if known else None,
+        chunks=response.iter_bytes(),
+    )
+
+
+def _options(timeout: float, *, accept: str) -> dict[str, Any]:
+    return {
+        "headers": {"User-Agent": user_agent(), "Accept": accept},
+        "timeout": httpx.Timeout(timeout, connect=min(_CONNECT_TIMEOUT, timeout)),
+        "verify": shared_ssl_context(),
+        "follow_redirects": False,
+    }
+
+
+def _answer(response: httpx.Response) -> Answer:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Answer(status=response.status_code, headers=headers, body=response.content)
+
+
+def _no_answer(error: httpx.HTTPError) -> NoAnswerError:
+    return NoAnswerError(_in_words(error), nothing_sent=isinstance(error, _NOTHING_SENT))
+
+
+def host_of(url: str) -> str:
+    """Name the host of a link for a message, as the rest of a link may be signed; empty where it has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_proxied(url: str) -> bool:
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies()
+    return (parts.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(
+        parts.hostname or ""
+    )
+
+
+def _in_words(error: Exception) -> str:
+    """Say what went wrong on the wire, in the words of somebody who has to mend it."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectError):
+        return _connect_error_in_words(text)
+    for kind, words in _WORDS.items():
+        if isinstance(error, kind):
+            return words.format(text)
+    return f"The exchange failed ({type(error).__name__}: {text})"
+
+
+def _connect_error_in_words(text: str) -> str:
+    if "CERTIFICATE" in text.upper() or "SSL" in text.upper():
+        return f"No trusted TLS connection ({text})"
+    if any(sign in text for sign in _NAME_NOT_KNOWN):
+        return f"The host name is not known ({text})"
+    return f"No connection ({text})"
+
+
+# The resolver's words on Linux, macOS and musl.
+_NAME_NOT_KNOWN = (
+    "Name or service not known",
+    "nodename nor servname",
+    "Name does not resolve",
+    "name resolution",
+)
+_WORDS: dict[type[Exception], str] = {
+    httpx.ConnectTimeout: "No connection within the time-out ({})",
+    httpx.TimeoutException: "Silence for longer than the time-out ({})",
+    httpx.ProxyError: "The proxy refused ({})",
+    httpx.NetworkError: "The connection was cut ({})",
+    httpx.RemoteProtocolError: "The connection was cut ({})",
+}
