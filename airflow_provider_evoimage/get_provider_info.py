@@ -41,6 +41,9 @@ def get_provider_info() -> dict[str, object]:
                 "python-modules": ["airflow_provider_evoimage.triggers.generation"],
             }
         ],
+        "task-decorators": [
+            {"name": "evoimage", "class-name": "airflow_provider_evoimage.decorators.evoimage.evoimage_task"}
+        ],
         "connection-types": [
             {
                 "connection-type": "evoimage",

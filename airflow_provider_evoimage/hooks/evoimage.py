@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -15,19 +16,22 @@ from airflow_provider_evoimage.client import (
     EvoLinkClient,
 )
 from airflow_provider_evoimage.evolink.models import Credits, Generation
-from airflow_provider_evoimage.evolink.protocol import Submitted
+from airflow_provider_evoimage.evolink.protocol import Answer, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.evolink.uploads import FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
     ConnectionSettingsError,
     EvoImageError,
     EvoLinkUnreachableError,
+    FileQuotaError,
     InsufficientCreditsError,
     RequestRefusedError,
     UnreadableAnswerError,
 )
 from airflow_provider_evoimage.hooks.connection import ConnectionSettings
+from airflow_provider_evoimage.storage.references import reference_type, unique_name
 from airflow_provider_evoimage.transport import prepare_for_asyncio
 from airflow_provider_evoimage.version_compat import AirflowNotFoundException
 
@@ -123,6 +127,55 @@ class EvoImageHook(BaseHook):
         """Read the balance; free of charge."""
         return self._client.get_credits()
 
+    def verify(self, generation: Generation) -> Generation:
+        """Read again what a callback claims: callbacks are unsigned, so anybody can send one."""
+        return self.get_generation(generation.evolink_task_id)
+
+    def upload_reference(self, path: str | Path, *, folder: str | None = None) -> UploadedFile:
+        """Bring a local image to where EvoLink can read it; its ``file_url`` goes into ``image_urls``.
+
+        The file gets a name that nothing else uses, as EvoLink overwrites files of the same name. It lives for
+        72 hours and counts towards the account's quota until then, or until :meth:`delete_file`. Costs nothing.
+
+        :raises InvalidRequestError: when it is not there, is no JPEG, PNG, GIF or WebP by its bytes, or is
+            larger than 100 MB.
+        :raises FileQuotaError: when the account holds as many files as it may.
+        """
+        source = Path(path)
+        content_type = reference_type(source)
+        name = unique_name(source.name, content_type)
+        try:
+            return self.upload_file(source, name=name, content_type=content_type, folder=folder)
+        except FileQuotaError as error:
+            error.message = f"{error.message} {self._quota_in_words()}".strip()
+            raise
+
+    def upload_file(
+        self, path: str | Path, *, name: str, content_type: str, folder: str | None = None
+    ) -> UploadedFile:
+        """Send a local file under a name of your own; a file of that name is overwritten."""
+        return self._client.upload_file(Path(path), name=name, content_type=content_type, folder=folder)
+
+    def upload_base64(self, data: bytes, *, name: str, folder: str | None = None) -> UploadedFile:
+        """Send bytes; for small files."""
+        return self._client.upload_base64(data, name=name, folder=folder)
+
+    def upload_url(self, url: str, *, name: str | None = None, folder: str | None = None) -> UploadedFile:
+        """Have EvoLink fetch a file from a public https URL into its files."""
+        return self._client.upload_url(url, name=name, folder=folder)
+
+    def list_files(self, page: int = 1, page_size: int = 20) -> FilePage:
+        """Read one page of the uploaded files, 1 to 100 of them."""
+        return self._client.list_files(page, page_size)
+
+    def get_file_quota(self) -> FileQuota:
+        """Read how many files the account holds and may hold."""
+        return self._client.get_file_quota()
+
+    def delete_file(self, file_id: str) -> None:
+        """Delete an uploaded file."""
+        self._client.delete_file(file_id)
+
     def reconnect(self) -> None:
         """Forget the connection and the client, so that a key changed meanwhile is read at the next call."""
         self.close()
@@ -153,6 +206,12 @@ class EvoImageHook(BaseHook):
             "API key in the password field."
         )
 
+    def _quota_in_words(self) -> str:
+        try:
+            return f"{self.get_file_quota()}."
+        except EvoImageError:
+            return ""
+
     def _failure_in_words(self, error: EvoImageError) -> str:
         if isinstance(error, ConnectionSettingsError):
             return error.message
@@ -170,6 +229,20 @@ class EvoImageHook(BaseHook):
         if isinstance(error, (RequestRefusedError, UnreadableAnswerError)):
             return f"{host} answers, but not as EvoLink's API does; check the base URL. {error.message}"
         return error.message
+
+
+def parse_callback(body: bytes | str | Mapping[str, Any]) -> Generation:
+    """Read what EvoLink posts to a ``callback_url``: the same JSON as a task's detail.
+
+    A callback is a hint, not a proof: it is unsigned, comes at most four times within about 40 s, and may be
+    lost. Confirm it with :meth:`EvoImageHook.verify` before acting on it.
+
+    :raises UnreadableAnswerError: when it is no task of EvoLink's.
+    """
+    if not isinstance(body, Mapping):
+        content = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+        body = Answer(status=200, headers={}, body=content).json()
+    return Generation.read(body)
 
 
 def _balance_in_words(balance: Credits) -> tuple[bool, str]:

@@ -17,6 +17,7 @@ from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestEr
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, made_by
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
+from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.storage.destination import ONE_GENERATION, Destination, FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.identity import fingerprint
@@ -36,6 +37,8 @@ from airflow_provider_evoimage.waiting.polling import Wait
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_provider_evoimage.version_compat import RetryPolicy
 
 XCOM_EVOLINK_TASK_ID = "evolink_task_id"
 
@@ -77,6 +80,8 @@ class EvoImageGenerateOperator(BaseOperator):
         anew after delivery or failure; ``regenerate`` always asks anew; ``reuse`` delivers what is there again.
         Needs Airflow 3.3; before, a cleared task always asks anew.
     :param evoimage_conn_id: id of the Airflow connection.
+    :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); default: as EvoLink asked.
+        None leaves it to ``retry_delay``.
     """
 
     template_fields: Sequence[str] = (
@@ -117,9 +122,11 @@ class EvoImageGenerateOperator(BaseOperator):
         submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT,
         on_clear: OnClear = "auto",
         evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        # A default of the signature survives .partial(); one set in kwargs would not.
+        retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**retry_policy_argument(retry_policy), **kwargs)
         self.prompt = prompt
         self.model = model
         self.size = size
@@ -291,9 +298,9 @@ class EvoImageGenerateOperator(BaseOperator):
         # Fetched by an earlier leg or by another try: it is there for this one too.
         context["ti"].xcom_push(key=XCOM_EVOLINK_TASK_ID, value=evolink_task_id)
         generation = read_ended(self.hook, evolink_task_id, event.endings[evolink_task_id], event.reason)
-        return self._deliver(context, generation, self._asked(), self._saver(context))
+        return self._deliver(context, generation, self._asked(context), self._saver(context))
 
-    def _asked(self) -> Asked:
+    def _asked(self, context: Context) -> Asked:
         """Describe the request again; what was paid is delivered also when that no longer works."""
         try:
             return Asked.by(self._build_request())

@@ -18,6 +18,7 @@ from airflow_provider_evoimage.exceptions import (
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Manifest, generations_named_by, made_by
 from airflow_provider_evoimage.operators.arguments import filled, one_of
+from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.storage.destination import (
     IF_EXISTS,
     MANY_GENERATIONS,
@@ -31,6 +32,8 @@ from airflow_provider_evoimage.waiting.ending import require_images
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_provider_evoimage.version_compat import RetryPolicy
 
 
 class EvoImageSaveOperator(BaseOperator):
@@ -52,6 +55,8 @@ class EvoImageSaveOperator(BaseOperator):
         nothing), or ``error``.
     :param parallel: downloads at a time.
     :param evoimage_conn_id: id of the Airflow connection.
+    :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); default: as EvoLink asked.
+        None leaves it to ``retry_delay``.
     """
 
     template_fields: Sequence[str] = ("generation", "save_to", "filename_template", "evoimage_conn_id")
@@ -66,9 +71,11 @@ class EvoImageSaveOperator(BaseOperator):
         if_exists: IfExists = "overwrite",
         parallel: int = PARALLEL_DOWNLOADS,
         evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        # A default of the signature survives .partial(); one set in kwargs would not.
+        retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**retry_policy_argument(retry_policy), **kwargs)
         self.generation = generation
         self.save_to = save_to
         self.filename_template = filename_template

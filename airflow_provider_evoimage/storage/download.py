@@ -124,7 +124,7 @@ def describe_image(path: Path, *, size: int | None = None, sha256: str | None = 
     :raises NotAnImageError: when it is no image of a known kind, or a decompression bomb.
     :raises DownloadError: when it is damaged or ends too early.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
@@ -132,7 +132,7 @@ def describe_image(path: Path, *, size: int | None = None, sha256: str | None = 
             _check_pixels(width, height)
     except Image.DecompressionBombError as error:
         raise NotAnImageError(f"The result is refused as a decompression bomb: {error}.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Damaged bytes make Pillow's readers raise anything.
         raise NotAnImageError(f"The result is not an image: {_beginning_of(path)}.") from error
     if kind not in IMAGE_TYPES:
         raise NotAnImageError(f"The result is an image of a kind that is not taken: {kind or 'unknown'}.")
@@ -159,7 +159,7 @@ def _check_whole(path: Path) -> None:
         # What is verified differs by kind: JPEG, GIF and TIFF show only when decoded that they end too early.
         with Image.open(path) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # As above.
         raise DownloadError(
             f"The image is damaged or ends too early ({path.stat().st_size:,} bytes): {error}."
         ) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.exceptions import TaskDeferred
 from fake_time import FakeTime
 from task_driver import Killed, StateStore, TaskRun, generate, kept_keys
 

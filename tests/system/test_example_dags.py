@@ -18,6 +18,7 @@ EXAMPLES = {
     "evoimage_quick_start": (4, (1024, 1024)),
     "evoimage_daily_campaign": (3, (1536, 1024)),
     "evoimage_submit_then_collect": (2, (1024, 1536)),
+    "evoimage_taskflow": (2, (1536, 1024)),
 }
 
 
