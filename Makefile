@@ -15,6 +15,7 @@ PYTHON ?=
 TESTS ?= tests
 PYTEST_OPTIONS ?=
 DEMO_OPTIONS ?=
+UI_OPTIONS ?=
 
 # Scripts of an environment name its path in their first line; `python -m` also works below a path with spaces.
 RUN := $(VENV)/bin/python -P -m
@@ -24,13 +25,16 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo test lint format types wheel check clean venv
+.PHONY: help demo ui test lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## a real Airflow, a simulated EvoLink, real image files; needs no account
 	@$(RUN) airflow_provider_evoimage.simulator.demo $(DEMO_OPTIONS)
+
+ui: $(READY) ## an Airflow to click in, with the example DAGs and a simulated EvoLink; Enter stops it
+	@$(RUN) airflow_provider_evoimage.simulator.ui $(UI_OPTIONS)
 
 test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8 takes another Airflow)
 	$(RUN) pytest $(TESTS) $(PYTEST_OPTIONS)

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,19 +25,15 @@ from rich.table import Table
 
 from airflow_provider_evoimage.simulator.airflow_client import Json
 from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from airflow_provider_evoimage.simulator.local_evolink import running_simulator, simulator_connection
 from airflow_provider_evoimage.simulator.processes import (
     LocalAirflowError,
-    ManagedProcess,
     Terminated,
-    poll,
-    stop_processes,
-    stop_signals_unwind,
 )
 
 DAG_ID = "evoimage_quick_start"
 LEAST_IMAGES = 4
 RUN_SECONDS = 300
-SIMULATOR_START_SECONDS = 30
 # EvoLink's price list: 1 USD buys 68 credits.
 CREDITS_PER_USD = 68
 LOG_LINES = 25
@@ -82,48 +78,6 @@ class SavedImage:
             return self.real == (width, height)
         # Models round a ratio to a multiple of 16 pixels.
         return abs(self.real[0] / self.real[1] - width / height) < 0.02 * width / height
-
-
-@contextlib.contextmanager
-def running_simulator(folder: Path, *arguments: str) -> Iterator[str]:
-    """Run the EvoLink simulator as a child process; gives its URL.
-
-    :param folder: its log is written there.
-    :param arguments: further arguments of `python -m airflow_provider_evoimage.simulator`.
-    """
-    simulator = ManagedProcess(
-        name="simulator",
-        command=[
-            sys.executable,
-            "-P",
-            "-m",
-            "airflow_provider_evoimage.simulator",
-            "--port",
-            "0",
-            *arguments,
-        ],
-        environment={**os.environ, "PYTHONUNBUFFERED": "1"},
-        log=folder / "simulator.log",
-        folder=folder,
-    )
-
-    def announced_url() -> str | None:
-        if simulator.exit_code is not None:
-            raise LocalAirflowError(
-                f"The simulator ended with {simulator.exit_code}:\n{simulator.log_tail()}"
-            )
-        line = re.search(r"EvoLink simulator on (http://\S+)", simulator.log.read_text(errors="replace"))
-        return line and line[1]
-
-    simulator.log.unlink(missing_ok=True)
-    with stop_signals_unwind():
-        try:
-            simulator.start()
-            yield poll(
-                announced_url, seconds=SIMULATOR_START_SECONDS, what="the simulator to start", interval=0.05
-            )
-        finally:
-            stop_processes([simulator], grace=5)
 
 
 class Demo:
@@ -202,7 +156,9 @@ class Demo:
         for image in images:
             pixels = f"{image.real[0]}x{image.real[1]}" if image.real else "no image"
             colour = "green" if image.is_as_asked else "red"
-            table.add_row(str(image.path.relative_to(folder)), image.asked, f"[{colour}]{pixels}[/]", f"{image.size:,}")
+            table.add_row(
+                str(image.path.relative_to(folder)), image.asked, f"[{colour}]{pixels}[/]", f"{image.size:,}"
+            )
         self.console.print()
         self.console.print(table)
 
@@ -221,11 +177,6 @@ class Demo:
             f"at least {LEAST_IMAGES} were expected, and all of them right.[/]"
         )
         return False
-
-
-def simulator_connection(url: str) -> dict[str, Json]:
-    """Return the connection that makes the provider's default connection id lead to the simulator."""
-    return {"evoimage_default": {"conn_type": "evoimage", "host": url, "password": "demo-key"}}
 
 
 def read_manifests(airflow: LocalAirflow, dag_id: str, run_id: str) -> list[Json]:
