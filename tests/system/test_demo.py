@@ -47,6 +47,8 @@ def test_stopped_demo_leaves_no_process(tmp_path: Path, number: signal.Signals, 
             [*DEMO, "--dags", str(PROJECT / "example_dags"), "--out", str(tmp_path / "out")],
             stdout=file,
             stderr=subprocess.STDOUT,
+            # A shell makes its commands in the background, and all they start, ignore SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as demo,
     ):
         # The simulator and at least one process of Airflow.

@@ -25,6 +25,11 @@ with LocalAirflow(sys.argv[1], dags=sys.argv[2]):
 """
 
 
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to commands in the background: they, and all they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     found = []
     for process in processes:
@@ -144,6 +149,7 @@ def test_signal_during_start_leaves_no_process(tmp_path: Path, number: signal.Si
         [sys.executable, "-c", DRIVER, str(tmp_path / "home"), str(DAGS)],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     ) as driver:
         file = tmp_path / "home" / log
         poll(
