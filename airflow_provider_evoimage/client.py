@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import tenacity
 
 from airflow_provider_evoimage.evolink import protocol, uploads
-from airflow_provider_evoimage.evolink.models import Credits, Generation
+from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationPage
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.evolink.uploads import FilePage, FileQuota, UploadedFile
@@ -300,6 +300,10 @@ class EvoLinkClient(_Exchange):
         """Read many generations, 50 in one request; those that EvoLink does not know are missing."""
         return self._carry_out(self._generations(evolink_task_ids))
 
+    def list_generations(self, **query: Any) -> GenerationPage:
+        """Read one page of what the account asked for, newest first; see ``protocol.list_generations``."""
+        return self._attempt(protocol.list_generations(**query), self._reading())
+
     def get_credits(self) -> Credits:
         """Read the balance of account and key; free of charge."""
         return self._attempt(protocol.get_credits(), self._reading())
@@ -392,6 +396,10 @@ class AsyncEvoLinkClient(_Exchange):
     async def get_generations(self, evolink_task_ids: Sequence[str]) -> dict[str, Generation]:
         """Read many generations, 50 in one request; those that EvoLink does not know are missing."""
         return await self._carry_out(self._generations(evolink_task_ids))
+
+    async def list_generations(self, **query: Any) -> GenerationPage:
+        """Read one page of what the account asked for, newest first; see ``protocol.list_generations``."""
+        return await self._attempt(protocol.list_generations(**query), self._reading())
 
     async def get_credits(self) -> Credits:
         """Read the balance of account and key; free of charge."""

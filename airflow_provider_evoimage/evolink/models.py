@@ -172,6 +172,30 @@ class Generation(_Answer):
         return None
 
 
+class GenerationPage(_Answer):
+    """One page of the account's generations, newest first; without result links, which only a read gives."""
+
+    total: int
+    generations: tuple[Generation, ...]
+
+    @classmethod
+    def read(cls, data: object) -> GenerationPage:
+        """Read the answer of the list endpoint.
+
+        :raises UnreadableAnswerError: when it holds no list.
+        """
+        answer = _mapping(data)
+        items = answer.get("data")
+        if not isinstance(items, list):
+            raise UnreadableAnswerError("EvoLink's answer holds no list of tasks.")
+        total = _number(answer.get("total"))
+        return cls(
+            total=len(items) if total is None else int(total),
+            generations=tuple(Generation.read(item) for item in items),
+            raw=dict(answer),
+        )
+
+
 class Credits(_Answer):
     """The balance of the account and of the API key, in credits.
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import urlencode
 
 from airflow_provider_evoimage.evolink.errors import ErrorBody, http_error
-from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Credits, Generation
+from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Credits, Generation, GenerationPage
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, UnreadableAnswerError
 
@@ -174,6 +175,27 @@ def get_generations(evolink_task_ids: Sequence[str]) -> Call[dict[str, Generatio
         asking="for the states of several generations",
         json={"task_ids": [checked_id(evolink_task_id) for evolink_task_id in evolink_task_ids]},
         read=read,
+    )
+
+
+def list_generations(
+    *,
+    status: str | None = None,
+    model: str | None = None,
+    kind: str | None = "image",
+    page: int = 1,
+    page_size: int = 20,
+) -> Call[GenerationPage]:
+    """``GET /v1/tasks``: what the account asked for lately, newest first."""
+    if page < 1 or not 1 <= page_size <= MAX_IDS_PER_BATCH:
+        raise InvalidRequestError(f"page must be at least 1, page_size 1 to {MAX_IDS_PER_BATCH}.")
+    query = {"status": status, "type": kind, "model": model, "page": page, "page_size": page_size}
+    given = urlencode({name: value for name, value in query.items() if value is not None})
+    return Call(
+        method="GET",
+        path=f"/v1/tasks?{given}",
+        asking="for the list of generations",
+        read=lambda answer: GenerationPage.read(answer.json()),
     )
 
 

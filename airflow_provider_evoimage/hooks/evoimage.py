@@ -15,7 +15,7 @@ from airflow_provider_evoimage.client import (
     AsyncEvoLinkClient,
     EvoLinkClient,
 )
-from airflow_provider_evoimage.evolink.models import Credits, Generation
+from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationPage
 from airflow_provider_evoimage.evolink.protocol import Answer, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.evolink.uploads import FilePage, FileQuota, UploadedFile
@@ -122,6 +122,20 @@ class EvoImageHook(BaseHook):
     def get_generations(self, evolink_task_ids: Sequence[str]) -> dict[str, Generation]:
         """Read many generations by id, 50 in one request; unknown ids are missing from the answer."""
         return self._client.get_generations(evolink_task_ids)
+
+    def list_generations(
+        self,
+        *,
+        status: str | None = None,
+        model: str | None = None,
+        page: int = 1,
+        page_size: int = 20,
+    ) -> GenerationPage:
+        """Read what the account asked for lately, newest first, 1 to 50 on a page: to find a lost one.
+
+        :param status: ``processing`` (with those still pending), ``completed``, ``failed`` or ``cancelled``.
+        """
+        return self._client.list_generations(status=status, model=model, page=page, page_size=page_size)
 
     def get_credits(self) -> Credits:
         """Read the balance; free of charge."""
