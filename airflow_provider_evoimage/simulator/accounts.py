@@ -16,6 +16,12 @@ def key_hash(api_key: str) -> str:
     return hashlib.sha256(api_key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+def read_bearer(authorization: str | None) -> str:
+    """Return the key in an `Authorization` header, or nothing."""
+    header = authorization or ""
+    return header[len(BEARER) :].strip() if header[: len(BEARER)].lower() == BEARER else ""
+
+
 @dataclass
 class Purse:
     """Credits of an account or of a key.
@@ -99,8 +105,7 @@ class KeyRing:
 
         :raises Refusal: with status 401 when there is no key, or not a valid one.
         """
-        header = authorization or ""
-        api_key = header[len(BEARER) :].strip() if header[: len(BEARER)].lower() == BEARER else ""
+        api_key = read_bearer(authorization)
         if not api_key:
             raise Refusal(401, "Missing API key. Send it as: Authorization: Bearer YOUR_API_KEY")
         key = key_hash(api_key)

@@ -85,6 +85,14 @@ def refusal_answer(refusal: Refusal, style: str, request_id: str) -> Response:
     return JSONResponse(refusal.body(style, request_id), refusal.status, refusal.headers())
 
 
+def upload_refusal_answer(refusal: Refusal, *, with_200: bool) -> Response:
+    """Put a refusal into the error body of the files API.
+
+    :param with_200: say so in the body only.
+    """
+    return JSONResponse(refusal.upload_body(), 200 if with_200 else refusal.status, refusal.headers())
+
+
 def junk_answer() -> Response:
     """Return status 200 with a body that breaks off inside its JSON."""
     return Response(b'{"created": 17571564', media_type="application/json")

@@ -23,6 +23,7 @@ def control_routes(state: SimulatorState) -> list[Route]:
     """Return the routes below `/_simulator`."""
     control = Control(state)
     return [
+        Route(f"{CONTROL_PATH}/callbacks", control.callbacks, methods=["GET"]),
         Route(f"{CONTROL_PATH}/counters", control.counters, methods=["GET"]),
         Route(f"{CONTROL_PATH}/faults", control.clear_faults, methods=["DELETE"]),
         Route(f"{CONTROL_PATH}/faults", _plain_errors(control.post_fault), methods=["POST"]),
@@ -51,7 +52,10 @@ def _plain_errors(endpoint: Endpoint) -> Endpoint:
 
 
 async def _object(request: Request) -> dict[str, Any]:
-    body = json.loads(await request.body() or b"{}")
+    try:
+        body = json.loads(await request.body() or b"{}")
+    except RecursionError:
+        raise ValueError("the body is nested too deeply") from None
     if isinstance(body, dict):
         return body
     raise ValueError("the body must be a JSON object")
@@ -62,6 +66,12 @@ class Control:
 
     def __init__(self, state: SimulatorState) -> None:
         self.state = state
+
+    async def callbacks(self, request: Request) -> Response:
+        """`GET /_simulator/callbacks`."""
+        del request
+        self.state.settle()
+        return JSONResponse({"data": [each.as_json() for each in self.state.callbacks.deliveries]})
 
     async def counters(self, request: Request) -> Response:
         """`GET /_simulator/counters`."""

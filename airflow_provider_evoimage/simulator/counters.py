@@ -16,10 +16,12 @@ class Counters:
     :param conflicts: submissions refused because their key belongs to another body.
     :param in_flight: submissions refused because the first one with their key is not decided yet.
     :param ids_read: task ids asked about, one by one or in a batch.
-    :param reads: requests by route: task, batch, credits, download.
+    :param reads: requests by route: task, list, batch, credits, models, catalog, files, download.
     :param downloads: requests for a result file, whatever became of them.
     :param downloads_served: downloads answered with the whole file, be it slowly.
     :param downloads_with_auth: requests for a result file that carried an Authorization header.
+    :param uploads: files uploaded.
+    :param rate_limited: requests refused because the account sent too many, or had too many generations running.
     :param credits_charged: credits finally charged.
     :param open_requests: requests being answered now.
     :param most_open_requests: most requests that were ever being answered at one time.
@@ -36,6 +38,8 @@ class Counters:
     downloads: int = 0
     downloads_served: int = 0
     downloads_with_auth: int = 0
+    uploads: int = 0
+    rate_limited: int = 0
     credits_charged: Decimal = Decimal(0)
     open_requests: int = 0
     most_open_requests: int = 0
@@ -58,7 +62,7 @@ class Counters:
 
     def as_json(self) -> dict[str, Any]:
         """Return every count as plain JSON."""
-        routes = ("task", "batch", "credits", "download")
+        routes = ("task", "batch", "credits", "download", "list", "models", "catalog", "files")
         return {
             "submissions": self.submissions,
             "paid": self.paid,
@@ -70,6 +74,8 @@ class Counters:
             "downloads": self.downloads,
             "downloads_served": self.downloads_served,
             "downloads_with_auth": self.downloads_with_auth,
+            "uploads": self.uploads,
+            "rate_limited": self.rate_limited,
             "credits_charged": float(self.credits_charged),
             "open_requests": self.open_requests,
             "most_open_requests": self.most_open_requests,

@@ -51,6 +51,7 @@ class Refusal(Exception):  # noqa: N818 - the service refuses; nothing in the si
     :param param: which field is at fault.
     :param retry_after: value of the `Retry-After` header.
     :param details: further fields of the error object.
+    :param upload_code: the five-digit code of the files API.
     """
 
     status: int
@@ -59,6 +60,12 @@ class Refusal(Exception):  # noqa: N818 - the service refuses; nothing in the si
     param: str | None = None
     retry_after: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    upload_code: int | None = None
+
+    def upload_body(self) -> dict[str, Any]:
+        """Return the error body of the files API."""
+        message = self.message or REFUSALS.get(self.status, ("", "", _phrase(self.status)))[2]
+        return {"success": False, "code": self.upload_code or self.status, "msg": message}
 
     def body(self, style: str, request_id: str) -> dict[str, Any]:
         """Return the error body in one of its two generations.

@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_provider_evoimage.simulator.errors import Refusal
 
-ROUTES = ("submit", "task", "batch", "credits", "download")
+ROUTES = ("submit", "task", "list", "batch", "credits", "models", "catalog", "upload", "files", "download")
 KINDS = ("status", "cut", "junk", "delay", "slow", "short", "html", "octet", "jpeg")
 # These spoil a file and mean nothing on another route.
 FILE_KINDS = ("slow", "short", "html", "octet", "jpeg")
@@ -34,7 +34,7 @@ class Fault:
     :param code: error code instead of the usual one of the status.
     :param retry_after: value of a `Retry-After` header.
     :param seconds: length of a delay, or of a slow download.
-    :param after: on the submit route: accept and charge first.
+    :param after: on the submit and the upload route: accept first.
     :param page: answer a status with a proxy's HTML page instead of JSON.
     :param times: how often; None means always.
     :param probability: how likely each time, between 0 and 1.

@@ -2,22 +2,19 @@
 
 import hashlib
 import math
-import secrets
-import string
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from airflow_provider_evoimage.simulator.accounts import Caller
+from airflow_provider_evoimage.simulator.catalog import rules_for
 from airflow_provider_evoimage.simulator.errors import failure_message
 from airflow_provider_evoimage.simulator.faults import Script
-from airflow_provider_evoimage.simulator.models import rules_for
 from airflow_provider_evoimage.simulator.orders import Order
+from airflow_provider_evoimage.simulator.pictures import Picture, Reference
 from airflow_provider_evoimage.simulator.prices import Charge, billing_rule
 
-TASK_ID_PREFIX = "task-unified-"
-ID_LETTERS = string.ascii_lowercase + string.digits
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 # The part of its duration for which a generation waits in the queue.
@@ -41,9 +38,27 @@ def usual_duration(order: Order) -> float:
     return shortest + (longest - shortest) * digest[0] / 255
 
 
-def new_task_id(created: float) -> str:
-    """Make up a task id in the service's form."""
-    return f"{TASK_ID_PREFIX}{int(created)}-{''.join(secrets.choice(ID_LETTERS) for _ in range(8))}"
+def images_made(order: Order, script: Script, *, single: bool) -> int:
+    """How many images a generation makes when it completes.
+
+    :param single: models whose pages say so make one image, whatever was asked: always, or for most prompts.
+    """
+    if script.results is not None:
+        return min(script.results, order.images)
+    how = rules_for(order.model).single if single else "never"
+    if how == "often":
+        # Three prompts of four.
+        how = "never" if hashlib.sha256(order.prompt.encode()).digest()[1] % 4 == 0 else "always"
+    return 1 if how == "always" else order.images
+
+
+def ending(script: Script, failure: str | None) -> str | None:
+    """How a generation ends; None when it never does."""
+    if script.never:
+        return None
+    if script.cancelled:
+        return "cancelled"
+    return "completed" if failure is None else "failed"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -56,6 +71,7 @@ class Generation:
     :param failure: error code when it ends as failed.
     :param made: images it makes when it completes.
     :param ended_at: Unix time of its end, once that was noticed and settled.
+    :param references: its reference images, as its pictures show them.
     :param downloads_spoiled: how many downloads of its files went wrong as its prompt asked.
     """
 
@@ -71,6 +87,7 @@ class Generation:
     ends_as: str | None
     failure: str | None = None
     made: int = 0
+    references: tuple[Reference, ...] = ()
     ended_at: float | None = None
     charge: Charge = field(default_factory=lambda: Charge(Decimal(0), {}))
     replays: int = 0
@@ -105,6 +122,22 @@ class Generation:
         name = hashlib.sha256(self.id.encode()).hexdigest()[:32]
         extension = EXTENSIONS[self.order.output_format]
         return [f"images/{day}/{name}_{index}.{extension}" for index in range(self.made)]
+
+    def picture(self, index: int) -> Picture:
+        """Return what one of its results shows."""
+        order = self.order
+        return Picture(
+            prompt=order.prompt,
+            model=order.model,
+            quality=order.quality,
+            width=order.pixels[0],
+            height=order.pixels[1],
+            index=index,
+            count=order.images,
+            file_format=order.output_format,
+            transparent=order.transparent,
+            references=self.references,
+        )
 
 
 def submit_answer(generation: Generation, now: float) -> dict[str, Any]:
@@ -147,6 +180,21 @@ def task_detail(generation: Generation, now: float, links: list[str]) -> dict[st
     return task
 
 
+def list_item(generation: Generation, now: float) -> dict[str, Any]:
+    """Describe a generation as the list of tasks does: without the URLs of its results."""
+    return {
+        "id": generation.id,
+        "status": generation.status(now),
+        "model": generation.order.model,
+        "type": "image",
+        "progress": generation.progress(now),
+        "created_at": int(generation.accepted_at),
+        "has_results": bool(generation.file_paths),
+        "has_error": generation.ended_at is not None and generation.failure is not None,
+        "credits_used": float(generation.charge.credits),
+    }
+
+
 def billing(generation: Generation) -> dict[str, Any]:
     """Return the `billing` object which newer gateways add to a task."""
     reserved, charged = float(generation.reserved), float(generation.charge.credits)
@@ -163,6 +211,18 @@ def billing(generation: Generation) -> dict[str, Any]:
         "refunded_credits": reserved if released else 0.0,
         "refunded_at": int(generation.ended_at) if released and generation.ended_at is not None else None,
     }
+
+
+def report_line(generation: Generation) -> str:
+    """Describe an accepted generation in one line for a terminal."""
+    order = generation.order
+    prompt = " ".join(order.prompt.split())
+    shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."  # noqa: PLR2004 - width of a line
+    printable = "".join(letter if letter.isprintable() else "?" for letter in shown)
+    return (
+        f"{generation.id}  {order.model} {order.quality} {order.size} n={order.images}"
+        f"  {generation.reserved} credits reserved  {generation.duration:.1f} s  {printable}"
+    )
 
 
 def _heading(generation: Generation, now: float) -> dict[str, Any]:

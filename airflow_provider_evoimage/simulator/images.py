@@ -7,13 +7,14 @@ import colorsys
 import functools
 import hashlib
 import io
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageOps
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from airflow_provider_evoimage.simulator.fonts import Font, Lettering, lettering, visual
+from airflow_provider_evoimage.simulator.pictures import Picture, Reference
+
 RGB = tuple[int, int, int]
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -24,54 +25,12 @@ CAPTION_SHARE = 0.024
 LARGEST_TEXT_SHARE, SMALLEST_TEXT_SHARE = 0.11, 0.018
 SMALLEST_FONT = 8
 LINE_HEIGHT = 1.25
-# No picture holds more in readable letters.
-MAX_DRAWN_CHARACTERS = 1_500
-
+THUMBNAIL_SHARE, SMALLEST_THUMBNAIL = 0.18, 4
 DARK, LIGHT = (0.15, 0.14), (0.74, 0.14)
 HUE_STEP = 0.028
 GRADIENT = 0.05
 BLACK: RGB = (12, 12, 14)
 WHITE: RGB = (255, 255, 255)
-
-# Letters which the font that comes with Pillow lacks, and accents do not explain.
-REPLACEMENTS = str.maketrans(
-    {
-        "\N{EM DASH}": "-",
-        "\N{EN DASH}": "-",
-        "\N{MULTIPLICATION SIGN}": "x",
-        "\N{LEFT SINGLE QUOTATION MARK}": "'",
-        "\N{RIGHT SINGLE QUOTATION MARK}": "'",
-        "\N{LEFT DOUBLE QUOTATION MARK}": '"',
-        "\N{RIGHT DOUBLE QUOTATION MARK}": '"',
-        "\N{LATIN SMALL LETTER SHARP S}": "ss",
-    }
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """One result image.
-
-    :param index: position among the images of its generation, from 0.
-    :param count: how many images the generation was asked for.
-    :param file_format: png, jpeg or webp.
-    """
-
-    prompt: str
-    model: str
-    quality: str
-    width: int
-    height: int
-    index: int
-    count: int
-    file_format: str = "png"
-    transparent: bool = False
-
-    @property
-    def caption(self) -> str:
-        """The small line below the prompt."""
-        size = f"{self.width}x{self.height}"
-        return f"{self.model} · {self.quality} · {size} · image {self.index + 1} of {self.count}"
 
 
 @functools.lru_cache(maxsize=KEPT_FILES)
@@ -84,7 +43,7 @@ def draw(picture: Picture) -> bytes:
     image = Image.composite(Image.new("RGB", size, bottom), Image.new("RGB", size, top), ramp)
     if picture.transparent:
         image = _on_nothing(image)
-    _write(ImageDraw.Draw(image), picture, ink)
+    _write(image, picture, ink)
     return _encode(image, picture.file_format)
 
 
@@ -136,54 +95,92 @@ def _on_nothing(image: Image.Image) -> Image.Image:
     return image
 
 
-def _write(canvas: ImageDraw.ImageDraw, picture: Picture, ink: RGB) -> None:
+def _write(image: Image.Image, picture: Picture, ink: RGB) -> None:
+    canvas = ImageDraw.Draw(image)
     short = min(picture.width, picture.height)
     margin = round(short * MARGIN)
-    caption_size = max(round(short * CAPTION_SHARE), SMALLEST_FONT)
+    small = max(round(short * CAPTION_SHARE), SMALLEST_FONT)
     width = max(picture.width - 2 * margin, 1)
-    height = max(picture.height - 3 * margin - caption_size, 1)
-    font, line_height, lines = _fit(plain(picture.prompt), width, height, short)
-    y = margin + max(height - line_height * len(lines), 0) / 2
+    prompt = lettering(picture.prompt)
+    bottom = picture.height - margin - small
+    for line in _small_lines(picture, prompt):
+        _write_small(canvas, line, (margin, bottom), (width, small), ink)
+        bottom -= round(small * LINE_HEIGHT)
+    if any(reference.thumbnail for reference in picture.references):
+        bottom -= _paste_references(image, picture.references, (margin, bottom + small), width)
+    height = max(bottom - 2 * margin + round(small * (LINE_HEIGHT - 1)), 1)
+    size, lines = _fit(prompt, width, height, short)
+    font = prompt.font(size.font)
+    y = margin + max(height - size.line * len(lines), 0) / 2
     for line in lines:
-        canvas.text((margin, y), line, font=font, fill=ink)
-        y += line_height
-    caption = _fit_line(plain(picture.caption), width, caption_size)
-    canvas.text((margin, picture.height - margin - caption_size), caption[1], font=caption[0], fill=ink)
+        shown = visual(line)
+        x = margin + max(width - font.getlength(shown), 0) if prompt.right_to_left else margin
+        canvas.text((x, y), shown, font=font, fill=ink)
+        y += size.line
 
 
-def plain(text: str) -> str:
-    """Make a text drawable: accents off, control characters to spaces.
-
-    Signs which the font lacks even then are drawn as boxes.
-    """
-    if len(text) > MAX_DRAWN_CHARACTERS:
-        text = f"{text[:MAX_DRAWN_CHARACTERS]}..."
-    folded = unicodedata.normalize("NFKD", text.translate(REPLACEMENTS))
-    letters = (letter for letter in folded if not unicodedata.combining(letter))
-    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in letters)
+def _small_lines(picture: Picture, prompt: Lettering) -> list[str]:
+    """Return the lines below the prompt, from the lowest up."""
+    lines = [picture.caption]
+    if picture.references:
+        lines.append("from " + ", ".join(reference.name for reference in picture.references))
+    if prompt.missing:
+        lines.append(f"{prompt.missing} of {len(prompt.text)} code points have no letter here")
+    return lines
 
 
-def _fit(text: str, width: int, height: int, short: int) -> tuple[Font, float, list[str]]:
+def _write_small(
+    canvas: ImageDraw.ImageDraw, text: str, place: tuple[int, int], room: tuple[int, int], ink: RGB
+) -> None:
+    width, size = room
+    letters = lettering(text)
+    shown = letters.text
+    while size > SMALLEST_FONT and letters.font(size).getlength(shown) > width:
+        size -= 1
+    font = letters.font(size)
+    while len(shown) > 1 and font.getlength(shown) > width:
+        shown = shown[: len(shown) * 9 // 10]
+    canvas.text(place, visual(shown), font=font, fill=ink)
+
+
+def _paste_references(
+    image: Image.Image, references: tuple[Reference, ...], corner: tuple[int, int], width: int
+) -> int:
+    """Put a row of thumbnails above a corner; return the height it takes."""
+    files = [reference.thumbnail for reference in references if reference.thumbnail]
+    gap = max(min(image.size) // 100, 1)
+    cell = min(round(min(image.size) * THUMBNAIL_SHARE), (width + gap) // len(files) - gap)
+    if cell < SMALLEST_THUMBNAIL:
+        return 0
+    left, bottom = corner
+    for file in files:
+        with Image.open(io.BytesIO(file)) as opened:
+            thumbnail = ImageOps.contain(opened.convert("RGBA"), (cell, cell))
+        image.paste(thumbnail, (left, bottom - thumbnail.height), thumbnail)
+        left += thumbnail.width + gap
+    return cell + gap
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Size of letters, and distance of their lines, in pixels."""
+
+    font: int
+    line: float
+
+
+def _fit(prompt: Lettering, width: int, height: int, short: int) -> tuple[_Size, list[str]]:
     """Choose the largest letters with which the text fits; at the smallest, cut it."""
     size = max(short * LARGEST_TEXT_SHARE, SMALLEST_FONT)
     smallest = max(short * SMALLEST_TEXT_SHARE, SMALLEST_FONT)
     while True:
-        font = _font(round(size))
-        lines = list(wrap(text, font, width))
+        lines = list(wrap(prompt.text, prompt.font(round(size)), width))
         room = max(int(height / (size * LINE_HEIGHT)), 1)
         if len(lines) <= room:
-            return font, size * LINE_HEIGHT, lines
+            return _Size(round(size), size * LINE_HEIGHT), lines
         if size <= smallest:
-            return font, size * LINE_HEIGHT, [*lines[: room - 1], "..."]
+            return _Size(round(size), size * LINE_HEIGHT), [*lines[: room - 1], "..."]
         size = max(size * 0.85, smallest)
-
-
-def _fit_line(text: str, width: int, size: int) -> tuple[Font, str]:
-    font = _font(size)
-    while size > SMALLEST_FONT and font.getlength(text) > width:
-        size -= 1
-        font = _font(size)
-    return font, text
 
 
 def wrap(text: str, font: Font, width: int) -> Iterator[str]:
@@ -209,11 +206,6 @@ def _pieces(word: str, font: Font, width: int) -> list[str]:
             pieces.append("")
         pieces[-1] += letter
     return pieces
-
-
-@functools.lru_cache(maxsize=64)
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size=size)
 
 
 def _encode(image: Image.Image, file_format: str) -> bytes:

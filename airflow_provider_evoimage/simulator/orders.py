@@ -6,18 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow_provider_evoimage.simulator.catalog import MISSING_MODEL_PREFIX, rules_for
 from airflow_provider_evoimage.simulator.errors import Refusal
-from airflow_provider_evoimage.simulator.models import (
-    MISSING_MODEL_PREFIX,
-    TIERS,
-    ModelRules,
-    Pixels,
-    rules_for,
-    tier_of,
-)
+from airflow_provider_evoimage.simulator.models import ModelRules
+from airflow_provider_evoimage.simulator.sizes import TIER_EDGES, Pixels, tier_of
 
 MAX_CALLBACK_URL = 2048
 BACKGROUNDS = ("opaque", "transparent")
+INSIDE = "model_params"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +22,9 @@ class Order:
 
     :param size: as asked.
     :param pixels: width and height of every image.
-    :param tier: 1K, 2K or 4K.
+    :param tier: 1K, 2K or 4K, or one of the further tiers of other models.
     :param images: how many images are asked for.
-    :param references: how many reference images were given.
+    :param image_urls: the reference images.
     """
 
     model: str
@@ -38,15 +34,22 @@ class Order:
     tier: str
     quality: str
     images: int
-    references: int
+    image_urls: tuple[str, ...]
+    mask_url: str | None
     output_format: str
     transparent: bool
     callback_url: str | None
 
+    @property
+    def references(self) -> int:
+        """How many reference images were given."""
+        return len(self.image_urls)
 
-def read_order(body: Any) -> Order:
+
+def read_order(body: Any, *, loopback_callbacks: bool = False) -> Order:
     """Check the body of a submission.
 
+    :param loopback_callbacks: accept callback URLs on this machine, even without TLS.
     :raises Refusal: with status 400 and the name of the field, or 404 for a model nobody offers.
     """
     if not isinstance(body, dict):
@@ -58,6 +61,9 @@ def read_order(body: Any) -> Order:
     tier = _tier(body, rules)
     size, pixels = _size(body, rules, tier)
     output_format = _choice(body, "output_format", rules.output_formats, "png")
+    image_urls = _image_urls(body, rules)
+    images = _images(body, rules, len(image_urls))
+    _check_extras(body, rules)
     return Order(
         model=model,
         prompt=_prompt(body, rules),
@@ -65,11 +71,12 @@ def read_order(body: Any) -> Order:
         pixels=pixels,
         tier=tier_of(pixels) if "x" in size.replace("×", "x") else tier,
         quality=_choice(body, "quality", rules.qualities, rules.default_quality),
-        images=_images(body, rules),
-        references=_references(body, rules),
+        images=images,
+        image_urls=image_urls,
+        mask_url=_mask_url(body, rules),
         output_format=output_format,
         transparent=_transparent(body, rules, output_format),
-        callback_url=_callback_url(body),
+        callback_url=_callback_url(body, loopback_callbacks),
     )
 
 
@@ -107,6 +114,8 @@ def _choice(body: Mapping[str, Any], name: str, accepted: Sequence[str] | None, 
 
 
 def _prompt(body: Mapping[str, Any], rules: ModelRules) -> str:
+    if not rules.prompt_required and not body.get("prompt"):
+        return ""
     prompt = _text(body, "prompt")
     if len(prompt) > rules.max_prompt_characters:
         raise _out_of_range(f"prompt is longer than {rules.max_prompt_characters} characters.", "prompt")
@@ -118,12 +127,12 @@ def _prompt(body: Mapping[str, Any], rules: ModelRules) -> str:
 def _tier(body: Mapping[str, Any], rules: ModelRules) -> str:
     if rules.tiers:
         tier = body.get("resolution") or "1K"
-        if not isinstance(tier, str) or tier.upper() not in TIERS:
-            raise _out_of_range(f"resolution must be one of {', '.join(TIERS)}.", "resolution")
+        if not isinstance(tier, str) or tier.upper() not in rules.tiers:
+            raise _out_of_range(f"resolution must be one of {', '.join(rules.tiers)}.", "resolution")
         return tier.upper()
-    # Models that are not listed give their pixel tier as quality.
-    quality = body.get("quality")
-    return quality if isinstance(quality, str) and quality in TIERS else "1K"
+    # The other models give their pixel tier as quality.
+    quality = body.get("quality", rules.default_quality)
+    return quality if isinstance(quality, str) and quality in TIER_EDGES else "1K"
 
 
 def _size(body: Mapping[str, Any], rules: ModelRules, tier: str) -> tuple[str, Pixels]:
@@ -138,9 +147,11 @@ def _size(body: Mapping[str, Any], rules: ModelRules, tier: str) -> tuple[str, P
         raise _out_of_range(f"{error}.", "size") from None
 
 
-def _images(body: Mapping[str, Any], rules: ModelRules) -> int:
+def _images(body: Mapping[str, Any], rules: ModelRules, references: int) -> int:
     asked = body.get("n")
-    if asked is None or (rules.max_images is None and rules.image_counts is None):
+    if rules.max_images is None and rules.image_counts is None:
+        return rules.fixed_images
+    if asked is None:
         return 1
     if not isinstance(asked, int) or isinstance(asked, bool):
         raise _invalid("n must be an integer.", "n")
@@ -148,23 +159,58 @@ def _images(body: Mapping[str, Any], rules: ModelRules) -> int:
         raise _out_of_range(f"n must be one of {', '.join(map(str, rules.image_counts))}.", "n")
     if rules.max_images is not None and not 1 <= asked <= rules.max_images:
         raise _out_of_range(f"n must be between 1 and {rules.max_images}.", "n")
+    limit = rules.max_inputs_and_images
+    if limit is not None and asked + references > limit:
+        raise _out_of_range(f"n and the number of image_urls must be at most {limit} in all.", "n")
+    if asked > 1 and rules.size_for_one and body.get("size") is not None:
+        raise _out_of_range("size is only supported when n is 1.", "size")
     return asked
 
 
-def _references(body: Mapping[str, Any], rules: ModelRules) -> int:
-    mask = body.get("mask_url")
-    if mask is not None:
-        _check_media_url(mask, "mask_url")
+def _check_extras(body: Mapping[str, Any], rules: ModelRules) -> None:
+    inside = body.get(INSIDE)
+    if inside is not None and not isinstance(inside, dict):
+        raise _invalid(f"{INSIDE} must be an object.", INSIDE)
+    fields = dict(body) | {f"{INSIDE}.{name}": value for name, value in (inside or {}).items()}
+    for name, accepted in rules.choices.items():
+        _choice(fields, name, accepted, "")
+    for name, (smallest, largest) in rules.ranges.items():
+        value = fields.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
+            raise _out_of_range(f"{name} must be an integer between {smallest} and {largest}.", name)
+    for name, longest in rules.lengths.items():
+        value = fields.get(name, "")
+        if not isinstance(value, str) or len(value) > longest:
+            raise _out_of_range(f"{name} must be a string of at most {longest} characters.", name)
+
+
+def _image_urls(body: Mapping[str, Any], rules: ModelRules) -> tuple[str, ...]:
     urls = body.get("image_urls")
+    limits = rules.references
     if urls is None:
-        return 0
+        if limits.required:
+            raise _invalid("image_urls is required for this model.", "image_urls")
+        return ()
     if not isinstance(urls, list):
         raise _invalid("image_urls must be an array of URLs.", "image_urls")
-    if not 1 <= len(urls) <= rules.max_references:
-        raise _out_of_range(f"image_urls must hold 1 to {rules.max_references} URLs.", "image_urls")
+    if urls and not limits.most:
+        raise _out_of_range("This model takes no reference images.", "image_urls")
+    if not limits.fewest <= len(urls) <= limits.most:
+        message = f"image_urls must hold {limits.fewest} to {limits.most} URLs."
+        raise _out_of_range(message, "image_urls")
     for url in urls:
         _check_media_url(url, "image_urls")
-    return len(urls)
+    return tuple(urls)
+
+
+def _mask_url(body: Mapping[str, Any], rules: ModelRules) -> str | None:
+    url = body.get("mask_url")
+    if url is None:
+        return None
+    _check_media_url(url, "mask_url")
+    return str(url) if rules.references.mask else None
 
 
 def _check_media_url(url: Any, param: str) -> None:
@@ -180,7 +226,7 @@ def _transparent(body: Mapping[str, Any], rules: ModelRules, output_format: str)
     return transparent
 
 
-def _callback_url(body: Mapping[str, Any]) -> str | None:
+def _callback_url(body: Mapping[str, Any], loopback: bool) -> str | None:
     url = body.get("callback_url")
     if url is None:
         return None
@@ -188,6 +234,8 @@ def _callback_url(body: Mapping[str, Any]) -> str | None:
         raise _invalid("callback_url must be a string.", "callback_url")
     if len(url) > MAX_CALLBACK_URL:
         raise _out_of_range(f"callback_url is longer than {MAX_CALLBACK_URL} characters.", "callback_url")
+    if loopback and is_loopback_host(_host(url, ("http", "https"))):
+        return url
     host = _host(url, ("https",))
     if host is None:
         raise _out_of_range("callback_url must be an HTTPS URL.", "callback_url")
@@ -199,9 +247,20 @@ def _callback_url(body: Mapping[str, Any]) -> str | None:
 def _host(url: str, schemes: Sequence[str]) -> str | None:
     try:
         parts = urlsplit(url)
-        return parts.hostname if parts.scheme in schemes and url.isprintable() else None
+        # Reading the port raises for one that is no number.
+        return parts.hostname if parts.scheme in schemes and url.isprintable() and parts.port != 0 else None
     except ValueError:
         return None
+
+
+def is_loopback_host(host: str | None) -> bool:
+    """Whether a URL with this host can only mean this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _is_internal(host: str) -> bool:

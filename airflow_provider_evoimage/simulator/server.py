@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Self, cast
 
 import uvicorn
@@ -15,6 +16,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airflow_provider_evoimage.simulator.answers import TRANSPORT
 from airflow_provider_evoimage.simulator.app import build_app
+from airflow_provider_evoimage.simulator.courier import Courier
+from airflow_provider_evoimage.simulator.file_routes import OWN_BASE_PATH
+from airflow_provider_evoimage.simulator.request_log import RequestLog
 from airflow_provider_evoimage.simulator.settings import Settings
 from airflow_provider_evoimage.simulator.state import SimulatorState
 
@@ -52,12 +56,16 @@ class LoopServer(uvicorn.Server):
 
     :param closing: set when the server goes down.
     :param started: called once connections are answered.
+    :param request_log: file that gets a line for every request.
     """
 
-    def __init__(self, state: SimulatorState, started: Callable[[], None]) -> None:
+    def __init__(
+        self, state: SimulatorState, started: Callable[[], None], request_log: Path | None = None
+    ) -> None:
         self.closing = asyncio.Event()
+        self._log = None if request_log is None else RequestLog(request_log)
         config = uvicorn.Config(
-            build_app(state, self.closing),
+            build_app(state, self.closing, self._log),
             http=CuttableProtocol,
             loop="asyncio",
             ws="none",
@@ -72,6 +80,8 @@ class LoopServer(uvicorn.Server):
         )
         super().__init__(config)
         self._announce = started
+        self._state = state
+        self._delivering: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -80,13 +90,19 @@ class LoopServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to answer, and say so."""
+        self._state.begin()
         await super().startup(sockets)
+        self._delivering = asyncio.create_task(Courier(self._state).run(self.closing))
         self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Release everything that waits, then close the connections."""
         self.closing.set()
+        if self._delivering is not None:
+            await self._delivering
         await super().shutdown(sockets)
+        if self._log is not None:
+            self._log.close()
 
     def stop(self) -> None:
         """Ask the server to go down; it does within a few tenths of a second."""
@@ -117,13 +133,20 @@ def listen(host: str, port: int) -> tuple[socket.socket, str]:
     return sock, f"http://{shown}:{sock.getsockname()[1]}"
 
 
-def serve(state: SimulatorState, host: str, port: int, announce: Callable[[str], None]) -> None:
+def serve(
+    state: SimulatorState,
+    host: str,
+    port: int,
+    announce: Callable[[str], None],
+    request_log: Path | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM.
 
     :param announce: gets the base URL once connections are answered.
+    :param request_log: file that gets a line for every request.
     """
     sock, state.base_url = listen(host, port)
-    server = LoopServer(state, lambda: announce(state.base_url))
+    server = LoopServer(state, lambda: announce(state.base_url), request_log)
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -150,12 +173,15 @@ class SimulatorServer:
     :param api_key: the only accepted key; None accepts any.
     :param credits: balance with which every account starts.
     :param link_lifetime: real seconds for which result links work.
+    :param seed: makes ids repeatable.
+    :param loopback_callbacks: accept callback URLs on this machine, and send to them.
+    :param request_log: file that gets a line of JSON for every request.
     :param report: gets one line for every accepted generation.
 
     A stopped server can be started again: on the same port, with all it knew, as after an outage.
 
-    `url` is the base URL. `state` is the `SimulatorState`: meant for reading, and for `configure`,
-    `clock.advance`, `end`, `faults.post` and `reset` between requests.
+    `url` is the base URL, `files_url` that of the files API alone. `state` is the `SimulatorState`: meant for
+    reading, and for `configure`, `clock.advance`, `end`, `faults.post` and `reset` between requests.
     """
 
     def __init__(
@@ -167,10 +193,14 @@ class SimulatorServer:
         api_key: str | None = None,
         credits: float = 1000,  # noqa: A002 - the service's own word
         link_lifetime: float = 86_400.0,
+        seed: int | None = None,
+        loopback_callbacks: bool = False,
+        request_log: Path | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
-        settings = Settings(speed=speed, link_lifetime=link_lifetime)
-        self.state = SimulatorState(settings, credits=credits, api_key=api_key, report=report)
+        settings = Settings(speed=speed, link_lifetime=link_lifetime, loopback_callbacks=loopback_callbacks)
+        self.state = SimulatorState(settings, credits=credits, api_key=api_key, report=report, seed=seed)
+        self._request_log = request_log
         self.url = ""
         self._host, self._port = host, port
         self._server: LoopServer | None = None
@@ -185,7 +215,7 @@ class SimulatorServer:
         self._port = sock.getsockname()[1]
         self.state.base_url = self.url
         started = threading.Event()
-        self._server = LoopServer(self.state, started.set)
+        self._server = LoopServer(self.state, started.set, self._request_log)
         self._thread = threading.Thread(
             target=self._server.run, args=([sock],), name="evolink-simulator", daemon=True
         )
@@ -193,6 +223,11 @@ class SimulatorServer:
         if not started.wait(START_SECONDS):
             raise RuntimeError("The simulator did not start.")
         return self
+
+    @property
+    def files_url(self) -> str:
+        """Base URL which serves the files API and nothing else; `url` serves it as well."""
+        return self.url + OWN_BASE_PATH
 
     def stop(self) -> None:
         """Stop serving; return when the port is free again. Without effect on a stopped server."""

@@ -1,10 +1,11 @@
 """What can be changed about a simulator, at its start or while it runs."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 ERROR_STYLES = ("new", "old")
+N_BEHAVIOURS = ("as_asked", "single")
 LARGEST = 1e9
 SLOWEST = 0.01
 
@@ -19,6 +20,16 @@ class Settings:
     :param batch: whether the undocumented batch endpoint exists; without it, it answers 404.
     :param error_style: `new` (string codes) or `old` (integer codes) error bodies.
     :param billing_object: tasks carry the `billing` object which newer gateways send.
+    :param n_behaviour: `as_asked`, or `single`: models whose pages say so make one image although `n` is larger.
+    :param rps: requests per second which an account may send to `/v1`; 0 for any number.
+    :param concurrency: generations which may run for an account at one time; 0 for any number.
+    :param loopback_callbacks: accept callback URLs on this machine, and send to them.
+    :param files_quota: uploaded files an account may keep.
+    :param files_errors_with_200: the files API refuses with HTTP status 200.
+    :param upload_receipts: whether lost upload replies can be read again; without, that answers 404.
+    :param file_lifetime: real seconds for which uploaded files are kept.
+    :param unavailable_models: models the service has no capacity for.
+    :param slow_start: seconds after its start for which every request is refused with status 503.
     :param duration: seconds every new generation takes, before the division by the speed; None: by its model.
     """
 
@@ -28,6 +39,16 @@ class Settings:
     batch: bool = True
     error_style: str = "new"
     billing_object: bool = False
+    n_behaviour: str = "as_asked"
+    rps: float = 0.0
+    concurrency: int = 0
+    loopback_callbacks: bool = False
+    files_quota: int = 100
+    files_errors_with_200: bool = False
+    upload_receipts: bool = True
+    file_lifetime: float = 72 * 3600.0
+    unavailable_models: list[str] = field(default_factory=list)
+    slow_start: float = 0.0
     duration: float | None = None
 
 
@@ -75,10 +96,20 @@ def _optional(value: Any) -> float | None:
     return None if value is None else number(value)
 
 
-def _style(value: Any) -> str:
-    if value not in ERROR_STYLES:
-        raise ValueError("must be new or old")
-    return str(value)
+def _whole(value: Any) -> int:
+    whole = number(value)
+    if whole != int(whole):
+        raise ValueError("must be a whole number")
+    return int(whole)
+
+
+def _one_of(accepted: Sequence[str]) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in accepted:
+            raise ValueError(f"must be {' or '.join(accepted)}")
+        return str(value)
+
+    return read
 
 
 def _keys(value: Any) -> list[str] | dict[str, str] | None:
@@ -88,6 +119,12 @@ def _keys(value: Any) -> list[str] | dict[str, str] | None:
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise ValueError("must be a list of keys, or an object of keys and account names")
     return list(value) if isinstance(value, list) else dict(value)
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return list(value)
+    raise ValueError("must be a list of texts")
 
 
 def _key_list(value: Any) -> list[str]:
@@ -102,11 +139,22 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "link_lifetime": number,
     "ignore_keys": _flag,
     "batch": _flag,
-    "error_style": _style,
+    "error_style": _one_of(ERROR_STYLES),
     "billing_object": _flag,
     "duration": _optional,
+    "n_behaviour": _one_of(N_BEHAVIOURS),
+    "rps": number,
+    "concurrency": _whole,
+    "loopback_callbacks": _flag,
+    "files_quota": _whole,
+    "files_errors_with_200": _flag,
+    "upload_receipts": _flag,
+    "file_lifetime": number,
+    "unavailable_models": _texts,
+    "slow_start": number,
     "credits": number,
     "token_credits": _optional,
+    "token_daily_credits": _optional,
     "api_keys": _keys,
     "revoked_keys": _key_list,
     "freeze": _flag,

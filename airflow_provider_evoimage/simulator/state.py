@@ -5,51 +5,42 @@ whenever somebody asks.
 """
 
 import dataclasses
-import re
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from decimal import Decimal
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-from airflow_provider_evoimage.simulator.accounts import Account, Caller, KeyRing, Purse
+from airflow_provider_evoimage.simulator.accounts import Account, Caller, KeyRing
+from airflow_provider_evoimage.simulator.bank import Bank, as_credits
+from airflow_provider_evoimage.simulator.callbacks import Callbacks
 from airflow_provider_evoimage.simulator.clock import Clock
 from airflow_provider_evoimage.simulator.counters import Counters
 from airflow_provider_evoimage.simulator.errors import Refusal
 from airflow_provider_evoimage.simulator.faults import Fault, FaultBoard, Script
 from airflow_provider_evoimage.simulator.generations import (
-    TASK_ID_PREFIX,
     Generation,
     billing,
-    new_task_id,
+    ending,
+    images_made,
+    report_line,
     submit_answer,
     task_detail,
     usual_duration,
 )
+from airflow_provider_evoimage.simulator.idempotency import KeyMemory, Remembered, read_key
+from airflow_provider_evoimage.simulator.limits import RateLimits, too_many
+from airflow_provider_evoimage.simulator.names import TASK_ID_PREFIX, Names
 from airflow_provider_evoimage.simulator.orders import Order
-from airflow_provider_evoimage.simulator.prices import LEDGER_UNIT, Charge, reservation, settlement
+from airflow_provider_evoimage.simulator.prices import reservation, settlement
+from airflow_provider_evoimage.simulator.references import Inspected
 from airflow_provider_evoimage.simulator.settings import Settings, read_settings
+from airflow_provider_evoimage.simulator.uploads import FILES_PATH, Upload, Uploads
 
-# How long the service remembers an Idempotency-Key, in seconds.
-KEY_MEMORY = 24 * 3600
-IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
 MAX_BATCH = 50
 ENDINGS = ("completed", "failed", "cancelled")
-
-
-@dataclass(eq=False)
-class Remembered:
-    """A submission that came with an Idempotency-Key.
-
-    :param body: hash of its body.
-    :param since: Unix time of its arrival.
-    :param generation: None while the submission is not decided.
-    """
-
-    body: str
-    since: float
-    generation: Generation | None = None
+# What a refused submission is told to wait for, at most: running generations may never end.
+LONGEST_RETRY_AFTER = 30.0
 
 
 class SimulatorState:
@@ -60,6 +51,7 @@ class SimulatorState:
     :param api_key: the only accepted key; None accepts any.
     :param clock: tells the time.
     :param report: gets one line for every accepted generation.
+    :param seed: makes ids repeatable; `reset` starts them anew.
     """
 
     def __init__(
@@ -70,33 +62,49 @@ class SimulatorState:
         api_key: str | None = None,
         clock: Clock | None = None,
         report: Callable[[str], None] | None = None,
+        seed: int | None = None,
     ) -> None:
         self._initial_settings = settings or Settings()
-        self._initial_credits = _as_credits(credits)
+        self._initial_credits = as_credits(credits)
         self._initial_keys = KeyRing()
         self._initial_keys.accept(None if api_key is None else [api_key])
         self._report = report
+        self._seed = seed
         self.clock = clock or Clock()
         self.base_url = "http://127.0.0.1"
+        self.ready_at = 0.0
         self.counters = Counters()
+        self.uploads = Uploads(Names(seed))
+        # A server settles by itself for its webhooks, while a test may do so from another thread.
+        self._lock = threading.RLock()
         self.reset()
+
+    def begin(self) -> None:
+        """Note that the server starts: a slow start counts from here."""
+        self.ready_at = self.clock.now() + self.settings.slow_start
 
     def reset(self) -> None:
         """Forget everything, and behave as at the start."""
-        open_requests = self.counters.open_requests
+        with self._lock:
+            self._reset()
+
+    def _reset(self) -> None:
         self.settings = dataclasses.replace(self._initial_settings)
         self.keys = KeyRing(self._initial_keys.accepted)
-        self.start_credits = self._initial_credits
-        self.token_credits: Decimal | None = None
-        self.accounts: dict[str, Account] = {}
-        self.tokens: dict[str, Purse] = {}
+        self.bank = Bank(self._initial_credits)
+        self.names = Names(self._seed)
+        self.uploads.close()
+        self.uploads = Uploads(self.names)
         self.generations: dict[str, Generation] = {}
+        self.callbacks = Callbacks()
+        self.rates = RateLimits()
         self.faults = FaultBoard()
-        self.counters = Counters(open_requests=open_requests)
+        self.counters = Counters(open_requests=self.counters.open_requests)
         self.clock.reset()
+        self.ready_at = 0.0
+        self.key_memory = KeyMemory()
         self._open: dict[str, Generation] = {}
         self._files: dict[str, tuple[Generation, int]] = {}
-        self._remembered: dict[tuple[str, str], Remembered] = {}
         self._posts: Counter[str] = Counter()
 
     # Settings
@@ -111,54 +119,34 @@ class SimulatorState:
         self.settle()
         for name in {field.name for field in dataclasses.fields(Settings)} & changes.keys():
             setattr(self.settings, name, changes[name])
-        self._configure_accounts(changes)
-        if "freeze" in changes:
-            (self.clock.freeze if changes["freeze"] else self.clock.resume)()
-        self.clock.advance(changes.get("advance", 0.0))
-
-    def _configure_accounts(self, changes: Mapping[str, Any]) -> None:
+        self.bank.configure(changes)
         if "api_keys" in changes:
             self.keys.accept(changes["api_keys"])
         if "revoked_keys" in changes:
             self.keys.revoke(changes["revoked_keys"])
-        if "credits" in changes:
-            self.start_credits = _as_credits(changes["credits"])
-            for account in self.accounts.values():
-                account.purse.refill(self.start_credits)
-        if "token_credits" in changes:
-            limit = changes["token_credits"]
-            self.token_credits = None if limit is None else _as_credits(limit)
-            for token in self.tokens.values():
-                token.limit = None
-                if self.token_credits is not None:
-                    token.refill(self.token_credits)
+        if "slow_start" in changes:
+            self.begin()
+        if "freeze" in changes:
+            (self.clock.freeze if changes["freeze"] else self.clock.resume)()
+        self.clock.advance(changes.get("advance", 0.0))
 
     # Accounts
 
     def account(self, name: str) -> Account:
         """Return an account; it is opened when it is first asked for."""
-        return self.accounts.setdefault(name, Account(name, Purse(self.start_credits)))
-
-    def token(self, key: str) -> Purse:
-        """Return the credits of one API key, by the key's hash."""
-        return self.tokens.setdefault(key, Purse(self.token_credits))
+        return self.bank.account(name)
 
     def credits(self, caller: Caller) -> dict[str, Any]:
         """Describe the balances of an account and a key as the service does."""
         self.settle()
-        token, user = self.token(caller.key), self.account(caller.account).purse
-        return {
-            "data": {
-                "token": {
-                    "remaining_credits": float(token.remaining or 0),
-                    "unlimited_credits": token.limit is None,
-                    "used_credits": float(token.used),
-                },
-                "user": {"remaining_credits": float(user.remaining or 0), "used_credits": float(user.used)},
-            },
-            "message": "",
-            "success": True,
-        }
+        return self.bank.describe(caller, self.clock.now())
+
+    def check_rate(self, caller: Caller) -> None:
+        """Count a request of an account.
+
+        :raises Refusal: with status 429 when the account sends too many.
+        """
+        self.rates.check(caller.account, self.clock.now(), self.settings.rps)
 
     # Submissions
 
@@ -173,12 +161,7 @@ class SimulatorState:
 
         :raises Refusal: with status 400 when it is no such key.
         """
-        if header is None or self.settings.ignore_keys:
-            return None
-        if not IDEMPOTENCY_KEY.fullmatch(header):
-            message = "Idempotency-Key must be 16 to 96 characters of A-Z a-z 0-9 . _ -"
-            raise Refusal(400, message, param="Idempotency-Key")
-        return header
+        return None if self.settings.ignore_keys else read_key(header)
 
     def recall(self, caller: Caller, key: str | None, body: str) -> Generation | None:
         """Return the generation which an earlier submission with this key made.
@@ -186,46 +169,35 @@ class SimulatorState:
         :param body: hash of the body now sent.
         :raises Refusal: with status 409 for another body, or while the first submission is not decided.
         """
-        remembered = None if key is None else self._remembered.get((caller.account, key))
-        if remembered is None or self.clock.now() >= remembered.since + KEY_MEMORY:
-            return None
-        if remembered.body != body:
-            self.counters.conflicts += 1
-            message = "This Idempotency-Key was already used with another request body."
-            raise Refusal(409, message, code="idempotency_conflict")
-        if remembered.generation is None:
-            self.counters.in_flight += 1
-            raise Refusal(409, "The first submission with this Idempotency-Key is still being processed.")
-        self.counters.replays += 1
-        self.counters.per_key[caller.key]["replays"] += 1
-        remembered.generation.replays += 1
-        return remembered.generation
+        return self.key_memory.recall(caller, key, body, self.clock.now(), self.counters)
 
-    @contextmanager
-    def undecided(self, caller: Caller, key: str | None, body: str) -> Iterator[Remembered]:
+    def undecided(self, caller: Caller, key: str | None, body: str) -> AbstractContextManager[Remembered]:
         """Remember a submission while it is being decided, and afterwards if it was accepted."""
-        remembered = Remembered(body, self.clock.now())
-        if key is None:
-            yield remembered
-            return
-        self._remembered[caller.account, key] = remembered
-        try:
-            yield remembered
-        finally:
-            if remembered.generation is None:
-                self._remembered.pop((caller.account, key), None)
+        return self.key_memory.undecided(caller, key, body, self.clock.now())
 
-    def accept(self, caller: Caller, order: Order, script: Script, key: str | None) -> Generation:
+    def accept(
+        self,
+        caller: Caller,
+        order: Order,
+        script: Script,
+        key: str | None,
+        inspected: Inspected | None = None,
+    ) -> Generation:
         """Accept an order: reserve its credits and start the generation.
 
-        :raises Refusal: with status 402 when the account or the key is short of credits.
+        :param inspected: what its references are.
+        :raises Refusal: with status 402 when the account or the key is short of credits, 429 when the account
+            has too many running generations, 503 when the service has no capacity for the model.
         """
         self.settle()
+        self._check_capacity(caller, order.model)
+        inspected = inspected or Inspected()
         reserved = reservation(order)
-        self._reserve(caller, reserved)
         now = self.clock.now()
+        self.bank.reserve(caller, reserved, now)
+        failure = script.failure or inspected.failure
         generation = Generation(
-            id=new_task_id(now),
+            id=self.names.task_id(now),
             caller=caller,
             order=order,
             script=script,
@@ -234,37 +206,30 @@ class SimulatorState:
             duration=self._duration(order, script),
             reserved=reserved,
             speed=self.settings.speed,
-            ends_as=_ending(script),
-            failure=script.failure,
-            made=order.images if script.results is None else min(script.results, order.images),
+            ends_as=ending(script, failure),
+            failure=failure,
+            made=images_made(order, script, single=self.settings.n_behaviour == "single"),
+            references=inspected.references,
         )
-        self.generations[generation.id] = self._open[generation.id] = generation
+        with self._lock:
+            self.generations[generation.id] = self._open[generation.id] = generation
         self.counters.paid += 1
         self.counters.per_key[caller.key]["paid"] += 1
         if self._report is not None:
-            self._report(_line(generation))
+            self._report(report_line(generation))
         self.settle()
         return generation
 
-    def _reserve(self, caller: Caller, amount: Decimal) -> None:
-        account, token = self.account(caller.account).purse, self.token(caller.key)
-        if not account.covers(amount):
-            details = {
-                "estimated_credits": float(amount),
-                "account_balance_credits": float(account.remaining or 0),
-            }
-            raise Refusal(402, details=details)
-        if not token.covers(amount):
-            details = {
-                "estimated_credits": float(amount),
-                "total_limit_credits": float(token.limit or 0),
-                "used_credits": float(token.used),
-                "remaining_credits": float(token.remaining or 0),
-            }
-            message = "This API key has used up its credit limit."
-            raise Refusal(402, message, code="key_quota_exhausted", details=details)
-        account.reserved += amount
-        token.reserved += amount
+    def _check_capacity(self, caller: Caller, model: str) -> None:
+        if model in self.settings.unavailable_models:
+            raise Refusal(503, f"No capacity for {model} right now.", code="model_unavailable")
+        allowed = self.settings.concurrency
+        running = [each for each in self._open.values() if each.caller.account == caller.account]
+        if not allowed or len(running) < allowed:
+            return
+        ends = [each.accepted_at + each.duration for each in running if each.ends_as is not None]
+        seconds = min([end - self.clock.now() for end in ends] + [LONGEST_RETRY_AFTER])
+        raise too_many(f"Too many running generations: at most {allowed}.", seconds)
 
     def _duration(self, order: Order, script: Script) -> float:
         duration = script.duration
@@ -278,9 +243,16 @@ class SimulatorState:
 
     def settle(self) -> None:
         """End every generation whose time has come, and charge for it."""
-        now = self.clock.now()
-        for generation in [each for each in self._open.values() if each.is_due(now)]:
-            self._end(generation, generation.accepted_at + generation.duration)
+        with self._lock:
+            now = self.clock.now()
+            for generation in [each for each in self._open.values() if each.is_due(now)]:
+                self._end(generation, generation.accepted_at + generation.duration)
+
+    @property
+    def callback_awaited(self) -> bool:
+        """Whether a running generation has a receiver that must learn of its end in time."""
+        with self._lock:
+            return any(each.order.callback_url is not None for each in self._open.values())
 
     def end(self, task_id: str, ends_as: str, failure: str | None = None) -> Generation:
         """End a generation now.
@@ -289,12 +261,13 @@ class SimulatorState:
         :param failure: error code when it ends as failed.
         :raises ValueError: when it is unknown or has ended already, or for another ending.
         """
-        generation = self._unfinished(task_id)
         if ends_as not in ENDINGS:
             raise ValueError(f"end must be one of {', '.join(ENDINGS)}")
-        generation.ends_as = ends_as
-        generation.failure = (failure or "unknown_error") if ends_as == "failed" else None
-        self._end(generation, self.clock.now())
+        with self._lock:
+            generation = self._unfinished(task_id)
+            generation.ends_as = ends_as
+            generation.failure = (failure or "unknown_error") if ends_as == "failed" else None
+            self._end(generation, self.clock.now())
         return generation
 
     def set_duration(self, task_id: str, duration: float) -> Generation:
@@ -319,13 +292,16 @@ class SimulatorState:
         del self._open[generation.id]
         if generation.ends_as == "completed":
             generation.charge = settlement(generation.order, generation.made)
-        charge: Charge = generation.charge
-        for purse in (self.account(generation.caller.account).purse, self.token(generation.caller.key)):
-            purse.settle(generation.reserved, charge.credits)
-        self.counters.credits_charged += charge.credits
+        charged = generation.charge.credits
+        self.bank.settle(generation.caller, generation.reserved, charged, generation.accepted_at)
+        self.counters.credits_charged += charged
         account = self.account(generation.caller.account)
         for index, path in enumerate(generation.file_paths):
             self._files[f"{account.id}/{path}"] = (generation, index)
+        callback_url = generation.order.callback_url
+        if callback_url is not None:
+            now = self.clock.now()
+            self.callbacks.add(self._detail(generation, now), callback_url, now, generation.speed)
 
     def describe(self, generation: Generation, *, submitted: bool = False) -> dict[str, Any]:
         """Describe a generation as the service does.
@@ -334,12 +310,16 @@ class SimulatorState:
         """
         self.settle()
         now = self.clock.now()
-        task = task_detail(generation, now, self.links(generation))
+        task = self._detail(generation, now)
         if submitted:
             answer = submit_answer(generation, now)
             usage = answer.pop("usage") | task.pop("usage", {})
             task_info = answer.pop("task_info") | task.pop("task_info")
             task = answer | task | {"usage": usage, "task_info": task_info}
+        return task
+
+    def _detail(self, generation: Generation, now: float) -> dict[str, Any]:
+        task = task_detail(generation, now, self.links(generation))
         if self.settings.billing_object:
             task["billing"] = billing(generation)
         return task
@@ -347,7 +327,7 @@ class SimulatorState:
     def links(self, generation: Generation) -> list[str]:
         """Return the URLs of a generation's results."""
         account = self.account(generation.caller.account)
-        return [f"{self.base_url}/files/{account.id}/{path}" for path in generation.file_paths]
+        return [f"{self.base_url}{FILES_PATH}/{account.id}/{path}" for path in generation.file_paths]
 
     def task(self, caller: Caller, task_id: str) -> dict[str, Any]:
         """Describe one of the caller's generations.
@@ -371,7 +351,24 @@ class SimulatorState:
             if generation is not None and generation.caller.account == caller.account
         ]
 
+    def of(self, caller: Caller) -> Iterable[Generation]:
+        """Return the generations of the caller's account, newest first."""
+        self.settle()
+        everything = reversed(list(self.generations.values()))
+        return (generation for generation in everything if generation.caller.account == caller.account)
+
     # Files
+
+    def upload(self, path: str) -> Upload | None:
+        """Return the uploaded file under a path below `/files/`."""
+        self.uploads.expire(self.clock.now(), self.settings.file_lifetime)
+        account, _, url_path = path.partition("/")
+        return self.uploads.at(account, url_path)
+
+    def downloadable(self, file_id: str) -> Upload | None:
+        """Return the uploaded file with an id."""
+        self.uploads.expire(self.clock.now(), self.settings.file_lifetime)
+        return self.uploads.by_id(file_id)
 
     def file(self, path: str) -> tuple[Generation, int] | None:
         """Return whose result stands under a path below `/files/`, and its position there."""
@@ -391,26 +388,3 @@ class SimulatorState:
             return None
         generation.downloads_spoiled += 1
         return fault
-
-
-def _ending(script: Script) -> str | None:
-    if script.never:
-        return None
-    if script.cancelled:
-        return "cancelled"
-    return "completed" if script.failure is None else "failed"
-
-
-def _as_credits(amount: float) -> Decimal:
-    return Decimal(str(amount)).quantize(LEDGER_UNIT)
-
-
-def _line(generation: Generation) -> str:
-    order = generation.order
-    prompt = " ".join(order.prompt.split())
-    shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."  # noqa: PLR2004 - width of a line
-    printable = "".join(letter if letter.isprintable() else "?" for letter in shown)
-    return (
-        f"{generation.id}  {order.model} {order.quality} {order.size} n={order.images}"
-        f"  {generation.reserved} credits reserved  {generation.duration:.1f} s  {printable}"
-    )

@@ -1,14 +1,17 @@
 """The command line: what it prints, what it refuses, and how it ends."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
 
 from airflow_provider_evoimage.simulator.__main__ import build_parser, main
+from airflow_provider_evoimage.simulator.accounts import key_hash
 
 COMMAND = [sys.executable, "-m", "airflow_provider_evoimage.simulator"]
 
@@ -47,6 +50,69 @@ def test_wrong_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     assert arguments[0].strip("-") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--rps", "-1"], ["--concurrency", "x"], ["--n-behaviour", "two"], ["--seed", "x"]]
+)
+def test_wrong_limits_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert arguments[0].strip("-") in capsys.readouterr().err
+
+
+def test_options_become_settings_and_requests_are_logged(tmp_path):
+    log = tmp_path / "requests.jsonl"
+    options = "--port 0 --quiet --rps 1 --concurrency 3 --n-behaviour single --seed 5 --loopback-callbacks"
+    with subprocess.Popen(
+        [*COMMAND, *options.split(), "--files-quota", "7", "--request-log", str(log)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        url = process.stdout.readline().removeprefix("EvoLink simulator on ").strip()
+        headers = {"authorization": "Bearer sk-secret"}
+        settings = httpx.get(f"{url}/_simulator/settings", trust_env=False).json()
+        body = {"model": "gpt-image-1", "prompt": "a secret fox"}
+        answer = httpx.post(f"{url}/v1/images/generations?x=y", json=body, headers=headers, trust_env=False)
+        limited = httpx.get(f"{url}/v1/credits", headers=headers, trust_env=False)
+        httpx.get(f"{url}/v1/catalog/health", trust_env=False)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    expected = {
+        "rps": 1,
+        "concurrency": 3,
+        "n_behaviour": "single",
+        "loopback_callbacks": True,
+        "files_quota": 7,
+    }
+    assert expected.items() <= settings.items()
+    assert answer.json()["id"].startswith("task-unified-1757156493-")
+    assert limited.status_code == 429
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["method"], line["path"], line["status"]) for line in lines] == [
+        ("POST", "/v1/images/generations", 200),
+        ("GET", "/v1/credits", 429),
+        ("GET", "/v1/catalog/health", 200),
+    ]
+    assert set(lines[0]) == {"time", "method", "path", "status", "ms", "key"}
+    assert (lines[0]["key"], lines[2]["key"]) == (key_hash("sk-secret"), None)
+    assert "secret" not in log.read_text()
+
+
+def test_log_that_cannot_be_written_is_said_so(tmp_path, capsys):
+    assert main(["--port", "0", "--request-log", str(tmp_path / "nowhere" / "log")]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_starts_in_less_than_two_seconds():
+    began = time.monotonic()
+    with subprocess.Popen([*COMMAND, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        seconds = time.monotonic() - began
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    # A busy machine may need longer.
+    assert seconds < 6
 
 
 def test_help_names_every_word():

@@ -44,7 +44,9 @@ def test_counters_say_what_was_asked(customer):
     assert counters["submissions"] == 2
     assert counters["paid"] == 1
     assert counters["ids_read"] == 3
-    assert counters["reads"] == {"task": 1, "batch": 1, "credits": 1, "download": 1}
+    assert {route: count for route, count in counters["reads"].items() if count} == {
+        "task": 1, "batch": 1, "credits": 1, "download": 1,
+    }  # fmt: skip
     assert (counters["downloads"], counters["downloads_served"]) == (1, 1)
     assert counters["credits_charged"] == task["usage"]["credits_used"]
     assert counters["open_requests"] == 0

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_evoimage.simulator.errors import FAILURES
-from airflow_provider_evoimage.simulator.faults import WORDS
+from airflow_provider_evoimage.simulator.faults import ROUTES, WORDS
 
 KEY = "airflow-fox-0123456789"
 CUT = (httpx.RemoteProtocolError, httpx.ReadError)
@@ -187,10 +187,21 @@ def use(customer, route):
         return customer.http.post("/v1/tasks/batch", json={"task_ids": ["task-unified-1-x"]})
     if route == "download":
         return customer.files.get(f"{customer.url}/files/x")
-    return customer.http.get({"task": "/v1/tasks/task-unified-1-x", "credits": "/v1/credits"}[route])
+    if route == "upload":
+        return customer.http.post("/api/v1/files/upload/base64", json={})
+    return customer.http.get(
+        {
+            "task": "/v1/tasks/task-unified-1-x",
+            "list": "/v1/tasks",
+            "credits": "/v1/credits",
+            "models": "/v1/models",
+            "catalog": "/v1/catalog/models",
+            "files": "/api/v1/files/quota",
+        }[route]
+    )
 
 
-@pytest.mark.parametrize("route", ["submit", "task", "batch", "credits", "download"])
+@pytest.mark.parametrize("route", ROUTES)
 def test_posted_faults_happen_on_their_route_and_end(customer, route):
     expected = use(customer, route).status_code
     customer.control("POST", "faults", route=route, kind="status", status=429, retry_after=3, times=1)
