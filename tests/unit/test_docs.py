@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -28,11 +27,6 @@ def blocks(language: str) -> list[object]:
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_block_runs_as_printed(code: str):
     exec(compile(code, "page.md", "exec"), {"__name__": "page"})
-
-
-@pytest.mark.parametrize("code", blocks("json"))
-def test_json_block_is_json(code: str):
-    json.loads(code)
 
 
 def test_make_targets_that_are_named_exist():

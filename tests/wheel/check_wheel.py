@@ -128,3 +128,7 @@ def test_airflow_knows_the_connection_type(installed: Installed):
         "whether the hook's module imports."
     )
     assert hooks["evoimage"]["package_name"] == DISTRIBUTION
+
+
+def test_simulator_command_is_installed(installed: Installed):
+    assert "evoimage-simulator" in run(installed.python.parent / "evoimage-simulator", "--help")
