@@ -162,6 +162,7 @@ class EvoImageGenerateOperator(BaseOperator):
             self.log.warning("%s", warning)
         generation = self._submission(context, request).ensure(request)
         self._waiting_for = generation.evolink_task_id
+        # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
         context["ti"].xcom_push(key=XCOM_EVOLINK_TASK_ID, value=generation.evolink_task_id)
         self._log_accepted(generation)
         if not self.wait_for_completion:
@@ -295,8 +296,6 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def _collect(self, context: Context, evolink_task_id: str, event: WaitEvent) -> Manifest:
         self._waiting_for = evolink_task_id
-        # Fetched by an earlier leg or by another try: it is there for this one too.
-        context["ti"].xcom_push(key=XCOM_EVOLINK_TASK_ID, value=evolink_task_id)
         generation = read_ended(self.hook, evolink_task_id, event.endings[evolink_task_id], event.reason)
         return self._deliver(context, generation, self._asked(context), self._saver(context))
 
