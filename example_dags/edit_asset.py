@@ -28,7 +28,8 @@ def evoimage_edit_asset():
         save_to="{{ params.save_to }}",
     )
 
-    @task
+    # The URL is open to whoever knows it: not for the log.
+    @task(show_return_value_in_logs=False)
     def upload(manifest: dict) -> str:
         """Bring the saved file to where EvoLink can read it; yours may be any image on disk."""
         path = manifest["images"][0]["path"].removeprefix("file://")
