@@ -149,7 +149,7 @@ class Demo:
 
     def _show_images(self, images: Sequence[SavedImage]) -> None:
         folder = Path(os.path.commonpath([image.path.parent for image in images])) if images else Path()
-        table = Table(title=f"Saved in {_short(folder)}", title_justify="left")
+        table = Table()
         table.add_column("File", overflow="fold")
         for name in ("Asked", "Pixels", "Bytes"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -159,7 +159,7 @@ class Demo:
             table.add_row(
                 str(image.path.relative_to(folder)), image.asked, f"[{colour}]{pixels}[/]", f"{image.size:,}"
             )
-        self.console.print()
+        self.console.print(f"\nSaved in {_short(folder)}", soft_wrap=True)
         self.console.print(table)
 
     def _show_cost(self, credits_used: float) -> None:

@@ -1,0 +1,129 @@
+"""One Airflow for all faults; those that a run selects happen side by side, a few at a time."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fault_rows_clear  # noqa: F401 - each of these fills the matrix
+import fault_rows_network  # noqa: F401
+import fault_rows_tries  # noqa: F401
+import fault_rows_triggerer  # noqa: F401
+import fault_rows_worker  # noqa: F401
+import pytest
+from fault_bench import DAGS, MATRIX, Bench, Row
+from fault_rows_seeded import SeededKills
+from fault_table import as_text, write_report
+
+from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+
+AT_ONCE = 6
+DAG_IDS = (
+    "fault_one",
+    "fault_on_worker",
+    "fault_steady",
+    "fault_many",
+    "fault_failing",
+    "fault_seeded",
+    *(f"fault_{kind}_{mode}" for kind in ("clear", "late") for mode in ("auto", "regenerate", "reuse")),
+)
+
+# A lost worker and a lost triggerer are noticed within seconds instead of minutes.
+FAST_TAKEOVER = {
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+    "AIRFLOW__CORE__PARALLELISM": "8",
+    # Two api-servers in one: with one, requests that wait for SQLite's lock keep its holder from finishing.
+    "AIRFLOW__API__WORKERS": "2",
+}
+
+Outcome = Row | str
+ROWS = pytest.StashKey[dict[str, Row]]()
+STARTED = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    faults = parser.getgroup("faults")
+    faults.addoption("--kills", type=int, default=60, help="seeded kills in all (default: %(default)s)")
+    faults.addoption("--seed", type=int, default=20261121, help="of the seeded kills (default: %(default)s)")
+    faults.addoption("--report", type=Path, help="write the table as Markdown to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[ROWS] = {}
+    config.stash[STARTED] = time.monotonic()
+
+
+@pytest.fixture(scope="session")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
+    """A healthy Airflow with the DAGs of the matrix, and a folder for those that a fault writes."""
+    edited = tmp_path_factory.mktemp("edited-dags")
+    home = tmp_path_factory.mktemp("airflow")
+    # Seconds to wait for SQLite's lock.
+    database = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.resolve()}/airflow.db?timeout=5"}
+    with LocalAirflow(home, dags=[DAGS, edited], env=FAST_TAKEOVER | database) as running:
+        for dag_id in DAG_IDS:
+            running.unpause(dag_id)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def outcomes(
+    request: pytest.FixtureRequest, airflow: LocalAirflow, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Outcome]:
+    """What became of every fault that was selected: its row, or the words of its failure."""
+    # Named by the parameter of the tests that this run has selected.
+    chosen = {
+        each.callspec.params.get("fault") for each in request.session.items if hasattr(each, "callspec")
+    }
+    names = [name for name in MATRIX.faults if name in chosen]
+
+    def happen(name: str) -> Outcome:
+        number = list(MATRIX.faults).index(name)
+        try:
+            with Bench(airflow, tmp_path_factory.mktemp(name), number) as bench:
+                row = MATRIX.faults[name](bench)
+        except Exception:  # noqa: BLE001 - one fault's trouble must not hide the other rows
+            tell(f"{name}: {traceback.format_exc(limit=-1)}")
+            return traceback.format_exc()
+        request.config.stash[ROWS][name] = row
+        tell(f"{name}: {row.seconds:.0f} s, {row.mistakes() or 'as expected'}")
+        return row
+
+    def tell(line: str) -> None:
+        if request.config.get_verbosity() > 0:
+            request.config.get_terminal_writer().line(line, flush=True)
+
+    together = [name for name in names if name not in MATRIX.alone]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = dict(zip(together, pool.map(happen, together), strict=True))
+    return found | {name: happen(name) for name in names if name in MATRIX.alone}
+
+
+@pytest.fixture(scope="session")
+def seeded(
+    request: pytest.FixtureRequest, airflow: LocalAirflow, tmp_path_factory: pytest.TempPathFactory
+) -> Row:
+    """The row of the seeded kills."""
+    with Bench(airflow, tmp_path_factory.mktemp("seeded"), len(MATRIX.faults)) as bench:
+        option = request.config.getoption
+        row = SeededKills(bench, kills=option("--kills"), seed=option("--seed")).row()
+    request.config.stash[ROWS]["seeded"] = row
+    return row
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    found = config.stash[ROWS]
+    rows = [found[name] for name in [*MATRIX.faults, "seeded"] if name in found]
+    if not rows:
+        return
+    terminalreporter.section("fault matrix")
+    terminalreporter.write_line(as_text(rows))
+    file = config.getoption("--report", None)
+    if file is not None:
+        write_report(rows, file, "make test-faults", time.monotonic() - config.stash[STARTED])

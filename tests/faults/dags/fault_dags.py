@@ -1,0 +1,88 @@
+"""The DAGs of the fault matrix. What a run draws, and through which connection, stands in its conf."""
+
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+
+LONGEST_HOLD = 60.0
+
+
+class MarkedGenerateOperator(EvoImageGenerateOperator):
+    """Says in its log where it is, and can be held between its record and its deferral.
+
+    :param hold: a file: stay there as long as it exists; or seconds to stay there.
+    """
+
+    template_fields = (*EvoImageGenerateOperator.template_fields, "hold")
+
+    def __init__(self, *, hold: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.hold = hold
+
+    def defer(self, **kwargs: Any) -> None:
+        self.log.info("Fault matrix: recorded, not deferred.")
+        if self.hold.startswith("/"):
+            deadline = time.monotonic() + LONGEST_HOLD
+            while Path(self.hold).exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+        elif self.hold:
+            time.sleep(float(self.hold))
+        super().defer(**kwargs)
+
+    def execute_complete(self, context: Any, event: Any = None) -> Any:
+        self.log.info("Fault matrix: resumed.")
+        return super().execute_complete(context, event)
+
+
+ASKED = {
+    "model": "gpt-image-1",
+    "size": "1024x1024",
+    "quality": "low",
+    "n": "{{ dag_run.conf.get('n', 1) }}",
+    "save_to": "{{ dag_run.conf['save_to'] }}",
+    "evoimage_conn_id": "{{ dag_run.conf['conn_id'] }}",
+    # Waits as long as EvoLink asks otherwise, which would only make the matrix longer.
+    "retry_policy": None,
+    "retry_delay": timedelta(seconds=1),
+}
+
+
+def one(dag_id: str, **arguments: Any) -> None:
+    with DAG(dag_id, schedule=None, catchup=False):
+        MarkedGenerateOperator(
+            task_id="draw",
+            **{"prompt": "{{ dag_run.conf['prompt'] }}", "hold": "{{ dag_run.conf.get('hold', '') }}"}
+            | ASKED
+            | {"retries": 3}
+            | arguments,
+        )
+
+
+def many(dag_id: str, **arguments: Any) -> None:
+    """Map over the lines of a file that can be changed between two clears."""
+    with DAG(dag_id, schedule=None, catchup=False):
+
+        @task
+        def prompts(dag_run: Any = None) -> list[str]:
+            return list(json.loads(Path(dag_run.conf["list"]).read_text()))
+
+        MarkedGenerateOperator.partial(
+            task_id="draw", **ASKED | {"retries": 0, "hold": "{{ dag_run.conf.get('hold', '') }}"} | arguments
+        ).expand(prompt=prompts())
+
+
+one("fault_one")
+one("fault_on_worker", deferrable=False)
+one("fault_steady", poll_interval=3)
+for mode in ("auto", "regenerate", "reuse"):
+    one(f"fault_clear_{mode}", on_clear=mode, retries=0)
+    one(f"fault_late_{mode}", on_clear=mode, retries=0, timeout=4, poll_interval=1)
+many("fault_many")
+many("fault_failing", retries=3)
+many("fault_seeded", retries=80, max_active_tis_per_dagrun=6)

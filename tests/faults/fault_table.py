@@ -1,0 +1,82 @@
+"""The matrix as people read it: on the terminal, and in docs/reliability.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from fault_bench import Row
+
+HEADINGS = ("fault", "runs", "paid / expected", "files / expected", "end", "ids read", "s", "phase hit")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    fault = f"{row.fault} ({row.remark})" if row.remark else row.fault
+    return (
+        fault,
+        str(row.runs),
+        f"{row.paid} / {row.paid_expected}",
+        f"{row.files} / {row.files_expected}",
+        row.end,
+        "" if row.ids_read is None else f"{row.ids_read} ≤ {row.ids_read_limit}",
+        f"{row.seconds:.0f}",
+        row.phase,
+    )
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    table = [HEADINGS, *(cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    )
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *(cells(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+INTRODUCTION = """\
+# What was broken on purpose
+
+The promise is: never pay twice, never lose a paid image. Here is what became of it when things died at the worst
+moments. Each row ran in a real Airflow (scheduler, LocalExecutor, triggerer, SQLite) against the simulated EvoLink,
+which counts what was paid; every file was opened and decoded. A kill is SIGKILL; “worker and supervisor” are all
+processes of the task, as when a machine is lost: Airflow then learns of it by the missing heartbeats, here after
+15 s. *Paid* counts accepted generations.
+"""
+
+KNOWN_LIMITS = """\
+## Known limits
+
+- **A mapped list that changes before anything is delivered.** A generation is found again by the task's place in
+  the list (`map_index`). When the list is expanded anew in another order, the items that moved are asked for and paid
+  again; the log of each names the earlier generation, whose images `EvoImageSaveOperator` collects within 24 hours.
+  Nobody gets another's image. Retries are not concerned: they never expand the list anew. Append to such lists, or
+  sort them.
+- **A service that ignores keys** (`idempotency: ignored`): when the answer to a POST is lost, the task ends with
+  “outcome unknown” instead of asking again. It does not pay twice; somebody has to look whether it paid once.
+"""
+
+
+def write_report(rows: Sequence[Row], file: Path, command: str, seconds: float) -> None:
+    """Write the page that docs/reliability.md is."""
+    wrong = [f"- {row.fault}: {mistake}" for row in rows for mistake in row.mistakes()]
+    versions = ", ".join(
+        f"{name} {version(name)}"
+        for name in ("apache-airflow", "apache-airflow-task-sdk", "httpx", "pydantic")
+    )
+    facts = (
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}: {len(rows)} rows, {sum(row.runs for row in rows)} runs in "
+        f"{seconds / 60:.0f} minutes on {os.cpu_count()} cores. airflow-provider-evoimage "
+        f"{version('airflow-provider-evoimage')}, {versions}, Python {platform.python_version()}."
+    )
+    outcome = "Every number is the expected one." if not wrong else "Not as expected:\n\n" + "\n".join(wrong)
+    parts = [INTRODUCTION, facts, outcome, as_markdown(rows), KNOWN_LIMITS]
+    file.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
