@@ -142,7 +142,7 @@ class _SubmissionRules:
         if error.code == "paid_outcome_unknown":
             self._perhaps_accepted = True
             return self._trusted
-        return error.http_status == 503 and (self._trusted or error.code is not None)  # noqa: PLR2004
+        return error.http_status == 503 and (self._trusted or error.code is not None)
 
     def verdict(self, error: EvoImageError) -> EvoImageError:
         """Return what to raise in the end: the error itself, or that the outcome is unknown."""

@@ -185,7 +185,7 @@ def http_error(
     """
     said = ErrorBody.read(body)
     request_id = headers.get("x-request-id") or headers.get("x-oneapi-request-id") or said.request_id or None
-    if 300 <= status < 400:  # noqa: PLR2004 (the redirects)
+    if 300 <= status < 400:
         return ConnectionSettingsError(
             f"EvoLink's host answered HTTP {status}, a redirect, when asked {asking}. The API key is never sent "
             "to another host: set the connection's host to the API's own address.",
@@ -271,9 +271,9 @@ def _kind(status: int, said: ErrorBody, evolink_task_id: str | None) -> type[Evo
         return by_code
     if status in HTTP_STATUSES:
         return HTTP_STATUSES[status]
-    if status == 404:  # noqa: PLR2004
+    if status == 404:
         return GenerationNotFoundError if evolink_task_id else RequestRefusedError
-    return EvoLinkUnavailableError if status >= 500 else RequestRefusedError  # noqa: PLR2004
+    return EvoLinkUnavailableError if status >= 500 else RequestRefusedError
 
 
 def _on_retry_of_a_read(kind: type[EvoLinkApiError]) -> str:

@@ -31,7 +31,7 @@ class Answer:
     @property
     def is_success(self) -> bool:
         """Whether the status is one of success."""
-        return 200 <= self.status < 300  # noqa: PLR2004
+        return 200 <= self.status < 300
 
     def json(self) -> Any:
         """Return the body as JSON.
@@ -109,7 +109,7 @@ class Call(Generic[Result]):
         """Tell what an error answer proves: a refused submission was not accepted, a proxy (5xx) knows nothing."""
         if self.service == "files":
             return False
-        return False if self.pays and status < 500 else None  # noqa: PLR2004
+        return False if self.pays and status < 500 else None
 
 
 @dataclass(frozen=True, kw_only=True)

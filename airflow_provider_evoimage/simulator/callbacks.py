@@ -43,7 +43,7 @@ class Delivery:
         """Note how an attempt ended: delivered, once more later, or given up."""
         self.under_way = False
         self.answers.append(answer)
-        if isinstance(answer, int) and 200 <= answer < 300:  # noqa: PLR2004 - success
+        if isinstance(answer, int) and 200 <= answer < 300:
             self.outcome = DELIVERED
         elif len(self.answers) > len(RETRY_DELAYS):
             self.outcome = FAILED

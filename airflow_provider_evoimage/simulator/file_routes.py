@@ -160,7 +160,7 @@ class FilesApi:
         try:
             body = await _object(request, MAX_BASE64_BYTES)
         except Refusal as refusal:
-            if refusal.status == 413:  # noqa: PLR2004 - too large
+            if refusal.status == 413:
                 raise _too_large() from None
             raise
         text = body.get("base64_data")

@@ -217,7 +217,7 @@ def report_line(generation: Generation) -> str:
     """Describe an accepted generation in one line for a terminal."""
     order = generation.order
     prompt = " ".join(order.prompt.split())
-    shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."  # noqa: PLR2004 - width of a line
+    shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
     printable = "".join(letter if letter.isprintable() else "?" for letter in shown)
     return (
         f"{generation.id}  {order.model} {order.quality} {order.size} n={order.images}"

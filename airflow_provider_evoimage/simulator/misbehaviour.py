@@ -60,7 +60,7 @@ class Misbehaviour:
         """Answer what the service refuses."""
         path = request.url.path
         settings = self.state.settings
-        if refusal.status == 429:  # noqa: PLR2004 - too many requests
+        if refusal.status == 429:
             self.state.counters.rate_limited += 1
         if FILES_API_PATH in path:
             return upload_refusal_answer(refusal, with_200=settings.files_errors_with_200)

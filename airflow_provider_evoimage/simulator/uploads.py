@@ -40,7 +40,7 @@ class UploadRefusal(Exception):  # noqa: N818 - the service refuses; nothing in 
     @property
     def status(self) -> int:
         """The HTTP status that goes with the code."""
-        return self.code if self.code < 1_000 else self.code // 100  # noqa: PLR2004 - a five-digit code
+        return self.code if self.code < 1_000 else self.code // 100
 
 
 class Target(NamedTuple):

@@ -96,7 +96,7 @@ def _check_status(stream: ResultStream, url: str) -> None:
         raise RefusedLinkError(
             f"{host_of(url)} answered HTTP {stream.status} for a result link.", http_status=stream.status
         )
-    if stream.status != 200:  # noqa: PLR2004
+    if stream.status != 200:
         raise DownloadError(
             f"{host_of(url)} answered HTTP {stream.status} for a result link.", http_status=stream.status
         )

@@ -348,6 +348,6 @@ def _saved(index: int, path: str, file: ImageFile) -> dict[str, Any]:
 
 
 def _size_in_words(size: int) -> str:
-    if size >= 1_000_000:  # noqa: PLR2004
+    if size >= 1_000_000:
         return f"{size / 1_000_000:.1f} MB"
     return f"{size / 1000:.0f} kB"

@@ -80,10 +80,10 @@ def age_in_words(generation: Generation) -> str:
 def duration_in_words(seconds: float) -> str:
     """Tell a time span as people do: 42 s, 3 min 5 s, 2 h 10 min."""
     whole = round(seconds)
-    if whole < 60:  # noqa: PLR2004
+    if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
-    if minutes < 60:  # noqa: PLR2004
+    if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"

@@ -118,7 +118,7 @@ class Wait:
         """Seconds to the next look: growing, and shorter when the progress says that the end is near."""
         if self.poll_interval is not None:
             return self.poll_interval
-        if self.progress is not None and 0 < self.progress < 100:  # noqa: PLR2004 (per cent)
+        if self.progress is not None and 0 < self.progress < 100:
             remaining = (now - self.started) * (100 - self.progress) / self.progress
             return max(min(self.interval, remaining), FIRST_INTERVAL / 2)
         return self.interval
