@@ -25,10 +25,10 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test lint format types wheel check clean venv
+.PHONY: help demo ui test test-faults lint format types wheel check clean venv
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## a real Airflow, a simulated EvoLink, real image files; needs no account
 	@$(RUN) airflow_provider_evoimage.simulator.demo $(DEMO_OPTIONS)
@@ -38,6 +38,9 @@ ui: $(READY) ## an Airflow to click in, with the example DAGs and a simulated Ev
 
 test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8 takes another Airflow)
 	$(RUN) pytest $(TESTS) $(PYTEST_OPTIONS)
+
+test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes docs/reliability.md
+	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
 
 lint: $(READY) ## style, likely mistakes, formatting
 	$(RUN) ruff check .

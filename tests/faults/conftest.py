@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from fault_table import as_text, write_report
 
 from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
 
-AT_ONCE = 6
+AT_ONCE = 4
 DAG_IDS = (
     "fault_one",
     "fault_on_worker",
@@ -45,6 +47,7 @@ FAST_TAKEOVER = {
 Outcome = Row | str
 ROWS = pytest.StashKey[dict[str, Row]]()
 STARTED = pytest.StashKey[float]()
+RESTARTS = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,20 +59,50 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = {}
+    config.stash[RESTARTS] = []
     config.stash[STARTED] = time.monotonic()
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
+def airflow(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalAirflow]:
     """A healthy Airflow with the DAGs of the matrix, and a folder for those that a fault writes."""
     edited = tmp_path_factory.mktemp("edited-dags")
     home = tmp_path_factory.mktemp("airflow")
     # Seconds to wait for SQLite's lock.
-    database = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.resolve()}/airflow.db?timeout=5"}
+    database = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.resolve()}/airflow.db?timeout=10"}
     with LocalAirflow(home, dags=[DAGS, edited], env=FAST_TAKEOVER | database) as running:
         for dag_id in DAG_IDS:
             running.unpause(dag_id)
-        yield running
+        with kept_up(running, request.config.stash[RESTARTS]):
+            yield running
+
+
+@contextlib.contextmanager
+def kept_up(airflow: LocalAirflow, restarts: list[str]) -> Iterator[None]:
+    """Start again, as a service manager would, what ended by itself: scheduler and triggerer do when SQLite,
+    which many runs share here, keeps them waiting for its lock too long.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1):
+            for name in ("scheduler", "triggerer"):
+                component = airflow.components.get(name)
+                if component is None or component.exit_code is None:
+                    continue
+                restarts.append(name)
+                airflow._finished.append(airflow.components.pop(name))
+                airflow.start_component(name, wait=False)
+
+    watcher = threading.Thread(target=watch, name="keeps Airflow up", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +157,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section("fault matrix")
     terminalreporter.write_line(as_text(rows))
+    restarts = config.stash[RESTARTS]
+    if restarts:
+        terminalreporter.write_line(f"Ended by themselves and started again: {', '.join(restarts)}")
     file = config.getoption("--report", None)
     if file is not None:
         write_report(rows, file, "make test-faults", time.monotonic() - config.stash[STARTED])

@@ -41,7 +41,7 @@ ONE_TASK = dedent(
             evoimage_conn_id="{{ dag_run.conf['conn_id'] }}",
             retry_policy=None,
             retries=RETRIES,
-            retry_delay=timedelta(seconds=20),
+            retry_delay=timedelta(seconds=45),
         )
     '''
 ).lstrip()

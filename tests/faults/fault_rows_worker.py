@@ -27,12 +27,19 @@ def taken(bench: Bench, run: Run, *, more_tries_than: int = 0) -> Json:
 
 @MATRIX.fault()
 def worker_before_post(bench: Bench) -> Row:
-    run = bench.start("fault_one", "A poster [[duration:2]]")
-    killed = bench.kill(taken(bench, run))
+    hold = bench.folder / "hold"
+    hold.touch()
+    run = bench.start("fault_one", "A poster [[duration:2]]", hold_first=str(hold))
+    instance = taken(bench, run)
+    poll(lambda: "Fault matrix: taken" in run.log_text(instance), seconds=60, what="the task to begin")
+    killed = bench.kill(instance)
+    hold.unlink()
     bench.check(killed == 2, "no process was killed")
-    bench.check(bench.counters()["submissions"] == 0, "a POST had been sent")
+    bench.check(
+        bench.counters()["submissions"] == 0 and not run.record(), "a POST had been sent, or recorded"
+    )
     return bench.row(
-        f"{LOST}before the POST", paid=1, files=1, phase="before the POST: EvoLink had seen none"
+        f"{LOST}before the POST", paid=1, files=1, submissions=1, phase="running, nothing asked, no record"
     )
 
 

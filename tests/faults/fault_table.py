@@ -49,7 +49,8 @@ The promise is: never pay twice, never lose a paid image. Here is what became of
 moments. Each row ran in a real Airflow (scheduler, LocalExecutor, triggerer, SQLite) against the simulated EvoLink,
 which counts what was paid; every file was opened and decoded. A kill is SIGKILL; “worker and supervisor” are all
 processes of the task, as when a machine is lost: Airflow then learns of it by the missing heartbeats, here after
-15 s. *Paid* counts accepted generations.
+15 s. Each phase is held open by the simulator, or by a subclass of the operator that waits at that point, so that
+the kill cannot miss it. *Paid* counts accepted generations.
 """
 
 KNOWN_LIMITS = """\
@@ -77,6 +78,9 @@ def write_report(rows: Sequence[Row], file: Path, command: str, seconds: float) 
         f"{seconds / 60:.0f} minutes on {os.cpu_count()} cores. airflow-provider-evoimage "
         f"{version('airflow-provider-evoimage')}, {versions}, Python {platform.python_version()}."
     )
+    limits = sum(row.remark.startswith("known limit") for row in rows)
     outcome = "Every number is the expected one." if not wrong else "Not as expected:\n\n" + "\n".join(wrong)
+    if limits:
+        outcome += f"\n\n{limits} rows, marked, show a known limit: there the promise does not hold."
     parts = [INTRODUCTION, facts, outcome, as_markdown(rows), KNOWN_LIMITS]
     file.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")

@@ -13,26 +13,37 @@ from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperato
 LONGEST_HOLD = 60.0
 
 
-class MarkedGenerateOperator(EvoImageGenerateOperator):
-    """Says in its log where it is, and can be held between its record and its deferral.
+def stay(hold: str) -> None:
+    if hold.startswith("/"):
+        deadline = time.monotonic() + LONGEST_HOLD
+        while Path(hold).exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    elif hold:
+        time.sleep(float(hold))
 
-    :param hold: a file: stay there as long as it exists; or seconds to stay there.
+
+class MarkedGenerateOperator(EvoImageGenerateOperator):
+    """Says in its log where it is, and can be held where EvoLink has no part in what happens.
+
+    :param hold_first: before anything; a file: stay there as long as it exists; or seconds to stay there.
+    :param hold: the same, between the record and the deferral.
     """
 
-    template_fields = (*EvoImageGenerateOperator.template_fields, "hold")
+    template_fields = (*EvoImageGenerateOperator.template_fields, "hold_first", "hold")
 
-    def __init__(self, *, hold: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, hold_first: str = "", hold: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.hold_first = hold_first
         self.hold = hold
+
+    def execute(self, context: Any) -> Any:
+        self.log.info("Fault matrix: taken.")
+        stay(self.hold_first)
+        return super().execute(context)
 
     def defer(self, **kwargs: Any) -> None:
         self.log.info("Fault matrix: recorded, not deferred.")
-        if self.hold.startswith("/"):
-            deadline = time.monotonic() + LONGEST_HOLD
-            while Path(self.hold).exists() and time.monotonic() < deadline:
-                time.sleep(0.1)
-        elif self.hold:
-            time.sleep(float(self.hold))
+        stay(self.hold)
         super().defer(**kwargs)
 
     def execute_complete(self, context: Any, event: Any = None) -> Any:
@@ -57,7 +68,11 @@ def one(dag_id: str, **arguments: Any) -> None:
     with DAG(dag_id, schedule=None, catchup=False):
         MarkedGenerateOperator(
             task_id="draw",
-            **{"prompt": "{{ dag_run.conf['prompt'] }}", "hold": "{{ dag_run.conf.get('hold', '') }}"}
+            **{
+                "prompt": "{{ dag_run.conf['prompt'] }}",
+                "hold_first": "{{ dag_run.conf.get('hold_first', '') }}",
+                "hold": "{{ dag_run.conf.get('hold', '') }}",
+            }
             | ASKED
             | {"retries": 3}
             | arguments,
