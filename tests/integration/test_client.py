@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 import threading
 from collections.abc import Iterator
@@ -361,7 +362,8 @@ def test_requests_are_spaced_within_a_process(
     connect: Any, evolink: SimulatorServer, fake_time: FakeTime
 ) -> None:
     # Two clients of one account, as two tasks on one worker.
-    clients = [connect(max_requests_per_second=0.5, api_key=f"sk-evo-{id(connect)}") for _ in range(2)]
+    api_key = f"sk-evo-{secrets.token_hex(8)}"
+    clients = [connect(max_requests_per_second=0.5, api_key=api_key) for _ in range(2)]
     before = fake_time.monotonic()
     for number in range(6):
         clients[number % 2].get_credits()
