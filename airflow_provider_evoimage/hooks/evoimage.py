@@ -61,7 +61,7 @@ class EvoImageHook(BaseHook):
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Describe the connection form to Airflow < 3.2; later ones read the provider's description."""
-        from airflow_provider_evoimage.get_provider_info import get_provider_info  # noqa: PLC0415
+        from airflow_provider_evoimage.get_provider_info import get_provider_info  # noqa: PLC0415 (only older Airflow asks)
 
         info: Any = get_provider_info()
         described = info["connection-types"][0]["ui-field-behaviour"]

@@ -52,7 +52,7 @@ class Courier:
 
     async def _post(self, delivery: Delivery) -> int | str:
         # Loaded here: most simulators never send a webhook.
-        import httpx  # noqa: PLC0415
+        import httpx  # noqa: PLC0415 - only who has callbacks needs it
 
         if self._client is None:
             self._client = httpx.AsyncClient(

@@ -52,7 +52,7 @@ async def fetch(
 
 async def _download(url: str, max_bytes: int) -> tuple[BinaryIO, str | None]:
     # Loaded here: most simulators fetch nothing.
-    import httpx  # noqa: PLC0415
+    import httpx  # noqa: PLC0415 - only who uploads by URL needs it
 
     client = httpx.AsyncClient(headers={"user-agent": USER_AGENT}, trust_env=False, timeout=TIMEOUT_SECONDS)
     file = cast("BinaryIO", tempfile.SpooledTemporaryFile(max_size=SPOOLED_BYTES))  # noqa: SIM115 - the caller closes it

@@ -79,8 +79,15 @@ def write_report(rows: Sequence[Row], file: Path, command: str, seconds: float) 
         f"{version('airflow-provider-evoimage')}, {versions}, Python {platform.python_version()}."
     )
     limits = sum(row.remark.startswith("known limit") for row in rows)
-    outcome = "Every number is the expected one." if not wrong else "Not as expected:\n\n" + "\n".join(wrong)
+    outcome = (
+        "Every row gave the figures it names as expected."
+        if not wrong
+        else "Not as expected:\n\n" + "\n".join(wrong)
+    )
     if limits:
-        outcome += f"\n\n{limits} rows, marked, show a known limit: there the promise does not hold."
+        outcome += (
+            f"\n\n{limits} rows, marked, show a known limit: items are paid twice there, and the row expects "
+            "just that."
+        )
     parts = [INTRODUCTION, facts, outcome, as_markdown(rows), KNOWN_LIMITS]
     file.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
