@@ -54,9 +54,10 @@ class RequestIdentity:
     """What tells one logical request from every other.
 
     :param namespace: of the connection; empty unless two Airflows share an account.
+    :param item: of a mapped list, by what it says, see :mod:`.mapped_item`; "" for a task that is not mapped.
     :param epoch: Airflow's ``ti.max_tries``: constant over automatic retries, grows when a task is cleared.
     :param fingerprint: of everything billable, see :func:`fingerprint`.
-    :param occurrence: which one among equal items of a batch; never the position.
+    :param occurrence: which one among equal items of a list; never the position.
     :param sequence: grows only after a failed generation, or a deliberate regeneration.
     """
 
@@ -64,7 +65,7 @@ class RequestIdentity:
     dag_id: str
     run_id: str
     task_id: str
-    map_index: int
+    item: str = ""
     epoch: int
     fingerprint: str
     occurrence: int = 0

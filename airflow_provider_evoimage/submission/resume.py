@@ -35,6 +35,8 @@ class SubmissionRecord:
 
     :param key: the idempotency key it was sent under.
     :param epoch: ``ti.max_tries`` of the try that last acted on it.
+    :param asked_in: the epoch that is part of the key.
+    :param occurrence: which one among equal items of a list it was asked for.
     :param posted_at: Unix seconds of the first POST under this key.
     :param retryable: whether a failed generation may be asked for again.
     """
@@ -42,6 +44,8 @@ class SubmissionRecord:
     key: str
     fingerprint: str
     epoch: int
+    asked_in: int
+    occurrence: int = 0
     sequence: int
     conn_id: str
     base_url: str
@@ -71,6 +75,8 @@ class SubmissionRecord:
                 key=str(data["key"]),
                 fingerprint=str(data["fingerprint"]),
                 epoch=int(data["epoch"]),
+                asked_in=int(data.get("asked_in", data["epoch"])),
+                occurrence=int(data.get("occurrence", 0)),
                 sequence=int(data["sequence"]),
                 conn_id=str(data["conn_id"]),
                 base_url=str(data["base_url"]),
@@ -95,11 +101,21 @@ def _is_id(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Submit:
-    """Ask EvoLink under this key; ``sequence`` tells how often a failed generation was asked for anew."""
+    """Ask EvoLink for this identity.
 
-    key: str
-    sequence: int
+    :param recorded_key: the key of an earlier try, to be asked under again whatever it was made of.
+    :param moved: whether the item may have been asked for at another place of its list before the clear.
+    """
+
+    identity: RequestIdentity
     because: str
+    recorded_key: str | None = None
+    moved: bool = False
+
+    @property
+    def key(self) -> str:
+        """The idempotency key to ask under."""
+        return self.recorded_key or self.identity.idempotency_key
 
 
 @dataclass(frozen=True)
@@ -136,11 +152,10 @@ def decide(
         for what was delivered or failed; ``regenerate`` always asks anew; ``reuse`` goes on with what is there.
     :param now: Unix seconds.
     """
-    first = Submit(identity.idempotency_key, 0, "this is the first try of this request")
     if record is None:
-        return first
-    if record.fingerprint != identity.fingerprint:
-        return replace(first, because="the request has changed since the earlier try")
+        return Submit(identity, "this is the first try of this request")
+    if (record.fingerprint, record.occurrence) != (identity.fingerprint, identity.occurrence):
+        return _another_request(record, identity, on_clear, trust_idempotency=trust_idempotency)
     if record.epoch != identity.epoch:
         anew = _after_clear(record, identity, on_clear)
         if anew is not None:
@@ -148,9 +163,28 @@ def decide(
     return _go_on(record, identity, trust_idempotency=trust_idempotency, now=now)
 
 
+def _another_request(
+    record: SubmissionRecord, identity: RequestIdentity, on_clear: OnClear, *, trust_idempotency: bool
+) -> Submit | Refuse:
+    """Tell what to do where the record is of another request than this try's."""
+    changed = Submit(identity, "the request has changed since the earlier try")
+    if not identity.item or record.epoch == identity.epoch or on_clear == "regenerate":
+        return changed
+    if not trust_idempotency:
+        return Refuse(
+            "the mapped list has changed since the clear, so it may stand under another place of the list, and the "
+            "connection says that EvoLink ignores idempotency keys"
+        )
+    # A list that was expanded anew: this item may have stood elsewhere. Under the key that it had then,
+    # EvoLink answers with what was paid for; if it is new to the list, it is asked for once.
+    return Submit(
+        replace(identity, epoch=record.asked_in), "the mapped list has changed since the clear", moved=True
+    )
+
+
 def _after_clear(record: SubmissionRecord, identity: RequestIdentity, on_clear: OnClear) -> Submit | None:
     """Tell whether a cleared task asks anew; None where it goes on like a retry."""
-    new = Submit(identity.idempotency_key, 0, "the task was cleared")
+    new = Submit(identity, "the task was cleared")
     if on_clear == "regenerate" or record.phase == "failed":
         return new
     if on_clear == "auto" and record.phase == "delivered":
@@ -161,14 +195,16 @@ def _after_clear(record: SubmissionRecord, identity: RequestIdentity, on_clear: 
 def _go_on(
     record: SubmissionRecord, identity: RequestIdentity, *, trust_idempotency: bool, now: float
 ) -> Decision:
+    asked = replace(identity, epoch=record.asked_in, sequence=record.sequence)
     if record.phase == "failed" and record.retryable:
-        sequence = record.sequence + 1
-        key = replace(identity, sequence=sequence).idempotency_key
-        return Submit(key, sequence, f"generation {record.evolink_task_id} failed, which another may not")
+        return Submit(
+            replace(asked, sequence=record.sequence + 1),
+            f"generation {record.evolink_task_id} failed, which another may not",
+        )
     if record.evolink_task_id is not None:
         return Resume(record.evolink_task_id, f"an earlier try had it {record.phase}")
     if not trust_idempotency:
         return Refuse("the connection says that EvoLink ignores idempotency keys")
     if now - record.posted_at > KEY_MEMORY_SECONDS:
         return Refuse("the request is older than EvoLink remembers idempotency keys")
-    return Submit(record.key, record.sequence, "an earlier try sent it and did not live to see the answer")
+    return Submit(asked, "an earlier try sent it and did not live to see the answer", record.key)

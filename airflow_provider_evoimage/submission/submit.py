@@ -20,6 +20,7 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.submission.identity import RequestIdentity
+from airflow_provider_evoimage.submission.mapped_item import mapped_item
 from airflow_provider_evoimage.submission.resume import (
     STATE_KEY,
     OnClear,
@@ -182,9 +183,9 @@ class Submission:
         return self._reread(Generation(evolink_task_id=decision.evolink_task_id))
 
     def _submit(self, request: ImageRequest, decision: Submit) -> Generation:
-        sequence, key = decision.sequence, decision.key
+        identity, key = decision.identity, decision.key
         while True:
-            record = self._about_to_post(key, sequence)
+            record = self._about_to_post(identity, key)
             try:
                 submitted = self._hook.submit(request, key, submit_timeout=self._submit_timeout)
             except EvoImageError as error:
@@ -202,19 +203,29 @@ class Submission:
                 generation.evolink_task_id,
             )
             generation = self._reread(generation)
-            if not is_retryable_failure(generation):
+            if not self._is_spent(generation, after_clear=decision.moved):
                 return generation
             # A replayed failure is an earlier try's, and that try ended by it: this one asks anew.
-            sequence += 1
-            key = replace(self._identity, sequence=sequence).idempotency_key
+            identity = replace(identity, sequence=identity.sequence + 1)
+            key = identity.idempotency_key
 
-    def _about_to_post(self, key: str, sequence: int) -> SubmissionRecord:
+    def _is_spent(self, generation: Generation, *, after_clear: bool) -> bool:
+        """Whether nothing can come of a generation that an earlier try asked for."""
+        if not after_clear:
+            return is_retryable_failure(generation)
+        expires_at = generation.expires_at
+        is_expired = expires_at is not None and expires_at.timestamp() <= time.time()
+        return generation.is_terminal and (generation.status != "completed" or is_expired)
+
+    def _about_to_post(self, identity: RequestIdentity, key: str) -> SubmissionRecord:
         earlier = self._record if self._record is not None and self._record.key == key else None
         record = SubmissionRecord(
             key=key,
-            fingerprint=self._identity.fingerprint,
+            fingerprint=identity.fingerprint,
             epoch=self._identity.epoch,
-            sequence=sequence,
+            asked_in=identity.epoch,
+            occurrence=identity.occurrence,
+            sequence=identity.sequence,
             conn_id=self._hook.evoimage_conn_id,
             base_url=self._hook.settings.account.base_url,
             posted_at=earlier.posted_at if earlier else time.time(),
@@ -238,7 +249,13 @@ class Submission:
         record = self._record
         if not isinstance(decision, Submit) or record is None or record.evolink_task_id is None:
             return
-        if record.phase == "submitted":
+        if decision.moved:
+            self._log.info(
+                "EvoLink task %s was another item's, because %s; each item looks for its own.",
+                record.evolink_task_id,
+                decision.because,
+            )
+        elif record.phase == "submitted":
             self._log.warning(
                 "An earlier try submitted EvoLink task %s, which was paid for and not delivered; this try asks "
                 "for a new one, because %s. Collect the earlier one with EvoImageSaveOperator within 24 hours.",
@@ -251,24 +268,26 @@ class Submission:
             )
 
 
-def identity_of(
-    context: Mapping[str, Any], *, namespace: str, fingerprint: str, occurrence: int = 0
-) -> RequestIdentity:
-    """Take the parts of a request's identity that Airflow knows from a task's context."""
+def identity_of(context: Mapping[str, Any], *, namespace: str, fingerprint: str) -> RequestIdentity:
+    """Take the parts of a request's identity that Airflow knows from a task's context.
+
+    :raises EvoImageError: when the list that a mapped task stands in cannot be read.
+    """
     ti = context["ti"]
+    mapped = mapped_item(context)
     return RequestIdentity(
         namespace=namespace,
         dag_id=ti.dag_id,
         run_id=ti.run_id,
         task_id=ti.task_id,
-        map_index=ti.map_index if ti.map_index is not None else -1,
+        item=mapped.digest,
+        occurrence=mapped.occurrence,
         epoch=ti.max_tries or 0,
         fingerprint=fingerprint,
-        occurrence=occurrence,
     )
 
 
 def _unrepeatable(because: str) -> UnrepeatableSubmissionError:
     return UnrepeatableSubmissionError(
-        f"An earlier try may have submitted this request and did not live to see the answer; {because}."
+        f"An earlier try may have submitted this request, and how that ended is unknown here: {because}."
     )

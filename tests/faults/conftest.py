@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fault_rows_clear  # noqa: F401 - each of these fills the matrix
+import fault_rows_ended  # noqa: F401
 import fault_rows_network  # noqa: F401
 import fault_rows_tries  # noqa: F401
 import fault_rows_triggerer  # noqa: F401
@@ -30,6 +31,8 @@ DAG_IDS = (
     "fault_many",
     "fault_failing",
     "fault_seeded",
+    "fault_short_run",
+    "fault_short_deferral",
     *(f"fault_{kind}_{mode}" for kind in ("clear", "late") for mode in ("auto", "regenerate", "reuse")),
 )
 

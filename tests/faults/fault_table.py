@@ -56,11 +56,10 @@ the kill cannot miss it. *Paid* counts accepted generations.
 KNOWN_LIMITS = """\
 ## Known limits
 
-- **A mapped list that changes before anything is delivered.** A generation is found again by the task's place in
-  the list (`map_index`). When the list is expanded anew in another order, the items that moved are asked for and paid
-  again; the log of each names the earlier generation, whose images `EvoImageSaveOperator` collects within 24 hours.
-  Nobody gets another's image. Retries are not concerned: they never expand the list anew. Append to such lists, or
-  sort them.
+- **A mapped list that comes back changed after a clear.** Each item is found again by what it says, wherever it
+  stands then: nothing undelivered is paid twice. An item that has moved is found also when it had been delivered, so
+  that its images are delivered again, where one that kept its place is drawn anew; `on_clear="regenerate"` draws all
+  anew. Where keys are ignored, such items end with “outcome unknown”.
 - **A service that ignores keys** (`idempotency: ignored`): when the answer to a POST is lost, the task ends with
   “outcome unknown” instead of asking again. It does not pay twice; somebody has to look whether it paid once.
 """
@@ -78,16 +77,10 @@ def write_report(rows: Sequence[Row], file: Path, command: str, seconds: float) 
         f"{seconds / 60:.0f} minutes on {os.cpu_count()} cores. airflow-provider-evoimage "
         f"{version('airflow-provider-evoimage')}, {versions}, Python {platform.python_version()}."
     )
-    limits = sum(row.remark.startswith("known limit") for row in rows)
     outcome = (
         "Every row gave the figures it names as expected."
         if not wrong
         else "Not as expected:\n\n" + "\n".join(wrong)
     )
-    if limits:
-        outcome += (
-            f"\n\n{limits} rows, marked, show a known limit: items are paid twice there, and the row expects "
-            "just that."
-        )
     parts = [INTRODUCTION, facts, outcome, as_markdown(rows), KNOWN_LIMITS]
     file.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")

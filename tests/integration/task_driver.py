@@ -79,6 +79,7 @@ class TaskInstance:
     max_tries: int = 0
     try_number: int = 0
     id: str = "01890000-0000-7000-8000-000000000000"
+    task: Any = None
     xcoms: dict[str, Any] = field(default_factory=dict)
     on: Callable[[str], None] = lambda moment: None
 
@@ -127,6 +128,7 @@ class TaskRun:
     def operator(self) -> Any:
         operator = self.make()
         operator.retries = self.retries
+        self.ti.task = operator
         return operator
 
     def start(self) -> Any:
@@ -186,6 +188,15 @@ class TaskRun:
     def resume_failed(self, deferred: TaskDeferred, error: str) -> Any:
         """Run the leg after a deferral that Airflow ended itself."""
         return self.operator().resume_execution("__fail__", {"error": error}, self.context)
+
+
+def first_leg(task: TaskRun) -> TaskDeferred:
+    """Run a new try until it defers."""
+    try:
+        task.start()
+    except TaskDeferred as deferred:
+        return deferred
+    raise AssertionError("the task did not defer")
 
 
 def recreated(row: Mapping[str, Any]) -> BaseTrigger:

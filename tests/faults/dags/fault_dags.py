@@ -27,12 +27,16 @@ class MarkedGenerateOperator(EvoImageGenerateOperator):
 
     :param hold_first: before anything; a file: stay there as long as it exists; or seconds to stay there.
     :param hold: the same, between the record and the deferral.
+    :param deferral_seconds: after which Airflow ends the deferral itself, before the trigger does.
     """
 
     template_fields = (*EvoImageGenerateOperator.template_fields, "hold_first", "hold")
 
-    def __init__(self, *, hold_first: str = "", hold: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self, *, hold_first: str = "", hold: str = "", deferral_seconds: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        self.deferral_seconds = deferral_seconds
         self.hold_first = hold_first
         self.hold = hold
 
@@ -44,6 +48,8 @@ class MarkedGenerateOperator(EvoImageGenerateOperator):
     def defer(self, **kwargs: Any) -> None:
         self.log.info("Fault matrix: recorded, not deferred.")
         stay(self.hold)
+        if self.deferral_seconds is not None:
+            kwargs["timeout"] = timedelta(seconds=self.deferral_seconds)
         super().defer(**kwargs)
 
     def execute_complete(self, context: Any, event: Any = None) -> Any:
@@ -64,8 +70,8 @@ ASKED = {
 }
 
 
-def one(dag_id: str, **arguments: Any) -> None:
-    with DAG(dag_id, schedule=None, catchup=False):
+def one(dag_id: str, dagrun_timeout: timedelta | None = None, **arguments: Any) -> None:
+    with DAG(dag_id, schedule=None, catchup=False, dagrun_timeout=dagrun_timeout):
         MarkedGenerateOperator(
             task_id="draw",
             **{
@@ -95,6 +101,8 @@ def many(dag_id: str, **arguments: Any) -> None:
 one("fault_one")
 one("fault_on_worker", deferrable=False)
 one("fault_steady", poll_interval=3)
+one("fault_short_run", dagrun_timeout=timedelta(seconds=20), retries=0)
+one("fault_short_deferral", deferral_seconds=12, retries=0)
 for mode in ("auto", "regenerate", "reuse"):
     one(f"fault_clear_{mode}", on_clear=mode, retries=0)
     one(f"fault_late_{mode}", on_clear=mode, retries=0, timeout=4, poll_interval=1)

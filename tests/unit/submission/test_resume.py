@@ -27,7 +27,6 @@ IDENTITY = RequestIdentity(
     dag_id="campaign",
     run_id="run",
     task_id="draw",
-    map_index=-1,
     epoch=2,
     fingerprint="f" * 64,
 )
@@ -36,6 +35,7 @@ RECORD = SubmissionRecord(
     key=IDENTITY.idempotency_key,
     fingerprint=IDENTITY.fingerprint,
     epoch=2,
+    asked_in=2,
     sequence=0,
     conn_id="evoimage_default",
     base_url="https://api.evolink.ai",
@@ -52,6 +52,7 @@ def found(phase: str, *, same_epoch: bool = True, same_fingerprint: bool = True,
         key=earlier.idempotency_key,
         fingerprint=earlier.fingerprint,
         epoch=earlier.epoch,
+        asked_in=earlier.epoch,
         sequence=0,
         conn_id="evoimage_default",
         base_url="https://api.evolink.ai",
@@ -122,7 +123,7 @@ def test_decision_table(
     if expected == "again" and (old or not trusted):
         expected = "refuse"
     match decision:
-        case Submit(key=key, sequence=sequence):
+        case Submit(identity=RequestIdentity(sequence=sequence), key=key):
             keys = {
                 (IDENTITY.idempotency_key, 0): "first",
                 (replace(IDENTITY, sequence=1).idempotency_key, 1): "next",
@@ -146,7 +147,55 @@ def test_decision_table_is_whole() -> None:
 def test_without_a_record_the_request_is_sent_for_the_first_time(on_clear: OnClear, trusted: bool) -> None:
     decision = decide(None, IDENTITY, on_clear=on_clear, trust_idempotency=trusted, now=NOW)
     assert isinstance(decision, Submit)
-    assert (decision.key, decision.sequence) == (IDENTITY.idempotency_key, 0)
+    assert (decision.key, decision.identity.sequence) == (IDENTITY.idempotency_key, 0)
+
+
+MAPPED = replace(IDENTITY, item="a mug")
+
+
+@pytest.mark.parametrize("on_clear", ["auto", "reuse"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_item_of_a_changed_list_is_asked_for_under_the_key_it_had_before_the_clear(
+    phase: str, on_clear: OnClear
+) -> None:
+    record = found(phase, same_epoch=False, same_fingerprint=False)
+    decision = decide(record, MAPPED, on_clear=on_clear, trust_idempotency=True, now=NOW)
+    assert isinstance(decision, Submit)
+    assert decision.moved
+    assert decision.key == replace(MAPPED, epoch=1).idempotency_key
+
+
+def test_equal_items_that_changed_places_keep_their_own_generations() -> None:
+    record = replace(found("submitted", same_epoch=False), occurrence=1)
+    decision = decide(record, MAPPED, on_clear="auto", trust_idempotency=True, now=NOW)
+    assert isinstance(decision, Submit)
+    assert decision.moved
+
+
+def test_changed_list_asks_anew_when_told_so() -> None:
+    record = found("submitted", same_epoch=False, same_fingerprint=False)
+    decision = decide(record, MAPPED, on_clear="regenerate", trust_idempotency=True, now=NOW)
+    assert decision == Submit(MAPPED, "the request has changed since the earlier try")
+
+
+@pytest.mark.parametrize("on_clear", ["auto", "reuse"])
+def test_changed_list_is_refused_where_keys_are_ignored(on_clear: OnClear) -> None:
+    record = found("submitted", same_epoch=False, same_fingerprint=False)
+    decision = decide(record, MAPPED, on_clear=on_clear, trust_idempotency=False, now=NOW)
+    assert isinstance(decision, Refuse)
+
+
+def test_item_found_again_after_two_clears_keeps_the_key_it_was_asked_under() -> None:
+    twice = replace(MAPPED, epoch=3)
+    record = replace(found("submitting", same_epoch=False), epoch=2, asked_in=1)
+    decision = decide(record, twice, on_clear="auto", trust_idempotency=True, now=NOW)
+    assert isinstance(decision, Submit)
+    assert (decision.key, decision.identity.epoch) == (record.key, 1)
+
+
+def test_record_of_an_earlier_version_was_asked_in_its_own_epoch() -> None:
+    data = {name: value for name, value in RECORD.to_json().items() if name not in {"asked_in", "occurrence"}}
+    assert SubmissionRecord.read(data) == RECORD
 
 
 def test_each_retryable_failure_gets_its_own_key() -> None:
@@ -155,7 +204,7 @@ def test_each_retryable_failure_gets_its_own_key() -> None:
     for sequence in range(1, 5):
         decision = decide(record, IDENTITY, on_clear="auto", trust_idempotency=True, now=NOW)
         assert isinstance(decision, Submit)
-        assert decision.sequence == sequence
+        assert decision.identity.sequence == sequence
         keys.append(decision.key)
         record = replace(record, key=decision.key, sequence=sequence)
     assert len({IDENTITY.idempotency_key, *keys}) == 5
@@ -166,7 +215,7 @@ def test_crash_while_asking_anew_after_a_failure_repeats_that_very_key() -> None
     record = replace(RECORD, key=second.idempotency_key, sequence=1)
     decision = decide(record, IDENTITY, on_clear="auto", trust_idempotency=True, now=NOW)
     assert isinstance(decision, Submit)
-    assert (decision.key, decision.sequence) == (second.idempotency_key, 1)
+    assert (decision.key, decision.identity.sequence) == (second.idempotency_key, 1)
 
 
 @pytest.mark.parametrize(("age", "asks"), [(KEY_MEMORY_SECONDS, True), (KEY_MEMORY_SECONDS + 1, False)])
@@ -191,6 +240,8 @@ def test_record_holds_nothing_but_what_the_design_names() -> None:
         "key",
         "fingerprint",
         "epoch",
+        "asked_in",
+        "occurrence",
         "sequence",
         "conn_id",
         "base_url",

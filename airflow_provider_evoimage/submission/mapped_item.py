@@ -1,0 +1,130 @@
+"""Which item of a mapped list a task instance stands for: told by what the item says, not by where it stands.
+
+Airflow numbers mapped tasks by position. When a list is expanded anew after a clear, in another order or with an
+item inserted, the same position stands for another item. What EvoLink was asked for belongs to the item.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from itertools import islice, product
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+from airflow_provider_evoimage.exceptions import EvoImageError
+from airflow_provider_evoimage.submission.identity import unsigned
+
+# Arguments that say where an image goes or who is told, not what is drawn.
+_NOT_ASKED = frozenset(
+    {"save_to", "filename_template", "callback_url", "evoimage_conn_id", "map_index_template"}
+)
+
+
+@dataclass(frozen=True)
+class MappedItem:
+    """One item of the list that a task is mapped over.
+
+    :param digest: of what the item says; "" for a task that is not mapped.
+    :param occurrence: how many items before it say the same.
+    """
+
+    digest: str = ""
+    occurrence: int = 0
+
+
+def mapped_item(context: Mapping[str, Any]) -> MappedItem:
+    """Find out which item this task instance stands for.
+
+    :raises EvoImageError: when the list cannot be read; nothing has been submitted then.
+    """
+    ti = context["ti"]
+    map_index = -1 if ti.map_index is None else ti.map_index
+    if map_index < 0:
+        return MappedItem()
+    expand_input = _expand_input(getattr(ti, "task", None))
+    if expand_input is None:
+        return MappedItem(f"position {map_index}")
+    try:
+        items = _items(expand_input, map_index + 1, context)
+    except Exception as error:
+        raise EvoImageError(
+            f"The list that this task is mapped over cannot be read: {error}",
+            billed=False,
+            on_retry="Nothing was submitted; a retry reads it again.",
+        ) from error
+    if len(items) <= map_index:
+        return MappedItem(f"position {map_index}")
+    *earlier, digest = [_digest(item) for item in items]
+    return MappedItem(digest, earlier.count(digest))
+
+
+def _expand_input(task: Any) -> Any:
+    """Return what Airflow expands the task, or the mapped task group around it, over.
+
+    These are Airflow's own attributes, the same from 3.1 to 3.3. Where one is missing, the position has to do.
+    """
+    if task is None or not task.has_dag():
+        return None
+    # The task that runs was made from one item; its definition in the DAG still knows them all.
+    definition = task.dag.task_dict[task.task_id]
+    if hasattr(definition, "_get_specified_expand_input"):
+        return definition._get_specified_expand_input()  # noqa: SLF001
+    return getattr(definition.get_closest_mapped_task_group(), "_expand_input", None)
+
+
+def _items(expand_input: Any, count: int, context: Mapping[str, Any]) -> list[Any]:
+    """Return the first items of the list, in Airflow's order: the last argument of ``expand`` varies fastest."""
+    value = expand_input.value
+    if not isinstance(value, Mapping):
+        return _first(value, count, context)
+    fields = [_first(each, None, context) for each in value.values()]
+    return [dict(zip(value, item, strict=True)) for item in islice(product(*fields), count)]
+
+
+def _first(value: Any, count: int | None, context: Mapping[str, Any]) -> list[Any]:
+    value = _resolved(value, context)
+    if isinstance(value, Mapping):
+        return list(islice(value.items(), count))
+    # One request for a slice of a mapped task's results, where iterating makes one for each of them.
+    found = value[:count] if _is_lazy(value) else islice(value, count)
+    return [_resolved(item, context) for item in found]
+
+
+def _is_lazy(value: Any) -> bool:
+    return type(value).__name__ == "LazyXComSequence"
+
+
+def _resolved(value: Any, context: Mapping[str, Any]) -> Any:
+    return (
+        value.resolve(context) if hasattr(value, "resolve") and hasattr(value, "iter_references") else value
+    )
+
+
+def _digest(item: Any) -> str:
+    if isinstance(item, Mapping):
+        item = {name: value for name, value in item.items() if name not in _NOT_ASKED}
+    text = json.dumps(_plain(item), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into JSON that is the same in each process; what has no such form counts by its type."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return unsigned(value) if value.startswith(("http://", "https://")) else value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return [_plain(each) for each in value]
+    if isinstance(value, Set):
+        return sorted(json.dumps(_plain(each), sort_keys=True) for each in value)
+    if isinstance(value, (date, timedelta, Decimal, PurePath, UUID)):
+        return str(value)
+    return f"<{type(value).__name__}>"

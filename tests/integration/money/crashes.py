@@ -1,0 +1,89 @@
+"""Lets a worker die at a chosen step of its try, and counts what was paid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from task_driver import Killed, TaskRun
+
+from airflow_provider_evoimage.simulator import SimulatorServer
+
+pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
+
+POST = "/v1/images/generations"
+
+
+def paid(evolink: SimulatorServer) -> int:
+    """Count the accepted generations."""
+    return evolink.state.counters.paid
+
+
+def only_id(evolink: SimulatorServer) -> str:
+    """Return the id of the one generation there is."""
+    (evolink_task_id,) = evolink.state.generations
+    return evolink_task_id
+
+
+# Each step between "about to post" and "deferred".
+STEPS = [
+    "before get",
+    "after get",
+    "before set",
+    "after set",
+    "before POST",
+    "after POST",
+    "before set 2",
+    "after set 2",
+    "before xcom_push",
+    "after xcom_push",
+    "before defer",
+]
+STEPS_WITHOUT_STORE = [step for step in STEPS if "set" not in step and "get" not in step]
+
+
+@contextmanager
+def killed_at(step: str, task: TaskRun, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the worker die when it comes to a step of its try."""
+    moment, _, nth = step.rpartition(" ") if step.endswith(" 2") else (step, "", "1")
+    seen = 0
+
+    def reach(here: str) -> None:
+        nonlocal seen
+        seen += here == moment
+        if here == moment and seen == int(nth):
+            raise Killed(step)
+
+    send = httpx.Client.request
+
+    def request(client: httpx.Client, **options: Any) -> httpx.Response:
+        posts = options["url"].endswith(POST)
+        if posts:
+            reach("before POST")
+        response = send(client, **options)
+        if posts:
+            reach("after POST")
+        return response
+
+    operator = task.operator
+
+    def doomed() -> Any:
+        made = operator()
+        made.defer = lambda **_: reach("before defer")
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(httpx.Client, "request", request)
+        patch.setattr(task, "operator", doomed)
+        patch.setattr(task.ti, "on", reach)
+        if task.store is not None:
+            patch.setattr(task.store, "on", reach)
+        yield
+
+
+def crash(task: TaskRun, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with killed_at(step, task, monkeypatch), pytest.raises(Killed):
+        task.start()

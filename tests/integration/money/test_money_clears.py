@@ -1,0 +1,163 @@
+"""What a cleared task pays in all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.exceptions import TaskDeferred
+from crashes import STEPS, crash, paid
+from task_driver import StateStore, TaskRun, generate, kept_keys
+
+from airflow_provider_evoimage.exceptions import (
+    GenerationRefusedError,
+    GenerationTimeoutError,
+    SaveError,
+)
+from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.simulator.faults import Fault
+
+pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
+
+pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
+
+
+# Clears: how many generations are paid for in all
+
+Before = Callable[[TaskRun, SimulatorServer, pytest.MonkeyPatch], None]
+
+
+def deferred(task: TaskRun, *_: object) -> None:
+    with pytest.raises(TaskDeferred):
+        task.start()
+
+
+def running(task: TaskRun, evolink: SimulatorServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    del evolink
+    crash(task, "after POST", monkeypatch)
+
+
+def timed_out(task: TaskRun, *_: object) -> None:
+    made = task.make
+
+    def impatient() -> Any:
+        operator = made()
+        operator.timeout = 2.0
+        return operator
+
+    task.make = impatient
+    with pytest.raises(GenerationTimeoutError):
+        task.run()
+    task.make = made
+
+
+def save_failed(task: TaskRun, evolink: SimulatorServer, *_: object) -> None:
+    evolink.state.faults.post("download", Fault("status", 503))
+    with pytest.raises(SaveError):
+        task.run()
+    evolink.state.faults.clear()
+
+
+def succeeded(task: TaskRun, *_: object) -> None:
+    task.run()
+
+
+def refused(task: TaskRun, *_: object) -> None:
+    with pytest.raises(GenerationRefusedError):
+        task.run_with_retries()
+
+
+CLEARS: list[tuple[str, Before, dict[str, int]]] = [
+    # Prompt, what the first try came to, and what is paid in all by on_clear.
+    ("a red fox", deferred, {"auto": 1, "regenerate": 2, "reuse": 1}),
+    ("a red fox", running, {"auto": 1, "regenerate": 2, "reuse": 1}),
+    ("a red fox", timed_out, {"auto": 1, "regenerate": 2, "reuse": 1}),
+    ("a red fox", save_failed, {"auto": 1, "regenerate": 2, "reuse": 1}),
+    ("a red fox", succeeded, {"auto": 2, "regenerate": 2, "reuse": 1}),
+    ("a red fox [[fail:invalid_parameters]]", refused, {"auto": 2, "regenerate": 2, "reuse": 2}),
+]
+
+
+@pytest.mark.parametrize("on_clear", ["auto", "regenerate", "reuse"])
+@pytest.mark.parametrize(("prompt", "before", "in_all"), CLEARS, ids=[row[1].__name__ for row in CLEARS])
+def test_cleared_task_pays_what_the_table_says(
+    evolink: SimulatorServer,
+    store: StateStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prompt: str,
+    before: Before,
+    in_all: dict[str, int],
+    on_clear: str,
+) -> None:
+    task = TaskRun(generate(prompt=prompt, on_clear=on_clear, save_to=str(tmp_path)), store=store)
+    with kept_keys(evolink) as keys:
+        before(task, evolink, monkeypatch)
+        task.clear()
+        try:
+            manifest = task.run()
+        except GenerationRefusedError:
+            assert "fail" in prompt
+        else:
+            assert manifest["evolink_task_id"] == list(evolink.state.generations)[-1]
+    assert paid(evolink) == len(keys) == in_all[on_clear]
+    # And whatever the clear did, the try after it pays nothing more.
+    if "fail" not in prompt:
+        task.run()
+    assert paid(evolink) == in_all[on_clear]
+
+
+@pytest.mark.parametrize("on_clear", ["auto", "regenerate", "reuse"])
+def test_cleared_task_always_asks_anew_before_airflow_3_3(evolink: SimulatorServer, on_clear: str) -> None:
+    task = TaskRun(generate(on_clear=on_clear))
+    task.run()
+    task.clear()
+    task.run()
+    assert paid(evolink) == 2
+
+
+@pytest.mark.parametrize("on_clear", ["auto", "reuse"])
+def test_crash_of_the_try_after_a_clear_pays_no_more(
+    evolink: SimulatorServer, store: StateStore, on_clear: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TaskRun(generate(on_clear=on_clear), store=store)
+    deferred(task)
+    task.clear()
+    crash(task, "before defer", monkeypatch)
+    task.run()
+    assert paid(evolink) == 1
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_crash_while_regenerating_after_a_clear_pays_two_in_all(
+    evolink: SimulatorServer, store: StateStore, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TaskRun(generate(), store=store)
+    task.run()
+    task.clear()
+    crash(task, step, monkeypatch)
+    manifest = task.run()
+    assert paid(evolink) == 2
+    assert manifest["evolink_task_id"] == list(evolink.state.generations)[-1]
+
+
+def test_editing_retries_between_tries_is_no_clear(
+    evolink: SimulatorServer, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TaskRun(generate(), retries=2, store=store)
+    crash(task, "after POST", monkeypatch)
+    task.retries = 7
+    task.run()
+    assert paid(evolink) == 1
+
+
+def test_not_waiting_counts_as_delivered(evolink: SimulatorServer, store: StateStore) -> None:
+    task = TaskRun(generate(wait_for_completion=False), store=store)
+    manifest = task.run()
+    assert manifest["status"] == "pending"
+    assert task.run()["evolink_task_id"] == manifest["evolink_task_id"]
+    task.clear()
+    assert task.run()["evolink_task_id"] != manifest["evolink_task_id"]
+    assert paid(evolink) == 2

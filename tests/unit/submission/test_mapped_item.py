@@ -1,0 +1,171 @@
+"""An item of a mapped list is told by what it says: moving it, or inserting another, makes it no other item."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, BaseOperator, task, task_group
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_evoimage.exceptions import EvoImageError
+from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.submission.mapped_item import MappedItem, mapped_item
+
+
+class TaskInstance:
+    """The part of a running task instance that a mapped list is resolved with."""
+
+    run_id = "run"
+
+    def __init__(self, running: Any, map_index: int | None, pulled: Any = None) -> None:
+        self.task, self.map_index, self.pulled = running, map_index, pulled
+
+    def xcom_pull(self, **_: Any) -> Any:
+        if isinstance(self.pulled, Exception):
+            raise self.pulled
+        return self.pulled
+
+
+def of(definition: Any, map_index: int, pulled: Any = None) -> MappedItem:
+    return mapped_item({"ti": TaskInstance(definition, map_index, pulled)})
+
+
+def drawn(**expanded: Any) -> Any:
+    with DAG("campaign"):
+        return EvoImageGenerateOperator.partial(task_id="draw").expand(**expanded)
+
+
+def drawn_each(items: list[Any]) -> Any:
+    with DAG("campaign"):
+        return EvoImageGenerateOperator.partial(task_id="draw").expand_kwargs(items)
+
+
+items = st.lists(st.sampled_from(["a mug", "a shoe", "a lamp"]), min_size=1, max_size=8)
+
+
+@given(items, st.randoms())
+def test_items_are_the_same_in_any_order(prompts: list[str], random: Any) -> None:
+    shuffled = prompts.copy()
+    random.shuffle(shuffled)
+    before, after = drawn(prompt=prompts), drawn(prompt=shuffled)
+    every = range(len(prompts))
+    assert {of(before, each) for each in every} == {of(after, each) for each in every}
+
+
+@given(items)
+def test_no_two_places_stand_for_one_item(prompts: list[str]) -> None:
+    definition = drawn(prompt=prompts)
+    assert len({of(definition, each) for each in range(len(prompts))}) == len(prompts)
+
+
+@given(items, st.integers(0, 8))
+def test_inserting_an_item_changes_no_other(prompts: list[str], place: int) -> None:
+    longer = [*prompts[:place], "a vase", *prompts[place:]]
+    before, after = drawn(prompt=prompts), drawn(prompt=longer)
+    earlier = {of(before, each) for each in range(len(prompts))}
+    assert earlier < {of(after, each) for each in range(len(longer))}
+
+
+def test_equal_items_are_told_apart_by_occurrence() -> None:
+    definition = drawn(prompt=["a mug", "a shoe", "a mug"])
+    assert [of(definition, each).occurrence for each in range(3)] == [0, 0, 1]
+    assert of(definition, 0).digest == of(definition, 2).digest != of(definition, 1).digest
+
+
+def test_every_way_of_mapping_tells_items_apart() -> None:
+    crossed = drawn(prompt=["a mug", "a shoe"], size=["1:1", "2:3"])
+    assert len({of(crossed, each) for each in range(4)}) == 4
+    as_airflow = crossed._get_specified_expand_input()
+    seen = [as_airflow.resolve({"ti": TaskInstance(crossed, each)})[0] for each in range(4)]
+    assert [of(crossed, each) for each in range(4)] == [of(drawn_each(seen), each) for each in range(4)]
+
+
+def test_where_an_image_goes_is_not_what_is_asked() -> None:
+    one = drawn_each([{"prompt": "a mug", "save_to": "file:///one"}])
+    other = drawn_each([{"prompt": "a mug", "save_to": "s3://other"}])
+    assert of(one, 0) == of(other, 0)
+
+
+def test_signing_a_reference_anew_makes_no_other_item() -> None:
+    link = "https://bucket.example.com/shoe.png?X-Amz-Signature="
+    one, other = (drawn_each([{"prompt": "p", "image_urls": [link + sign]}]) for sign in ("a", "b"))
+    assert of(one, 0) == of(other, 0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"b", "a", "c"},
+        datetime(2026, 5, 1, tzinfo=UTC),
+        PurePosixPath("a/b"),
+        1.5,
+        None,
+        {"a": [1]},
+        object(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_any_value_can_be_mapped_over(value: Any) -> None:
+    definition = drawn_each([{"prompt": "a mug", "extra_body": value}] * 2)
+    assert [of(definition, each).occurrence for each in range(2)] == [0, 1]
+
+
+@pytest.mark.parametrize("map_index", [-1, None])
+def test_task_that_is_not_mapped_is_no_item(map_index: int | None) -> None:
+    with DAG("campaign"):
+        operator = EvoImageGenerateOperator(task_id="draw", prompt="a mug")
+    assert mapped_item({"ti": TaskInstance(operator, map_index)}) == MappedItem()
+
+
+def test_unmapped_operator_on_the_worker_finds_its_definition() -> None:
+    definition = drawn(prompt=["a mug", "a shoe"])
+    running = definition.unmap({"prompt": "a shoe"})
+    assert isinstance(running, BaseOperator)
+    assert of(running, 1) == of(definition, 1)
+
+
+def test_list_of_an_earlier_task_is_read_once() -> None:
+    with DAG("campaign"):
+
+        @task
+        def prompts() -> list[str]:
+            return []
+
+        definition = EvoImageGenerateOperator.partial(task_id="draw").expand(prompt=prompts())
+    pulled = ["a mug", "a shoe", "a mug"]
+    assert of(definition, 2, pulled) == of(drawn(prompt=pulled), 2)
+
+
+def test_list_that_cannot_be_read_submits_nothing() -> None:
+    with DAG("campaign"):
+
+        @task
+        def prompts() -> list[str]:
+            return []
+
+        definition = EvoImageGenerateOperator.partial(task_id="draw").expand(prompt=prompts())
+    with pytest.raises(EvoImageError, match="cannot be read: away") as caught:
+        of(definition, 0, RuntimeError("away"))
+    assert caught.value.billed is False
+
+
+def test_task_in_a_mapped_group_is_an_item_of_the_group() -> None:
+    with DAG("campaign") as dag:
+
+        @task_group
+        def poster(prompt: str) -> None:
+            EvoImageGenerateOperator(task_id="draw", prompt=prompt)
+
+        poster.expand(prompt=["a mug", "a shoe", "a mug"])
+    inner = dag.get_task("poster.draw")
+    assert [of(inner, each).occurrence for each in range(3)] == [0, 0, 1]
+    assert of(inner, 1).digest != of(inner, 0).digest == of(inner, 2).digest
+
+
+def test_shorter_list_than_the_place_falls_back_to_the_place() -> None:
+    assert of(drawn(prompt=["a mug"]), 7) == MappedItem("position 7")
+    assert of(None, 7) == MappedItem("position 7")
