@@ -342,7 +342,7 @@ class Matrix:
     def add(self, name: str, fault: Fault, *, alone: bool = False) -> None:
         """Take a fault in.
 
-        :param alone: it touches what every run shares, the triggerer.
+        :param alone: it touches what every run shares, the triggerer or the workers.
         """
         if name in self.faults:
             raise ValueError(f"{name} is there twice")

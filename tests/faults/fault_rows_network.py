@@ -97,12 +97,13 @@ def keys_ignored_worker_lost_after_record(bench: Bench) -> Row:
     )
 
 
-@MATRIX.fault()
+# Alone: its waiting tries hold every worker.
+@MATRIX.fault(alone=True)
 def busy_429(bench: Bench) -> Row:
     return _busy(bench, 429)
 
 
-@MATRIX.fault()
+@MATRIX.fault(alone=True)
 def busy_503(bench: Bench) -> Row:
     return _busy(bench, 503)
 
@@ -122,7 +123,7 @@ def _busy(bench: Bench, status: int) -> Row:
     )
 
 
-@MATRIX.fault()
+@MATRIX.fault(alone=True)
 def refused_connections(bench: Bench) -> Row:
     bench.evolink.stop()
     run = bench.start("fault_many", [f"Poster {item} [[duration:2]]" for item in range(BUSY_ITEMS)])
