@@ -5,6 +5,8 @@ Classes marked * also inherit ``AirflowFailException``: no retry can mend them, 
 EvoImageError
 ├── InvalidRequestError *            our own check said no, before anything was sent
 ├── ConnectionSettingsError *        the Airflow connection cannot be used as it stands
+├── BudgetExceededError *            it may cost more than max_credits, so it was not sent
+│   └── PriceUnknownError *          max_credits is set and no price is known
 ├── EvoLinkApiError                  EvoLink answered with an error
 │   ├── RequestRefusedError *        400, 413, 415, 404 for a model: this request will never pass
 │   │   ├── ContentRefusedError *    refused by moderation before a generation began
@@ -119,6 +121,19 @@ class ConnectionSettingsError(EvoImageError, AirflowFailException):
 
     default_billed = False
     default_on_retry = "Nothing was sent and no retry follows: correct the connection, then clear the task."
+
+
+class BudgetExceededError(EvoImageError, AirflowFailException):
+    """The request may cost more than ``max_credits`` allows; nothing was sent."""
+
+    default_billed = False
+    default_on_retry = (
+        "Nothing was sent and no retry follows: change the request or max_credits, then clear the task."
+    )
+
+
+class PriceUnknownError(BudgetExceededError):
+    """``max_credits`` is set and no price is known for the request; nothing was sent."""
 
 
 class EvoLinkApiError(EvoImageError):

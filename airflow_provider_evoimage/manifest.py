@@ -15,7 +15,9 @@ It is what generate, sensor and save return (XCom) and what lies beside saved im
                    this task did not send it
 ``images``         one object an image: ``index``, ``url``, and once saved ``path``, ``sha256``, ``bytes``,
                    ``content_type``, ``width``, ``height``
-``usage``          ``reserved`` and ``charged`` credits, ``tokens`` by EvoLink's names
+``usage``          ``estimate`` before it was sent (see :meth:`CostEstimate.to_json`; None where no price is
+                   known), ``reserved`` and ``charged`` credits (None where EvoLink did not tell this task),
+                   ``tokens`` by EvoLink's names
 ``made_by``        ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the Airflow task that wrote this
 =================  ==========================================================================================
 """
@@ -25,9 +27,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
+from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt, in_usd
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.submission.identity import unsigned
@@ -43,10 +47,14 @@ class Asked:
 
     :param request: the request as sent.
     :param images: number of images asked for.
+    :param estimate: what it was expected to cost, as plain JSON.
+    :param credits_reserved: what EvoLink reserved when it accepted the request.
     """
 
     request: Mapping[str, Any] | None = None
     images: int | None = None
+    estimate: Mapping[str, Any] | None = None
+    credits_reserved: float | None = None
 
     @classmethod
     def by(cls, request: ImageRequest) -> Asked:
@@ -54,17 +62,22 @@ class Asked:
         body = {name: value for name, value in request.body().items() if name != "callback_url"}
         if request.image_urls:
             body["image_urls"] = [unsigned(url) for url in request.image_urls]
-        return cls(request=body, images=request.asked)
+        found = estimate_with_prompt(request)
+        return cls(request=body, images=request.asked, estimate=None if found is None else found.to_json())
 
     @classmethod
     def in_manifest(cls, manifest: object) -> Asked:
         """Take over what an earlier task's manifest says, as information."""
         if not isinstance(manifest, Mapping):
             return cls()
-        request, images = manifest.get("request"), manifest.get("asked")
+        request, images, usage = manifest.get("request"), manifest.get("asked"), manifest.get("usage")
+        usage = usage if isinstance(usage, Mapping) else {}
+        estimate, reserved = usage.get("estimate"), usage.get("reserved")
         return cls(
             request=dict(request) if isinstance(request, Mapping) else None,
             images=images if isinstance(images, int) else None,
+            estimate=dict(estimate) if isinstance(estimate, Mapping) else None,
+            credits_reserved=float(reserved) if isinstance(reserved, (int, float)) else None,
         )
 
 
@@ -78,6 +91,7 @@ def build_manifest(
     """Describe a generation, and where its images were saved, as plain JSON."""
     files = {image["index"]: image for image in saved}
     completed = None
+    reserved = generation.usage.credits_reserved
     if generation.created and generation.duration is not None and generation.status == "completed":
         completed = generation.created + timedelta(seconds=min(max(generation.duration, 0), 10**7))
     return {
@@ -96,12 +110,30 @@ def build_manifest(
             for index, url in enumerate(generation.image_urls)
         ],
         "usage": {
-            "reserved": generation.usage.credits_reserved,
+            "estimate": dict(asked.estimate) if asked.estimate is not None else None,
+            "reserved": asked.credits_reserved if reserved is None else reserved,
             "charged": generation.usage.credits_used,
             "tokens": dict(generation.usage.tokens),
         },
         "made_by": dict(made_by),
     }
+
+
+def cost_in_words(manifest: Manifest) -> str:
+    """Tell in one line what a generation cost, and what it was expected to."""
+    usage = manifest["usage"]
+    charged, reserved, estimate = usage["charged"], usage["reserved"], usage["estimate"]
+    if charged is None:
+        cost = "an unknown number of credits"
+    else:
+        cost = f"{charged:,.4f} credits ({in_usd(Decimal(str(charged))):,.4f} USD)"
+    notes = []
+    if estimate is not None:
+        low, high = estimate["credits_low"], estimate["credits_high"]
+        notes.append(f"estimated {low:,.4f} to {high:,.4f}" if low != high else f"estimated {high:,.4f}")
+    if reserved is not None:
+        notes.append(f"reserved {reserved:,.4f}")
+    return f"EvoLink task {manifest['evolink_task_id']} cost {cost}{'; ' if notes else ''}{', '.join(notes)}"
 
 
 def without_links(manifest: Manifest) -> Manifest:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from airflow.sdk.bases.decorator import determine_kwargs
@@ -50,6 +51,51 @@ else:
 #: Whether operators take ``retry_policy`` (Airflow 3.3 and later).
 HAS_RETRY_POLICY: bool = RetryPolicy is not object
 
+
+class Stats(Protocol):
+    """Airflow's metrics, as far as they are used here."""
+
+    def incr(self, stat: str, count: float, *, tags: dict[str, str]) -> None:
+        """Add to a counter."""
+
+    def timing(self, stat: str, dt: float, *, tags: dict[str, str]) -> None:
+        """Record a duration."""
+
+
+@functools.cache
+def airflow_stats() -> Stats:
+    """Return Airflow's metrics, sending what this process counts as ``[metrics]`` says.
+
+    From Airflow 3.2 on a process must initialise them; a triggerer does so for Airflow's own copy of the module
+    and in its parent process only, so that without this all that a trigger counts would be lost.
+    """
+    try:
+        return _shared_stats()
+    except ImportError:  # Airflow 3.1.
+        from airflow.stats import Stats as Older  # noqa: PLC0415 (only for what counts)
+
+        older: Any = Older
+        return cast("Stats", older)
+
+
+def _shared_stats() -> Stats:
+    from airflow.sdk._shared.observability.metrics import stats as state  # noqa: PLC0415 (only for what counts)
+    from airflow.sdk.configuration import conf  # noqa: PLC0415
+    from airflow.sdk.observability.metrics.stats_utils import get_stats_factory  # noqa: PLC0415
+
+    shared: Any = state.Stats
+    module: Any = state
+    factory: Any = get_stats_factory
+    if not hasattr(module, "initialize"):  # Airflow 3.2.
+        if shared.factory is None:
+            shared.initialize(factory=factory(shared))
+    elif module._factory is None:  # noqa: SLF001 (there is no other way to ask)
+        module.initialize(
+            factory=factory(), export_legacy_names=conf.getboolean("metrics", "legacy_names_on")
+        )
+    return cast("Stats", shared)
+
+
 __all__ = [
     "HAS_RETRY_POLICY",
     "AirflowException",
@@ -59,7 +105,9 @@ __all__ = [
     "AirflowSkipException",
     "RetryDecision",
     "RetryPolicy",
+    "Stats",
     "TaskDeferralError",
     "TaskDeferralTimeout",
+    "airflow_stats",
     "determine_kwargs",
 ]

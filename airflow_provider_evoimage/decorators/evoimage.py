@@ -71,7 +71,8 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
             setattr(self, name, value)
         asked = Asked.by(self._build_request())
         # The function is not called again after the wait: what it asked for is kept for the manifest.
-        context["ti"].xcom_push(key=XCOM_ASKED, value={"request": asked.request, "asked": asked.images})
+        kept = {"request": asked.request, "asked": asked.images, "usage": {"estimate": asked.estimate}}
+        context["ti"].xcom_push(key=XCOM_ASKED, value=kept)
         return EvoImageGenerateOperator.execute(self, context)
 
     def _asked(self, context: Context) -> Asked:

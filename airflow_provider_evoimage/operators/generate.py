@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import BaseOperator
@@ -15,11 +17,13 @@ from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, LinkExpiredError
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, made_by
+from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, cost_in_words, made_by
+from airflow_provider_evoimage.metrics import generation_ended
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.storage.destination import ONE_GENERATION, Destination, FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
+from airflow_provider_evoimage.submission.budget import credit_limit, require_within
 from airflow_provider_evoimage.submission.identity import fingerprint
 from airflow_provider_evoimage.submission.resume import OnClear
 from airflow_provider_evoimage.submission.submit import RecordKeeper, Submission, identity_of
@@ -66,6 +70,8 @@ class EvoImageGenerateOperator(BaseOperator):
     :param image_urls: references, http(s) URLs that EvoLink can read without logging in.
     :param callback_url: https URL that EvoLink calls when the generation has ended.
     :param extra_body: fields of other models, sent as they are.
+    :param max_credits: the most this request may cost, in credits (68 are 1 USD). When the upper end of its
+        estimate is above that, or no price is known, the task fails before anything is sent.
     :param save_to: folder by any URL of Airflow's object storage, for instance ``file:///data/images``; the
         images are saved as soon as they exist. Without it the result holds links that live 24 hours.
     :param filename_template: names below ``save_to``; fields in ``storage.destination.NAME_FIELDS``.
@@ -93,6 +99,7 @@ class EvoImageGenerateOperator(BaseOperator):
         "image_urls",
         "callback_url",
         "extra_body",
+        "max_credits",
         "save_to",
         "filename_template",
         "evoimage_conn_id",
@@ -113,6 +120,7 @@ class EvoImageGenerateOperator(BaseOperator):
         image_urls: Sequence[str] | str | None = None,
         callback_url: str | None = None,
         extra_body: dict[str, Any] | None = None,
+        max_credits: float | str | None = None,
         save_to: str | None = None,
         filename_template: str = ONE_GENERATION,
         wait_for_completion: bool = True,
@@ -135,6 +143,7 @@ class EvoImageGenerateOperator(BaseOperator):
         self.image_urls = image_urls
         self.callback_url = callback_url
         self.extra_body = extra_body
+        self.max_credits = max_credits
         self.save_to = save_to
         self.filename_template = filename_template
         self.wait_for_completion = wait_for_completion
@@ -145,6 +154,7 @@ class EvoImageGenerateOperator(BaseOperator):
         self.on_clear = one_of("on_clear", on_clear, get_args(OnClear))
         self.evoimage_conn_id = evoimage_conn_id
         self._waiting_for: str | None = None
+        self._credits_reserved: float | None = None
 
     @functools.cached_property
     def hook(self) -> EvoImageHook:
@@ -154,20 +164,23 @@ class EvoImageGenerateOperator(BaseOperator):
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""
         request = self._build_request()
+        max_credits = credit_limit(self.max_credits)
         # What can be wrong about the destination is found out before anything is paid.
         saver = self._saver(context)
         self._check_names(request)
         self.log.info("Asking EvoLink for %s: %s", request.summary, request.short_prompt)
         for warning in request.warnings:
             self.log.warning("%s", warning)
-        generation = self._submission(context, request).ensure(request)
+        generation = self._submission(context, request, max_credits).ensure(request)
         self._waiting_for = generation.evolink_task_id
+        self._credits_reserved = generation.usage.credits_reserved
         # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
         context["ti"].xcom_push(key=XCOM_EVOLINK_TASK_ID, value=generation.evolink_task_id)
         self._log_accepted(generation)
         if not self.wait_for_completion:
             self._keeper(context).mark("delivered", generation)
-            return build_manifest(generation, asked=Asked.by(request), made_by=made_by(context))
+            asked = self._with_reserved(context, generation, Asked.by(request))
+            return build_manifest(generation, asked=asked, made_by=made_by(context))
         if generation.is_terminal:
             return self._deliver(context, generation, Asked.by(request), saver)
         deadline = time.time() + self.timeout
@@ -182,8 +195,11 @@ class EvoImageGenerateOperator(BaseOperator):
         event = wait_on_worker(self.hook, wait, self.log)
         return self._collect(context, generation.evolink_task_id, event)
 
-    def execute_complete(self, context: Context, event: Any = None) -> Manifest:
+    def execute_complete(
+        self, context: Context, event: Any = None, credits_reserved: float | None = None
+    ) -> Manifest:
         """Go on after the trigger's event; harmless when it runs twice."""
+        self._credits_reserved = credits_reserved
         ended = WaitEvent.read(event)
         evolink_task_id = ended.only_task
         return self._collect(context, evolink_task_id, ended)
@@ -247,7 +263,7 @@ class EvoImageGenerateOperator(BaseOperator):
                 "the same name: add {index} to it."
             )
 
-    def _submission(self, context: Context, request: ImageRequest) -> Submission:
+    def _submission(self, context: Context, request: ImageRequest, max_credits: Decimal | None) -> Submission:
         ti = context["ti"]
         first_try = (ti.max_tries or 0) - (self.retries or 0) + 1
         return Submission(
@@ -262,7 +278,13 @@ class EvoImageGenerateOperator(BaseOperator):
             on_clear=self.on_clear,
             is_retry=ti.try_number > first_try,
             submit_timeout=self.submit_timeout,
+            before_submit=lambda: self._check_cost(request, max_credits),
         )
+
+    def _check_cost(self, request: ImageRequest, max_credits: Decimal | None) -> None:
+        found = require_within(request, max_credits)
+        limit = "" if max_credits is None else f"; max_credits is {max_credits:f}"
+        self.log.info("Estimated cost: %s%s.", found or "no price is known for this model", limit)
 
     def _keeper(self, context: Context) -> RecordKeeper:
         # Airflow 3.3 and later.
@@ -291,6 +313,8 @@ class EvoImageGenerateOperator(BaseOperator):
                 estimated_time=generation.estimated_time,
             ),
             method_name="execute_complete",
+            # Only the answer to the POST tells it, and before Airflow 3.3 there is no record to keep it in.
+            kwargs={"credits_reserved": generation.usage.credits_reserved},
             timeout=timedelta(seconds=self.timeout + DEFERRAL_MARGIN_SECONDS),
         )
 
@@ -311,11 +335,13 @@ class EvoImageGenerateOperator(BaseOperator):
         self, context: Context, generation: Generation, asked: Asked, saver: ImageSaver | None
     ) -> Manifest:
         self._waiting_for = None
+        asked = self._with_reserved(context, generation, asked)
         keeper = self._keeper(context)
         try:
             require_images(generation)
         except EvoImageError:
             keeper.mark("failed", generation)
+            generation_ended(generation)
             raise
         self.log.info("%s.", outcome_in_words(generation, asked.images))
         made = len(generation.image_urls)
@@ -334,9 +360,21 @@ class EvoImageGenerateOperator(BaseOperator):
             except LinkExpiredError:
                 # Nothing is left to go on with: only then does a cleared task ask anew.
                 keeper.mark("failed", generation)
+                generation_ended(generation, is_expired=True)
                 raise
         keeper.mark("delivered", generation)
+        generation_ended(generation)
+        self.log.info("%s.", cost_in_words(manifest))
         return manifest
+
+    def _with_reserved(self, context: Context, generation: Generation, asked: Asked) -> Asked:
+        """Add what EvoLink reserved, as this try or an earlier one was told."""
+        reserved = self._credits_reserved
+        if reserved is None:
+            record = self._keeper(context).read()
+            if record is not None and record.evolink_task_id == generation.evolink_task_id:
+                reserved = record.credits_reserved
+        return replace(asked, credits_reserved=reserved)
 
     def _recorded_id(self, context: Context) -> str | None:
         record = self._keeper(context).read()

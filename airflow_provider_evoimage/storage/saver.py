@@ -26,6 +26,7 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, without_links
+from airflow_provider_evoimage.metrics import image_saved
 from airflow_provider_evoimage.storage.destination import Destination, FileNames, IfExists
 from airflow_provider_evoimage.storage.download import (
     IMAGE_TYPES,
@@ -217,6 +218,7 @@ class ImageSaver:
             raise
         finally:
             local.unlink(missing_ok=True)
+        image_saved(file.bytes)
         self.log.info(
             "Saved image %d of EvoLink task %s: %s (%d×%d, %s).",
             image.index,

@@ -39,6 +39,7 @@ class SubmissionRecord:
     :param occurrence: which one among equal items of a list it was asked for.
     :param posted_at: Unix seconds of the first POST under this key.
     :param retryable: whether a failed generation may be asked for again.
+    :param credits_reserved: what EvoLink reserved; only the answer to the POST tells it.
     """
 
     key: str
@@ -53,6 +54,7 @@ class SubmissionRecord:
     phase: Phase = "submitting"
     evolink_task_id: str | None = None
     retryable: bool = False
+    credits_reserved: float | None = None
     v: int = 1
 
     def to_json(self) -> dict[str, Any]:
@@ -84,6 +86,7 @@ class SubmissionRecord:
                 phase=phase,
                 evolink_task_id=evolink_task_id if _is_id(evolink_task_id) else None,
                 retryable=bool(data.get("retryable", False)),
+                credits_reserved=_credits(data.get("credits_reserved")),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
@@ -93,6 +96,15 @@ class SubmissionRecord:
             return None
         # Every later phase has an id; without one it is as good as "submitting".
         return replace(record, phase="submitting")
+
+
+def _credits(value: object) -> float | None:
+    """Read an amount that is only told, never acted on: anything odd is none."""
+    try:
+        amount = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:
+        return None
+    return amount if math.isfinite(amount) else None
 
 
 def _is_id(value: object) -> bool:

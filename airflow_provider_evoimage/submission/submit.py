@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -121,6 +121,7 @@ class Submission:
 
     :param is_retry: whether an earlier try since the last clear may have sent the request.
     :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
+    :param before_submit: called when this try is about to ask EvoLink, not when it resumes; may refuse by raising.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Submission:
         on_clear: OnClear = "auto",
         is_retry: bool = False,
         submit_timeout: float,
+        before_submit: Callable[[], object] | None = None,
     ) -> None:
         self._hook = hook
         self._identity = identity
@@ -141,6 +143,7 @@ class Submission:
         self._on_clear = on_clear
         self._is_retry = is_retry
         self._submit_timeout = submit_timeout
+        self._before_submit = before_submit
         self._record: SubmissionRecord | None = None
 
     @property
@@ -170,7 +173,19 @@ class Submission:
         self._warn_of_earlier(decision)
         if isinstance(decision, Resume):
             return self._resume(decision)
+        self._check_before(decision)
         return self._submit(request, decision)
+
+    def _check_before(self, decision: Submit) -> None:
+        if self._before_submit is None:
+            return
+        try:
+            self._before_submit()
+        except EvoImageError as error:
+            if self._record is not None and self._record.key == decision.key:
+                # An earlier try sent it under this key, and may have been accepted.
+                error.billed = None
+            raise
 
     def _resume(self, decision: Resume) -> Generation:
         self._log.info(
@@ -195,7 +210,14 @@ class Submission:
                     self._keeper.keep(self._record)
                 raise
             generation = submitted.generation
-            self._keeper.keep(replace(record, phase="submitted", evolink_task_id=generation.evolink_task_id))
+            self._keeper.keep(
+                replace(
+                    record,
+                    phase="submitted",
+                    evolink_task_id=generation.evolink_task_id,
+                    credits_reserved=generation.usage.credits_reserved,
+                )
+            )
             if not submitted.replayed:
                 return generation
             self._log.info(

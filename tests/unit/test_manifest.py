@@ -14,6 +14,7 @@ from airflow_provider_evoimage.manifest import (
     Asked,
     Manifest,
     build_manifest,
+    cost_in_words,
     generations_named_by,
     made_by,
     without_links,
@@ -63,11 +64,42 @@ def test_manifest_says_what_was_asked_made_saved_and_charged() -> None:
         "expires_at": "2025-09-07T11:00:00+00:00",
         "asked": 2,
         "made": 2,
-        "usage": {"reserved": 8.5, "charged": 8.1474, "tokens": {"image_output_tokens": 4160}},
+        "usage": {
+            "estimate": {
+                "credits_low": 16.2939,
+                "credits_high": 16.2995,
+                "usd_low": 0.239617,
+                "usd_high": 0.239699,
+                "rule": "tokens",
+                "source": manifest["usage"]["estimate"]["source"],
+                "as_of": "2026-10-10",
+            },
+            "reserved": 8.5,
+            "charged": 8.1474,
+            "tokens": {"image_output_tokens": 4160},
+        },
         "made_by": MADE_BY,
     }
     assert manifest["request"]["prompt"] == "a red fox"
     assert manifest["images"] == [{"index": 0, "url": LINKS[0]}, {**SAVED, "url": LINKS[1]}]
+
+
+def test_cost_in_words_tells_charge_estimate_and_reservation() -> None:
+    assert cost_in_words(a_manifest()) == (
+        f"EvoLink task {TASK} cost 8.1474 credits (0.1198 USD); estimated 16.2939 to 16.2995, reserved 8.5000"
+    )
+
+
+def test_cost_in_words_without_any_of_them() -> None:
+    manifest = build_manifest(Generation(evolink_task_id=TASK), asked=Asked(), made_by=MADE_BY)
+    assert cost_in_words(manifest) == f"EvoLink task {TASK} cost an unknown number of credits"
+
+
+def test_reservation_of_the_submission_is_kept_where_a_later_answer_lacks_it() -> None:
+    asked = Asked(credits_reserved=9.5)
+    manifest = build_manifest(Generation(evolink_task_id=TASK), asked=asked, made_by=MADE_BY)
+    assert manifest["usage"]["reserved"] == 9.5
+    assert Asked.in_manifest(manifest).credits_reserved == 9.5
 
 
 def test_manifest_survives_xcom() -> None:

@@ -234,6 +234,22 @@ def test_record_survives_the_store(phase: Phase, retryable: bool) -> None:
     assert SubmissionRecord.read(record.to_json()) == record
 
 
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [(2.5, 2.5), (3, 3.0), (None, None), ("2.5", None), (float("inf"), None), (10**400, None)],
+)
+def test_reservation_is_read_where_there_is_one(stored: Any, read: float | None) -> None:
+    record = SubmissionRecord.read({**RECORD.to_json(), "credits_reserved": stored})
+    assert record is not None
+    assert record.credits_reserved == read
+
+
+def test_record_of_a_version_that_kept_no_reservation_is_read() -> None:
+    older = RECORD.to_json()
+    del older["credits_reserved"]
+    assert SubmissionRecord.read(older) == RECORD
+
+
 def test_record_holds_nothing_but_what_the_design_names() -> None:
     assert set(RECORD.to_json()) == {
         "v",
@@ -249,6 +265,7 @@ def test_record_holds_nothing_but_what_the_design_names() -> None:
         "phase",
         "evolink_task_id",
         "retryable",
+        "credits_reserved",
     }
 
 

@@ -1,0 +1,81 @@
+"""What is counted in Airflow's own metrics, so that dashboards show what images cost.
+
+================================  =========  ==================================================================
+name                              kind       what is counted; tags
+================================  =========  ==================================================================
+``evoimage.generations``          counter    generations that a task handed over or gave up; ``model``,
+                                             ``outcome``: completed, failed, cancelled, expired
+``evoimage.images``               counter    images of completed generations; ``model``
+``evoimage.credits_used``         counter    credits charged, with decimals; ``model``
+``evoimage.wait_seconds``         timing     seconds from acceptance until the task had the result; ``model``
+``evoimage.ids_read``             counter    generations whose state was read while waiting
+``evoimage.bytes_saved``          counter    bytes of images written to the storage
+================================  =========  ==================================================================
+
+As Airflow does with its own, each name with tags is sent once more with the tags' values in the name, for servers
+that know no tags: ``evoimage.generations.gpt-image-1_5.completed``. A generation counts when its task ends for good
+with it, so a retry that saves again counts it once; a cleared task that delivers it again counts it again.
+Counting never fails a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import Literal
+
+from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.version_compat import airflow_stats
+
+log = logging.getLogger(__name__)
+
+_NO_NAME_CHARACTER = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def generation_ended(generation: Generation, *, is_expired: bool = False) -> None:
+    """Count a generation whose task is done with it.
+
+    :param is_expired: whether its images were made and their links are dead.
+    """
+    outcome = "expired" if is_expired else generation.status
+    model = {"model": generation.model or "unknown"}
+    _count("generations", 1, {**model, "outcome": outcome})
+    if generation.image_urls:
+        _count("images", len(generation.image_urls), model)
+    if generation.usage.credits_used:
+        _count("credits_used", generation.usage.credits_used, model)
+    if generation.created is not None:
+        waited = max(0.0, time.time() - generation.created.timestamp())
+        _send("timing", "wait_seconds", waited, model)
+
+
+def ids_read(ids: int) -> None:
+    """Count generations whose state was read. In a trigger, await :func:`prepare_for_asyncio` first."""
+    _count("ids_read", ids, {})
+
+
+def image_saved(size: int) -> None:
+    """Count the bytes of one image that was written."""
+    _count("bytes_saved", size, {})
+
+
+async def prepare_for_asyncio() -> None:
+    """Do in a thread what blocks when the first metric of a process is sent: imports, files, a look-up by name."""
+    await asyncio.to_thread(ids_read, 0)
+
+
+def _count(name: str, amount: float, tags: dict[str, str]) -> None:
+    _send("incr", name, amount, tags)
+
+
+def _send(kind: Literal["incr", "timing"], name: str, amount: float, tags: dict[str, str]) -> None:
+    try:
+        send = getattr(airflow_stats(), kind)
+        send(f"evoimage.{name}", amount, tags=tags)
+        if tags:
+            values = (_NO_NAME_CHARACTER.sub("_", value) for value in tags.values())
+            send(".".join(("evoimage", name, *values)), amount, tags={})
+    except Exception:  # A metric is no reason to lose an image.
+        log.debug("Metric evoimage.%s could not be sent", name, exc_info=True)

@@ -1,0 +1,293 @@
+"""What may be spent: checked before a request is sent, and kept while many are. Pure.
+
+An estimate is held with its upper end, so what EvoLink charges stays below the limit as long as its published
+prices hold. Where no price is known, a limit refuses: nothing is sent that might cost more than was allowed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from airflow_provider_evoimage.evolink.catalog import facts_of
+from airflow_provider_evoimage.evolink.models import Credits
+from airflow_provider_evoimage.evolink.pricing import CostEstimate, estimate_with_prompt
+from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.exceptions import (
+    BudgetExceededError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    KeyLimitError,
+    PriceUnknownError,
+)
+
+_MOST_SUGGESTIONS = 3
+_NOTHING_SENT = "Nothing was sent and no retry follows: top up, then clear the task."
+
+
+def credit_limit(value: float | str | Decimal | None, *, name: str = "max_credits") -> Decimal | None:
+    """Read a limit as an argument or a template gives it; None where there is none.
+
+    :raises InvalidRequestError: when it is not a number of credits, 0 or more.
+    """
+    if value is None or (isinstance(value, str) and value.strip() in {"", "None"}):
+        return None
+    try:
+        limit = None if isinstance(value, bool) else Decimal(str(value).strip())
+    except InvalidOperation:
+        limit = None
+    if limit is None or not limit.is_finite() or limit < 0:
+        raise InvalidRequestError(f"{name} must be a number of credits, 0 or more, not {value!r}.")
+    return limit
+
+
+def require_within(request: ImageRequest, max_credits: Decimal | None) -> CostEstimate | None:
+    """Check one request against a limit and return its estimate; None where no price is known and no limit set.
+
+    :raises BudgetExceededError: when it may cost more, with the parts and the smallest changes that would fit.
+    :raises PriceUnknownError: when no price is known.
+    """
+    found = estimate_with_prompt(request)
+    if max_credits is None:
+        return found
+    if found is None:
+        raise price_unknown(request, max_credits)
+    if found.credits_high > max_credits:
+        raise _exceeded(request, found, max_credits)
+    return found
+
+
+def price_unknown(request: ImageRequest, max_credits: Decimal) -> PriceUnknownError:
+    """Return the error for a limit that cannot be held, as no price is known."""
+    return PriceUnknownError(
+        f"No price is known for {request.summary}, so max_credits={max_credits:f} cannot be held. Take a model with "
+        "a published price, or leave max_credits out and set a limit on the API key at EvoLink."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A change of a request, and what it would cost at the most.
+
+    :param words: the arguments to set, for instance ``quality='low'``.
+    """
+
+    words: str
+    credits_high: Decimal
+
+
+def changes_that_fit(request: ImageRequest, max_credits: Decimal) -> list[Change]:
+    """Name what to change so that a request fits: one argument if that is enough, else several together.
+
+    Of each argument the smallest change is named: the best quality, the most images that still fit.
+    """
+    single = [
+        found
+        for steps in (_qualities(request), _counts(request), _sizes(request), _references(request))
+        if (found := _first_that_fits(steps, max_credits))
+    ]
+    return single or [found for found in (_first_that_fits(_everything_less(request), max_credits),) if found]
+
+
+class Budget:
+    """What a batch may spend: holds an amount for each item before it is submitted, until its charge is known.
+
+    For an item it counts, in this order of what is known: the charge; what EvoLink reserved or the upper end of
+    the estimate, whichever is more. Their sum never exceeds the limit by an item that was let through. Each call
+    is one step under a lock, so any number of submissions may run at once, in threads or in one event loop.
+
+    :param limit: credits; None for no limit.
+    """
+
+    def __init__(self, limit: Decimal | None) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._held: dict[str, Decimal] = {}
+        self._charged: dict[str, Decimal] = {}
+
+    @property
+    def held(self) -> Decimal:
+        """Credits held for items whose charge is not known yet."""
+        with self._lock:
+            return sum(self._held.values(), Decimal(0))
+
+    @property
+    def charged(self) -> Decimal:
+        """Credits charged so far."""
+        with self._lock:
+            return sum(self._charged.values(), Decimal(0))
+
+    @property
+    def left(self) -> Decimal | None:
+        """Credits that may still be held; None without a limit."""
+        with self._lock:
+            return None if self.limit is None else self.limit - self._committed()
+
+    def hold(self, item: str, request: ImageRequest) -> CostEstimate | None:
+        """Hold the most that an item can cost, before it is submitted; an item that is held already stays so.
+
+        :param item: what tells the items apart, for instance the idempotency key.
+        :returns: the estimate; None where no price is known and there is no limit.
+        :raises BudgetExceededError: when it does not fit; nothing is held for it then.
+        :raises PriceUnknownError: when there is a limit and no price is known.
+        """
+        found = estimate_with_prompt(request)
+        if found is None and self.limit is not None:
+            raise price_unknown(request, self.limit)
+        most = Decimal(0) if found is None else found.credits_high
+        with self._lock:
+            if item in self._held or item in self._charged:
+                return found
+            committed = self._committed()
+            if self.limit is not None and committed + most > self.limit:
+                raise _spent(most, committed, self.limit)
+            self._held[item] = most
+        return found
+
+    def accepted(self, item: str, reserved: float | None) -> None:
+        """Note what EvoLink reserved for an item; it raises what is held, and never lowers it."""
+        with self._lock:
+            if item not in self._charged:
+                self._held[item] = max(self._held.get(item, Decimal(0)), _amount(reserved))
+
+    def settle(self, item: str, charged: float | None) -> None:
+        """Note the charge of an item that has ended; None keeps what is held, as the charge is not known."""
+        with self._lock:
+            if charged is None:
+                return
+            self._held.pop(item, None)
+            self._charged[item] = _amount(charged)
+
+    def release(self, item: str) -> None:
+        """Hold nothing more for an item that was certainly not accepted."""
+        with self._lock:
+            self._held.pop(item, None)
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """Return what is held and charged, for the record of a batch."""
+        with self._lock:
+            return {
+                "held": {item: f"{amount:f}" for item, amount in self._held.items()},
+                "charged": {item: f"{amount:f}" for item, amount in self._charged.items()},
+            }
+
+    @classmethod
+    def from_json(cls, limit: Decimal | None, data: Mapping[str, Mapping[str, str]]) -> Budget:
+        """Go on from a record; also under another limit, and where more is spent already than it allows."""
+        budget = cls(limit)
+        budget._held = {item: Decimal(amount) for item, amount in data.get("held", {}).items()}
+        budget._charged = {item: Decimal(amount) for item, amount in data.get("charged", {}).items()}
+        return budget
+
+    def _committed(self) -> Decimal:
+        return sum(self._held.values(), Decimal(0)) + sum(self._charged.values(), Decimal(0))
+
+
+def require_balance(balance: Credits, needed: Decimal) -> None:
+    """Check that account and API key have the credits that are needed.
+
+    :raises InsufficientCreditsError: when the account lacks some; says how many.
+    :raises KeyLimitError: when only the key's own limit is in the way.
+    """
+    account, key = _amount(balance.account_remaining), balance.key_remaining
+    lacks_key = key is not None and _amount(key) < needed
+    key_words = "" if key is None else f" The API key may use {_amount(key):,.4f} of them."
+    if account < needed:
+        raise InsufficientCreditsError(
+            f"Up to {needed:,.4f} credits are needed and the account has {account:,.4f}: "
+            f"{needed - account:,.4f} are missing.{key_words if lacks_key else ''}",
+            billed=False,
+            on_retry=_NOTHING_SENT,
+        )
+    if key is not None and lacks_key:
+        raise KeyLimitError(
+            f"Up to {needed:,.4f} credits are needed and the API key's own limit leaves {_amount(key):,.4f}: "
+            f"{needed - _amount(key):,.4f} are missing. The account has {account:,.4f}.",
+            billed=False,
+            on_retry="Nothing was sent and no retry follows: raise the key's limit, then clear the task.",
+        )
+
+
+def _exceeded(request: ImageRequest, found: CostEstimate, limit: Decimal) -> BudgetExceededError:
+    parts = "; ".join(f"{part}, up to {part.credits_high:,}" for part in found.parts)
+    changes = [
+        f"{change.words} (at most {change.credits_high:,} credits)"
+        for change in changes_that_fit(request, limit)[:_MOST_SUGGESTIONS]
+    ]
+    advice = (
+        f"It would fit with {', or '.join(changes)}."
+        if changes
+        else "No smaller request of this model fits: raise max_credits or take another model."
+    )
+    return BudgetExceededError(
+        f"{request.summary} may cost {found}, more than max_credits={limit:f}. {parts}. {advice} "
+        f"Prices: {found.source} ({found.as_of})."
+    )
+
+
+def _spent(most: Decimal, committed: Decimal, limit: Decimal) -> BudgetExceededError:
+    return BudgetExceededError(
+        f"This item may cost {most:,} credits; {committed:,} of max_credits={limit:f} are charged or held for others, "
+        f"so {max(limit - committed, Decimal(0)):,} are left."
+    )
+
+
+def _first_that_fits(steps: Iterable[tuple[str, ImageRequest]], limit: Decimal) -> Change | None:
+    for words, request in steps:
+        found = estimate_with_prompt(request)
+        if found is not None and found.credits_high <= limit:
+            return Change(words=words, credits_high=found.credits_high)
+    return None
+
+
+def _with(request: ImageRequest, **fields: object) -> ImageRequest:
+    return request.model_copy(update=fields)
+
+
+def _qualities(request: ImageRequest) -> Iterator[tuple[str, ImageRequest]]:
+    """Lower qualities, the best first; all of them where the model was to choose."""
+    facts = facts_of(request.model)
+    known = [quality for quality in (facts.qualities if facts else ()) if quality != "auto"]
+    below = known[: known.index(request.quality)] if request.quality in known else known
+    for quality in reversed(below):
+        yield f"quality={quality!r}", _with(request, quality=quality)
+
+
+def _counts(request: ImageRequest) -> Iterator[tuple[str, ImageRequest]]:
+    for n in range(request.asked - 1, 0, -1):
+        yield f"n={n}", _with(request, n=n)
+
+
+def _sizes(request: ImageRequest) -> Iterator[tuple[str, ImageRequest]]:
+    tiers = ("4K", "2K", "1K")
+    tier = str(request.extra_body.get("resolution") or "1K").upper()
+    for smaller in tiers[tiers.index(tier) + 1 :] if tier in tiers else ():
+        yield (
+            f"resolution={smaller!r} in extra_body",
+            _with(request, extra_body={**request.extra_body, "resolution": smaller}),
+        )
+    if request.size != "1:1":
+        yield "size='1:1'", _with(request, size="1:1")
+
+
+def _references(request: ImageRequest) -> Iterator[tuple[str, ImageRequest]]:
+    for count in range(len(request.image_urls) - 1, -1, -1):
+        words = f"{count} reference{'' if count == 1 else 's'}" if count else "no references"
+        yield words, _with(request, image_urls=request.image_urls[:count])
+
+
+def _everything_less(request: ImageRequest) -> Iterator[tuple[str, ImageRequest]]:
+    """Change one argument after the other to its least, in the order in which people give them up."""
+    words: list[str] = []
+    for changes in (_qualities, _counts, _sizes, _references):
+        steps = [(*step, found) for step in changes(request) if (found := estimate_with_prompt(step[1]))]
+        if steps:
+            word, request, _ = min(steps, key=lambda step: step[2].credits_high)
+            words.append(word)
+            yield " and ".join(words), request
+
+
+def _amount(value: float | None) -> Decimal:
+    return Decimal(0) if value is None else Decimal(str(value))

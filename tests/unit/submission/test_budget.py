@@ -1,0 +1,305 @@
+"""A limit holds: before one request, for a whole batch under concurrency, and against the balance."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_evoimage.evolink.models import Credits
+from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
+from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.exceptions import (
+    BudgetExceededError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    KeyLimitError,
+    PriceUnknownError,
+)
+from airflow_provider_evoimage.submission.budget import (
+    Budget,
+    changes_that_fit,
+    credit_limit,
+    require_balance,
+    require_within,
+)
+
+
+def ask(model: str = "gpt-image-1.5", references: int = 0, **fields: object) -> ImageRequest:
+    urls = [f"https://example.com/{number}.png" for number in range(references)]
+    return ImageRequest.build(model=model, prompt="a red fox", image_urls=urls, **fields)
+
+
+def words(request: ImageRequest, limit: str) -> list[str]:
+    return [change.words for change in changes_that_fit(request, Decimal(limit))]
+
+
+# The limit itself
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [(5, 5), ("2.5", "2.5"), (" 3 ", 3), (0, 0), (0.1, "0.1"), (None, None), ("", None), ("None", None)],
+)
+def test_limit_is_read_from_numbers_and_from_what_templates_leave(value: object, limit: object):
+    assert credit_limit(value) == (None if limit is None else Decimal(str(limit)))
+
+
+@pytest.mark.parametrize("value", [-1, "-0.5", True, "a lot", float("nan"), "inf", []])
+def test_anything_else_is_no_limit(value: object):
+    with pytest.raises(InvalidRequestError, match="max_credits must be a number of credits"):
+        credit_limit(value)
+
+
+# One request
+
+
+def test_request_below_the_limit_passes_with_its_estimate():
+    found = require_within(ask(quality="low"), Decimal(1))
+
+    assert found is not None
+    assert found.credits_high <= 1
+
+
+def test_request_at_the_limit_passes():
+    most = estimate_with_prompt(ask()).credits_high
+
+    assert require_within(ask(), most)
+    with pytest.raises(BudgetExceededError):
+        require_within(ask(), most - Decimal("0.0001"))
+
+
+def test_request_above_the_limit_is_refused_with_parts_and_changes():
+    request = ask(n=4, size="2:3", references=2)
+
+    with pytest.raises(BudgetExceededError) as raised:
+        require_within(request, Decimal(20))
+
+    error = raised.value
+    assert error.billed is False
+    assert not error.retryable
+    assert "more than max_credits=20" in error.message
+    assert "image output: 24,960 tokens at 1.9584 credits per 1,000 tokens, up to 48.8817" in error.message
+    assert "reference images: 3,072 to 12,288 tokens" in error.message
+    assert "quality='medium' (at most 18.43" in error.message
+    assert "or n=1 (at most 13.72" in error.message
+
+
+def test_without_a_limit_an_unknown_price_passes():
+    assert require_within(ask("gpt-image-9"), None) is None
+
+
+def test_with_a_limit_an_unknown_price_is_refused_and_says_how_to_go_on():
+    with pytest.raises(PriceUnknownError, match="leave max_credits out") as raised:
+        require_within(ask("gpt-image-9"), Decimal(1000))
+    assert raised.value.billed is False
+    assert not raised.value.retryable
+
+
+def test_changes_are_the_smallest_that_fit():
+    assert words(ask(n=4), "16") == ["quality='medium'", "n=1"]
+    assert words(ask(n=4), "25") == ["quality='medium'", "n=3"]
+    assert words(ask(n=4), "5") == ["quality='low'"]
+
+
+def test_several_changes_are_named_where_one_is_not_enough():
+    assert words(ask(n=10, size="2:3"), "1") == ["quality='low' and n=1"]
+    assert words(ask(n=2, size="2:3"), "0.6") == ["quality='low' and n=1 and size='1:1'"]
+
+
+def test_size_and_resolution_are_named_where_the_model_has_them():
+    big = ask("gpt-image-2", size="16:9", extra_body={"resolution": "4K"}, quality="low")
+
+    assert words(big, "0.8") == ["resolution='2K' in extra_body"]
+    assert words(ask("gpt-image-2", quality="low"), "0.4") == ["size='1:1'"]
+
+
+def test_fewer_references_are_named():
+    assert words(ask(quality="low", references=16), "3") == ["3 references"]
+
+
+def test_nothing_is_named_where_nothing_fits():
+    assert words(ask(), "0.1") == []
+    with pytest.raises(BudgetExceededError, match="No smaller request of this model fits"):
+        require_within(ask(), Decimal("0.1"))
+
+
+@given(
+    st.sampled_from(
+        ["gpt-image-1", "gpt-image-1.5", "gpt-image-1.5-beta", "gpt-image-2", "gpt-image-2.5-flare"]
+    ),
+    st.integers(1, 10),
+    st.integers(0, 16),
+    st.decimals("0.01", "100", places=2),
+)
+def test_every_change_that_is_named_fits_and_is_needed(model: str, n: int, references: int, limit: Decimal):
+    request = ask(model, n=n, references=references)
+    if estimate_with_prompt(request).credits_high <= limit:
+        assert require_within(request, limit)
+        return
+    with pytest.raises(BudgetExceededError):
+        require_within(request, limit)
+    assert all(change.credits_high <= limit for change in changes_that_fit(request, limit))
+
+
+# A batch
+
+
+def test_held_until_charged():
+    budget = Budget(Decimal(20))
+    budget.hold("a", ask(quality="medium"))
+    assert budget.held == estimate_with_prompt(ask(quality="medium")).credits_high
+
+    budget.accepted("a", 4.5)
+    assert (budget.held, budget.charged, budget.left) == (Decimal("4.5"), 0, Decimal("15.5"))
+
+    budget.settle("a", 2.0681)
+    assert (budget.held, budget.charged, budget.left) == (0, Decimal("2.0681"), Decimal("17.9319"))
+
+
+def test_what_does_not_fit_is_refused_and_holds_nothing():
+    budget = Budget(Decimal(9))
+    budget.hold("a", ask())
+
+    with pytest.raises(BudgetExceededError, match=r"may cost 8\.14.* are left"):
+        budget.hold("b", ask())
+    assert budget.hold("c", ask(quality="low"))
+    assert budget.held < 9
+
+
+def test_reservation_below_the_estimate_frees_nothing():
+    budget = Budget(Decimal(20))
+    most = budget.hold("a", ask()).credits_high
+    budget.accepted("a", 1)
+
+    assert budget.held == most
+
+
+def test_failed_items_free_what_was_held():
+    budget = Budget(Decimal(9))
+    budget.hold("a", ask())
+    budget.settle("a", 0)
+    budget.hold("b", ask())
+    budget.release("b")
+
+    assert budget.left == 9
+
+
+def test_unknown_charge_keeps_what_is_held():
+    budget = Budget(Decimal(9))
+    budget.hold("a", ask())
+    held = budget.held
+    budget.settle("a", None)
+
+    assert (budget.held, budget.charged) == (held, 0)
+
+
+def test_holding_again_after_a_crash_counts_once():
+    budget = Budget(Decimal(9))
+    budget.hold("a", ask())
+    budget.hold("a", ask())
+    again = Budget.from_json(Decimal(9), budget.to_json())
+    again.hold("a", ask())
+
+    assert again.held == budget.held == estimate_with_prompt(ask()).credits_high
+    again.settle("a", 8)
+    again.hold("a", ask())
+    assert (again.held, again.charged) == (0, 8)
+
+
+def test_a_lower_limit_after_a_restart_lets_nothing_more_through():
+    budget = Budget(Decimal(100))
+    budget.hold("a", ask())
+    again = Budget.from_json(Decimal(1), budget.to_json())
+
+    assert again.left < 0
+    with pytest.raises(BudgetExceededError, match="so 0 are left"):
+        again.hold("b", ask(quality="low"))
+
+
+def test_unknown_price_in_a_batch_with_a_limit_is_refused():
+    with pytest.raises(PriceUnknownError):
+        Budget(Decimal(100)).hold("a", ask("gpt-image-9"))
+    assert Budget(None).hold("a", ask("gpt-image-9")) is None
+
+
+@given(st.randoms(use_true_random=False), st.decimals("1", "60", places=1))
+def test_two_hundred_at_once_in_an_event_loop_never_exceed_the_limit(random_: random.Random, limit: Decimal):
+    budget = Budget(limit)
+    spent: list[float] = []
+
+    async def submit(item: int) -> None:
+        quality = random_.choice(["low", "medium", "high"])
+        try:
+            found = budget.hold(str(item), ask(quality=quality))
+        except BudgetExceededError:
+            return
+        await asyncio.sleep(0)
+        budget.accepted(str(item), float(found.credits_low))
+        assert budget.held + budget.charged <= limit
+        await asyncio.sleep(0)
+        charge = 0.0 if random_.random() < 0.2 else float(found.credits_low)
+        budget.settle(str(item), charge)
+        spent.append(charge)
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(submit(item) for item in range(200)))
+
+    asyncio.run(all_at_once())
+
+    assert budget.held == 0
+    assert sum(map(Decimal, map(str, spent))) == budget.charged <= limit
+
+
+def test_threads_never_exceed_the_limit():
+    budget = Budget(Decimal(30))
+    request = ask(quality="medium")
+
+    def submit(item: int) -> bool:
+        try:
+            budget.hold(str(item), request)
+        except BudgetExceededError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        accepted = sum(pool.map(submit, range(500)))
+
+    assert accepted == int(30 / estimate_with_prompt(request).credits_high)
+    assert budget.held <= 30
+
+
+# The balance
+
+
+def balance(account: float, key: float | None = None) -> Credits:
+    return Credits(account_remaining=account, key_remaining=key)
+
+
+def test_enough_on_both_passes():
+    require_balance(balance(10), Decimal(10))
+    require_balance(balance(20, 10), Decimal(10))
+
+
+def test_account_that_lacks_credits_is_named_with_how_many():
+    with pytest.raises(
+        InsufficientCreditsError, match=r"the account has 4\.5000: 5\.5000 are missing\."
+    ) as raised:
+        require_balance(balance(4.5), Decimal(10))
+    assert type(raised.value) is InsufficientCreditsError
+    assert raised.value.billed is False
+
+
+def test_key_that_lacks_credits_is_named_with_how_many():
+    with pytest.raises(KeyLimitError, match=r"API key's own limit leaves 3\.0000: 7\.0000 are missing"):
+        require_balance(balance(100, 3), Decimal(10))
+
+
+def test_where_both_lack_credits_both_are_named():
+    with pytest.raises(InsufficientCreditsError, match=r"account has 5.*The API key may use 3"):
+        require_balance(balance(5, 3), Decimal(10))
