@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
-
-from airflow_provider_evoimage.client import AsyncEvoLinkClient
-from airflow_provider_evoimage.evolink.models import Generation
-from airflow_provider_evoimage.exceptions import (
-    AuthenticationError,
-    EvoImageError,
-    GenerationNotFoundError,
-    InvalidRequestError,
-)
-from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.triggers.one_event import OneEventTrigger
+from airflow_provider_evoimage.triggers.poller import Change
+from airflow_provider_evoimage.triggers.watch import Watch
 from airflow_provider_evoimage.waiting.event import WaitEvent
-from airflow_provider_evoimage.waiting.polling import End, Ending, Wait
-
-# Looks that are due within this many seconds share one request.
-SHARED_LOOK_SECONDS = 0.5
-
-# A worker may report the process that deferred up to [workers] min_heartbeat_interval (5 s) late. When the event
-# has queued the task again by then, the scheduler takes the report for the new leg and fails the task ("finished
-# with state success, but the task instance's state attribute is queued"; seen with LocalExecutor on 3.3.2).
-EARLIEST_EVENT_SECONDS = 6.0
+from airflow_provider_evoimage.waiting.polling import Ending, Wait
 
 
-class EvoImageGenerationTrigger(BaseTrigger):
+class EvoImageGenerationTrigger(OneEventTrigger):
     """Waits until every generation has ended, then sends one event, see ``waiting.event``.
 
-    It only reads: nothing is ever submitted from a trigger, so running twice, or again after a restart of the
-    triggerer, is harmless. Its arguments are stored as plain text by Airflow and hold nothing secret.
+    All triggers of a triggerer that use the same account share their requests. For hundreds of generations in
+    one task see :class:`~airflow_provider_evoimage.triggers.batch.EvoImageBatchTrigger`.
 
     :param evolink_task_ids: the generations.
     :param evoimage_conn_id: id of the Airflow connection.
@@ -52,7 +35,7 @@ class EvoImageGenerationTrigger(BaseTrigger):
         poll_interval: float | None = None,
         estimated_time: float | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not annotated
+        super().__init__()
         if not evolink_task_ids:
             raise InvalidRequestError("There is no generation to wait for.")
         self.evolink_task_ids = list(evolink_task_ids)
@@ -60,9 +43,8 @@ class EvoImageGenerationTrigger(BaseTrigger):
         self.deadline = deadline
         self.poll_interval = poll_interval
         self.estimated_time = estimated_time
-        self._waits: dict[str, Wait] = {}
+        self._watch: Watch | None = None
         self._endings: dict[str, Ending] = {}
-        self._has_ended = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, all plain JSON."""
@@ -77,35 +59,45 @@ class EvoImageGenerationTrigger(BaseTrigger):
             },
         )
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, then yield exactly one event, whatever happens."""
-        started = time.time()
-        try:
-            event = await self._wait()
-        except Exception as error:
-            # A trigger that raises loses the exception's type, and the task the id; the task reads for itself.
-            self.log.exception("The wait for EvoLink task %s broke off", ", ".join(self.evolink_task_ids))
-            reason = type(error).__name__
-            event = WaitEvent(
-                endings={task: self._endings.get(task, "lost") for task in self.evolink_task_ids},
-                reason=reason,
+    @property
+    def _subject(self) -> str:
+        return f"EvoLink task {', '.join(self.evolink_task_ids)}"
+
+    async def _wait(self) -> WaitEvent:
+        waits = (
+            Wait(
+                evolink_task_id=evolink_task_id,
+                deadline=self.deadline,
+                poll_interval=self.poll_interval,
+                estimated_time=self.estimated_time,
             )
-        if self.task_instance is not None:  # It is None where no worker reports: in dag.test().
-            await asyncio.sleep(max(0.0, started + EARLIEST_EVENT_SECONDS - time.time()))
-        # After the event Airflow cancels the trigger, which must not look like a user's action in on_kill.
-        self._has_ended = True
-        yield TriggerEvent(event.to_json())
+            for evolink_task_id in self.evolink_task_ids
+        )
+        reason = ""
+        async with Watch(self.evoimage_conn_id, waits) as self._watch:
+            while not self._watch.is_over:
+                for change in await self._watch.changes():
+                    self._log_change(change)
+                    if change.end is not None:
+                        self._endings[change.evolink_task_id] = change.end.ending
+                        reason = change.end.reason or reason
+        return WaitEvent(endings=self._endings, reason=reason)
 
-    async def on_kill(self) -> None:
-        """Say what goes on being billed when somebody clears or marks the waiting task (Airflow 3.3 and later).
+    def _broken_off(self, reason: str) -> WaitEvent:
+        endings = {each: self._endings.get(each, "lost") for each in self.evolink_task_ids}
+        return WaitEvent(endings=endings, reason=reason)
 
-        There is no cancel endpoint. Nothing is awaited here: Airflow 3.3 cancels this method after a second.
-        """
-        if self._has_ended:
-            return
+    def _log_change(self, change: Change) -> None:
+        if change.trouble:
+            self.log.warning("EvoLink task %s could not be read: %s", change.evolink_task_id, change.trouble)
+        elif change.end is None or change.end.ending == change.wait.status:
+            self.log.info("EvoLink task %s: %s.", change.evolink_task_id, change.wait.status)
+
+    def _log_abandoned(self) -> None:
+        waits = {} if self._watch is None else self._watch.waits
         for evolink_task_id in self.evolink_task_ids:
             if evolink_task_id not in self._endings:
-                wait = self._waits.get(evolink_task_id)
+                wait = waits.get(evolink_task_id)
                 self.log.warning(
                     "No longer waiting for EvoLink task %s, last seen %s%s. EvoLink cannot cancel it: it goes on "
                     "and is billed when it completes. If the task was cleared, the next try goes on with it "
@@ -114,76 +106,3 @@ class EvoImageGenerationTrigger(BaseTrigger):
                     "pending" if wait is None else wait.status,
                     "" if wait is None or wait.progress is None else f" at {wait.progress:.0f} %",
                 )
-
-    async def _wait(self) -> WaitEvent:
-        hook = EvoImageHook(self.evoimage_conn_id)
-        # The client tries once: how to go on after a failure is the wait's decision.
-        client = await hook.aget_conn(read_attempts=1)
-        try:
-            looks = self._begin()
-            reason = ""
-            while looks:
-                await asyncio.sleep(max(0.0, min(looks.values()) - time.time()))
-                due = [task for task, at in looks.items() if at <= time.time() + SHARED_LOOK_SECONDS]
-                seen = await self._look(client, due)
-                if _is_key_refused(seen):
-                    await client.aclose()
-                    client = await hook.aget_conn(read_attempts=1)
-                    seen = await self._look(client, due)
-                for task, found in seen.items():
-                    outcome = self._take(task, found)
-                    if isinstance(outcome, End):
-                        self._endings[task] = outcome.ending
-                        reason = outcome.reason or reason
-                        del looks[task]
-                    else:
-                        looks[task] = outcome.at
-            return WaitEvent(endings=self._endings, reason=reason)
-        finally:
-            await client.aclose()
-
-    def _begin(self) -> dict[str, float]:
-        looks = {}
-        for evolink_task_id in self.evolink_task_ids:
-            wait = Wait(
-                evolink_task_id=evolink_task_id,
-                deadline=self.deadline,
-                poll_interval=self.poll_interval,
-                estimated_time=self.estimated_time,
-            )
-            self._waits[evolink_task_id], first = wait.begin(time.time())
-            looks[evolink_task_id] = first.at
-        return looks
-
-    async def _look(
-        self, client: AsyncEvoLinkClient, due: Sequence[str]
-    ) -> dict[str, Generation | EvoImageError]:
-        try:
-            if len(due) == 1:
-                return {due[0]: await client.get_generation(due[0])}
-            found = await client.get_generations(due)
-        except EvoImageError as error:
-            return dict.fromkeys(due, error)
-        return {
-            task: found.get(task)
-            or GenerationNotFoundError("EvoLink does not know it.", evolink_task_id=task)
-            for task in due
-        }
-
-    def _take(self, evolink_task_id: str, found: Generation | EvoImageError) -> Any:
-        wait = self._waits[evolink_task_id]
-        if isinstance(found, EvoImageError):
-            after, outcome = wait.missed(found, time.time())
-            # One line when the trouble begins, not one for every look.
-            if wait.failing_since is None:
-                self.log.warning("EvoLink task %s could not be read: %s", evolink_task_id, found.message)
-        else:
-            after, outcome = wait.seen(found, time.time())
-            if found.status != wait.status or wait.failing_since is not None:
-                self.log.info("EvoLink task %s: %s.", evolink_task_id, found.status)
-        self._waits[evolink_task_id] = after
-        return outcome
-
-
-def _is_key_refused(seen: dict[str, Generation | EvoImageError]) -> bool:
-    return any(isinstance(found, AuthenticationError) for found in seen.values())

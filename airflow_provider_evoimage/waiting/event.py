@@ -6,6 +6,7 @@ reads the generation again for those.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -15,6 +16,8 @@ from airflow_provider_evoimage.exceptions import EvoImageError
 from airflow_provider_evoimage.waiting.polling import Ending
 
 _ENDINGS: tuple[Ending, ...] = get_args(Ending)
+# Airflow keeps an event in its log and its database, so it stays small whatever the number of generations.
+MAX_EVENT_BYTES = 40_000
 # What several generations amount to: the first of these that any of them came to.
 _GRAVITY: tuple[Ending, ...] = ("lost", "timeout", "failed", "cancelled", "completed")
 
@@ -24,16 +27,34 @@ class WaitEvent:
     """How the wait for one or many generations ended.
 
     :param endings: by ``evolink_task_id``.
-    :param reason: why generations count as lost, in a word.
+    :param waiting: how many more generations there are: still running, or ended and not named here.
+    :param reason: why generations count as lost, or why the wait broke off, in a word.
     """
 
     endings: Mapping[str, Ending]
+    waiting: int = 0
     reason: str = ""
+
+    @classmethod
+    def of_some(cls, endings: Mapping[str, Ending], *, total: int, reason: str = "") -> WaitEvent:
+        """Make the event of a wait that goes on: with as many of the endings, the first ones, as it may hold.
+
+        :param total: how many generations are waited for, those that have ended among them.
+        """
+        named: dict[str, Ending] = {}
+        # Beside the names there are the other fields of the event.
+        room = MAX_EVENT_BYTES - 200
+        for evolink_task_id, ending in endings.items():
+            room -= len(json.dumps({evolink_task_id: ending}))
+            if room < 0:
+                break
+            named[evolink_task_id] = ending
+        return cls(endings=named, waiting=total - len(named), reason=reason)
 
     @property
     def status(self) -> Ending:
-        """The gravest ending among the generations."""
-        return next(word for word in _GRAVITY if word in self.endings.values())
+        """The gravest ending among the generations; ``lost`` where none is named."""
+        return next((word for word in _GRAVITY if word in self.endings.values()), "lost")
 
     @property
     def only_task(self) -> str:
@@ -46,9 +67,13 @@ class WaitEvent:
         return next(iter(self.endings))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the payload: ``{v, status, generations: {id: ending}, reason?}``."""
+        """Return the payload: ``{v, status, generations: {id: ending}, waiting?, reason?}``."""
         payload: dict[str, Any] = {"v": 1, "status": self.status, "generations": dict(self.endings)}
-        return payload | {"reason": self.reason} if self.reason else payload
+        if self.waiting:
+            payload["waiting"] = self.waiting
+        if self.reason:
+            payload["reason"] = self.reason
+        return payload
 
     @classmethod
     def read(cls, event: object) -> WaitEvent:
@@ -57,18 +82,21 @@ class WaitEvent:
         :raises EvoImageError: when it is none of ours.
         """
         generations = event.get("generations") if isinstance(event, Mapping) else None
+        waiting = event.get("waiting", 0) if isinstance(event, Mapping) else None
         if (
             not isinstance(event, Mapping)
             or event.get("v") != 1
             or not isinstance(generations, Mapping)
-            or not generations
+            or type(waiting) is not int
+            or waiting < 0
+            or not (generations or waiting)
             or not all(
                 isinstance(key, str) and EVOLINK_TASK_ID.fullmatch(key) and word in _ENDINGS
                 for key, word in generations.items()
             )
         ):
             raise _unknown_event()
-        return cls(endings=dict(generations), reason=str(event.get("reason", "")))
+        return cls(endings=dict(generations), waiting=waiting, reason=str(event.get("reason", "")))
 
 
 def _unknown_event() -> EvoImageError:

@@ -5,6 +5,7 @@ The trigger and the path that waits on a worker ask the same :class:`Wait`, so t
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,11 +20,17 @@ from airflow_provider_evoimage.exceptions import (
 Ending = Literal["completed", "failed", "cancelled", "timeout", "lost"]
 
 # EvoLink names 100 s for GPT models, while small images take 5 to 15 s: the first look comes early.
-FIRST_LOOK_SHARE = 0.15
+FIRST_LOOK_SHARE = 0.1
 FIRST_LOOK_BOUNDS = (1.0, 15.0)
-FIRST_INTERVAL = 2.0
+# Looks come the rarer the longer it takes: a tenth of the time waited so far, within these bounds (seconds). For
+# tasks of 5 to 90 s these numbers need as many looks as one every 5 s, and learn of the end sooner.
+SHORTEST_INTERVAL = 3.5
+INTERVAL_SHARE = 0.1
 LONGEST_INTERVAL = 15.0
-GROWTH = 1.3
+# A look that shares its request with others costs less, so looks come more often: up to this many times.
+SHARED_SPEED_UP = 2.0
+# However near the progress says the end is.
+LEAST_INTERVAL = 1.0
 # Looks are spread by up to this share of the interval, so that a thousand tasks do not look at once.
 JITTER_SHARE = 0.2
 # How long EvoLink may be unreadable before the wait ends.
@@ -64,7 +71,6 @@ class Wait:
     poll_interval: float | None = None
     estimated_time: float | None = None
     started: float = 0.0
-    interval: float = FIRST_INTERVAL
     failing_since: float | None = None
     status: str = "pending"
     progress: float | None = None
@@ -78,15 +84,17 @@ class Wait:
             first = min(max((self.estimated_time or 0) * FIRST_LOOK_SHARE, low), high)
         return replace(self, started=now), self._look(now, first)
 
-    def seen(self, generation: Generation, now: float) -> tuple[Wait, Outcome]:
-        """Take what a look showed; return when to look next, or how the wait ended."""
+    def seen(self, generation: Generation, now: float, *, sharing: int = 1) -> tuple[Wait, Outcome]:
+        """Take what a look showed; return when to look next, or how the wait ended.
+
+        :param sharing: how many generations the request showed.
+        """
         after = replace(self, failing_since=None, status=generation.status, progress=generation.progress)
         if generation.status in {"completed", "failed", "cancelled"}:
             return after, End(ending=generation.status)  # type: ignore[arg-type]  # narrowed by the line above
         if now >= self.deadline:
             return after, End(ending="timeout")
-        after = replace(after, interval=min(self.interval * GROWTH, LONGEST_INTERVAL))
-        return after, after.next_look(now)
+        return after, after.next_look(now, sharing=sharing)
 
     def missed(self, error: EvoImageError, now: float) -> tuple[Wait, Outcome]:
         """Take a look that showed nothing; return when to look next, or how the wait ended.
@@ -107,21 +115,24 @@ class Wait:
             return after, End(ending="timeout")
         if failing_for >= FAILURE_BUDGET_SECONDS:
             return after, End(ending="lost", reason="unreadable")
-        after = replace(after, interval=min(after.interval * GROWTH, LONGEST_INTERVAL))
         return after, after.next_look(now, at_least=error.retry_after or 0)
 
-    def next_look(self, now: float, *, at_least: float = 0) -> Look:
+    def next_look(self, now: float, *, at_least: float = 0, sharing: int = 1) -> Look:
         """When to look next, in no less than ``at_least`` seconds."""
-        return self._look(now, max(self._step(now), at_least))
+        return self._look(now, max(self._step(now, sharing), at_least))
 
-    def _step(self, now: float) -> float:
+    def _step(self, now: float, sharing: int) -> float:
         """Seconds to the next look: growing, and shorter when the progress says that the end is near."""
         if self.poll_interval is not None:
             return self.poll_interval
+        waited = max(0.0, now - self.started)
+        step = min(max(waited * INTERVAL_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+        # Where a look costs 1/c, looking √c times as often gives the least delay for the cost.
+        step /= min(math.sqrt(max(sharing, 1)), SHARED_SPEED_UP)
         if self.progress is not None and 0 < self.progress < 100:
-            remaining = (now - self.started) * (100 - self.progress) / self.progress
-            return max(min(self.interval, remaining), FIRST_INTERVAL / 2)
-        return self.interval
+            remaining = waited * (100 - self.progress) / self.progress
+            return max(min(step, remaining), LEAST_INTERVAL)
+        return step
 
     def _look(self, now: float, step: float) -> Look:
         return Look(at=min(now + step * self._spread, max(self.deadline, now)))

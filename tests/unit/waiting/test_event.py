@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_evoimage.exceptions import EvoImageError
-from airflow_provider_evoimage.waiting.event import WaitEvent
+from airflow_provider_evoimage.waiting.event import MAX_EVENT_BYTES, WaitEvent
 from airflow_provider_evoimage.waiting.polling import Ending
 
 TASK = "task-unified-1757156400-abcdefgh"
@@ -32,6 +32,35 @@ def test_event_holds_nothing_but_version_words_and_ids(generations: dict[str, En
     assert payload["v"] == 1
     assert payload["status"] in WORDS
     assert payload["generations"] == generations
+
+
+@given(endings, st.integers(0, 2000))
+def test_event_of_a_wait_that_goes_on_says_how_many_more(generations: dict[str, Ending], more: int) -> None:
+    sent = WaitEvent.of_some(generations, total=len(generations) + more)
+    assert (sent.endings, sent.waiting) == (generations, more)
+    assert WaitEvent.read(json.loads(json.dumps(sent.to_json()))) == sent
+
+
+@pytest.mark.parametrize("length", [32, 128])
+def test_event_of_thousands_names_the_first_and_stays_small(length: int) -> None:
+    generations: dict[str, Ending] = {f"{number:0{length}}": "completed" for number in range(5000)}
+    event = WaitEvent.of_some(generations, total=6000, reason="unreadable")
+    assert 30_000 < len(json.dumps(event.to_json())) <= MAX_EVENT_BYTES
+    assert list(event.endings) == list(generations)[: len(event.endings)]
+    assert len(event.endings) + event.waiting == 6000
+
+
+def test_event_of_a_wait_that_broke_off_at_once_names_nothing() -> None:
+    sent = WaitEvent.of_some({}, total=2000, reason="ConnectionSettingsError")
+    assert sent.status == "lost"
+    assert WaitEvent.read(sent.to_json()) == sent
+
+
+@pytest.mark.parametrize("waiting", [-1, True, "3", None, 1.5])
+def test_number_of_others_is_a_number(waiting: object) -> None:
+    event = {"v": 1, "status": "completed", "generations": {TASK: "completed"}, "waiting": waiting}
+    with pytest.raises(EvoImageError):
+        WaitEvent.read(event)
 
 
 @pytest.mark.parametrize(

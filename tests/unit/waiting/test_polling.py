@@ -1,6 +1,5 @@
 """When to look and when to give up: pure decisions, so every clock here is a number."""
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +24,7 @@ from airflow_provider_evoimage.waiting.polling import (
     JITTER_SHARE,
     LONGEST_INTERVAL,
     NOT_FOUND_GRACE_SECONDS,
+    SHORTEST_INTERVAL,
     End,
     Look,
     Wait,
@@ -61,13 +61,36 @@ def test_first_look_comes_early_whatever_evolink_expects(estimated_time: float |
 
 
 def test_interval_grows_to_its_cap_and_stays_there() -> None:
-    wait, steps = begun(deadline=NOW + 10**6), []
+    wait, now, steps = begun(deadline=NOW + 10**6), NOW, []
+    for _ in range(60):
+        wait, outcome = wait.seen(state(), now)
+        steps.append(seconds_to(outcome, now))
+        now += steps[-1]
+    assert all(later >= earlier - 1e-6 for earlier, later in pairwise(steps))
+    assert SHORTEST_INTERVAL <= steps[0] < steps[20] < LONGEST_INTERVAL
+    assert steps[-1] == pytest.approx(steps[-2])
+    assert steps[-1] <= LONGEST_INTERVAL * (1 + JITTER_SHARE) + 1e-6
+
+
+def test_extra_looks_do_not_make_the_interval_grow() -> None:
+    wait = begun()
+    steps = set()
     for _ in range(20):
-        wait, outcome = wait.seen(state(), NOW)
-        steps.append(seconds_to(outcome, NOW))
-    assert all(later >= earlier for earlier, later in pairwise(steps))
-    assert steps[0] < steps[5] < LONGEST_INTERVAL
-    assert steps[-1] == steps[-2] <= LONGEST_INTERVAL * (1 + JITTER_SHARE)
+        wait, outcome = wait.seen(state(), NOW + 60)
+        steps.add(seconds_to(outcome, NOW + 60))
+    assert len(steps) == 1
+
+
+@pytest.mark.parametrize(("sharing", "speed_up"), [(0, 1), (1, 1), (2, 2**0.5), (4, 2), (50, 2)])
+def test_looks_that_share_a_request_come_more_often(sharing: int, speed_up: float) -> None:
+    alone = seconds_to(begun().next_look(NOW + 60), NOW + 60)
+    shared = seconds_to(begun().next_look(NOW + 60, sharing=sharing), NOW + 60)
+    assert shared == pytest.approx(alone / speed_up)
+
+
+def test_fixed_interval_is_kept_also_when_looks_are_shared() -> None:
+    wait = begun(poll_interval=7.0)
+    assert wait.next_look(NOW, sharing=50) == wait.next_look(NOW)
 
 
 @given(st.from_regex(r"[A-Za-z0-9._:-]{1,128}", fullmatch=True), st.floats(1, 600))
@@ -110,10 +133,10 @@ def test_short_retry_after_does_not_speed_the_schedule_up() -> None:
 
 
 def test_progress_near_the_end_shortens_the_interval() -> None:
-    at = NOW + 60
-    slow = replace(begun(), interval=LONGEST_INTERVAL)
+    at = NOW + 150
+    slow = begun()
     _, early = slow.seen(state(progress=20), at)
-    _, late = slow.seen(state(progress=95), at)
+    _, late = slow.seen(state(progress=97), at)
     assert seconds_to(late, at) < seconds_to(early, at) / 2
     assert seconds_to(late, at) >= 1
 

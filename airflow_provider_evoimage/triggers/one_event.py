@@ -1,0 +1,72 @@
+"""What the triggers have in common: each sends exactly one event, whatever happens, and none too early."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_evoimage.waiting.event import WaitEvent
+
+# A worker may report the process that deferred up to [workers] min_heartbeat_interval (5 s) late. When the event
+# has queued the task again by then, the scheduler takes the report for the new leg and fails the task ("finished
+# with state success, but the task instance's state attribute is queued"; seen with LocalExecutor on 3.3.2).
+EARLIEST_EVENT_SECONDS = 6.0
+
+
+class OneEventTrigger(BaseTrigger):
+    """Waits, then sends the one event that it came to, see ``waiting.event``.
+
+    It only reads: nothing is ever submitted from a trigger, so running twice, or again after a restart of the
+    triggerer, is harmless. Its arguments are stored as plain text by Airflow and hold nothing secret.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not annotated
+        self._earliest = 0.0
+        self._has_ended = False
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, then yield exactly one event, whatever happens."""
+        # Where no worker reports there is no task instance: in dag.test().
+        guard = 0.0 if self.task_instance is None else EARLIEST_EVENT_SECONDS
+        self._earliest = time.time() + guard
+        try:
+            event = await self._wait()
+        except Exception as error:
+            # A trigger that raises loses the exception's type, and the task the id; the task reads for itself.
+            self.log.exception("The wait for %s broke off", self._subject)
+            event = self._broken_off(type(error).__name__)
+        if (early := self._earliest - time.time()) > 0:
+            await asyncio.sleep(early)
+        # After the event Airflow cancels the trigger, which must not look like a user's action in on_kill.
+        self._has_ended = True
+        yield TriggerEvent(event.to_json())
+
+    async def on_kill(self) -> None:
+        """Say what goes on being billed when somebody clears or marks the waiting task (Airflow 3.3 and later).
+
+        There is no cancel endpoint. Nothing is awaited here: Airflow 3.3 cancels this method after a second.
+        """
+        if not self._has_ended:
+            self._log_abandoned()
+
+    @property
+    @abstractmethod
+    def _subject(self) -> str:
+        """What is waited for, in words."""
+
+    @abstractmethod
+    async def _wait(self) -> WaitEvent:
+        """Wait; return the event."""
+
+    @abstractmethod
+    def _broken_off(self, reason: str) -> WaitEvent:
+        """Return the event of a wait that an error of ours ended."""
+
+    @abstractmethod
+    def _log_abandoned(self) -> None:
+        """Name the generations that go on without anybody waiting."""

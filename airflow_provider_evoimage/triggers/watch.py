@@ -1,0 +1,220 @@
+"""A trigger's part in the shared poller: from a connection id and some waits to what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from airflow_provider_evoimage.client import Account
+from airflow_provider_evoimage.evolink.protocol import checked_id
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.transport import prepare_for_asyncio
+from airflow_provider_evoimage.triggers.poller import Alarm, Change, Poller, Watched
+from airflow_provider_evoimage.waiting.polling import Wait
+
+# Connection look-ups share one thread in a triggerer, so one serves all triggers that start within this time.
+CONNECTION_LIFE_SECONDS = 60.0
+
+
+class Watch:
+    """The generations of one trigger, watched until each has ended; an asynchronous context manager.
+
+    Everything that happened meanwhile is handed over by :meth:`changes` in the trigger's own task, so its log
+    lines are its own. Leaving ends the watch at once, whatever is under way.
+
+    :param evoimage_conn_id: id of the Airflow connection. A refused key makes it be read again, once.
+    :param waits: one for each generation, not begun.
+    :raises InvalidRequestError: for something that cannot be an id, as it would spoil the requests of others.
+    """
+
+    def __init__(self, evoimage_conn_id: str, waits: Iterable[Wait]) -> None:
+        self._conn_id = evoimage_conn_id
+        self._watched: dict[str, Watched] = {}
+        now = time.time()
+        for each in waits:
+            checked_id(each.evolink_task_id)
+            wait, first = each.begin(now)
+            watched = self._watched[wait.evolink_task_id] = Watched(wait, self)
+            watched.at = first.at
+        self._changes: deque[Change] = deque()
+        self._alarm = Alarm()
+        self._poller: Poller | None = None
+        self._refused_at: float | None = None
+        self._failure: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        """Join the poller of the account.
+
+        :raises ConnectionSettingsError: when the connection is missing or cannot be used.
+        """
+        account = await _shared().account(self._conn_id)
+        self._poller = _shared().poller(account)
+        for watched in self._watched.values():
+            self._poller.add(watched, watched.at)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave it; who leaves last closes it."""
+        await self._leave()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything has ended and was handed over."""
+        return not self._watched
+
+    @property
+    def waits(self) -> Mapping[str, Wait]:
+        """What is still waited for, as last seen, by ``evolink_task_id``."""
+        return {each: watched.wait for each, watched in self._watched.items()}
+
+    async def changes(self, *, until: float | None = None) -> list[Change]:
+        """Return what happened since the last call; wait for something to happen if nothing did.
+
+        :param until: Unix seconds at which to stop waiting.
+        :returns: empty when the time is over, or when everything has ended.
+        :raises EvoImageError: when the connection can no longer be read, or the poller failed.
+        """
+        while not self._changes and self._watched:
+            if self._failure is not None:
+                raise self._failure
+            if self._refused_at is not None:
+                await self._join_again(self._refused_at)
+            seconds = None if until is None else until - time.time()
+            if seconds is not None and seconds <= 0:
+                break
+            await self._alarm.sleep(seconds)
+        changes = list(self._changes)
+        self._changes.clear()
+        for change in changes:
+            if change.end is not None:
+                self._watched.pop(change.evolink_task_id, None)
+        return changes
+
+    def changed(self, change: Change) -> None:
+        """Take a change from the poller."""
+        self._changes.append(change)
+        self._alarm.ring()
+
+    def refused(self) -> None:
+        """Remember to read the connection again; called by the poller."""
+        if self._refused_at is None:
+            self._refused_at = time.monotonic()
+            self._alarm.ring()
+
+    def failed(self, error: BaseException) -> None:
+        """End the watch with an error; called by the poller."""
+        self._failure = error
+        self._alarm.ring()
+
+    async def _join_again(self, refused_at: float) -> None:
+        """Go on with the key that the connection holds now; every generation is looked at again at once."""
+        account = await _shared().account(self._conn_id, newer_than=refused_at)
+        still_open = [each.wait for each in self._watched.values() if each.is_open]
+        left = self._poller
+        if left is not None:
+            # What requests under the old key still bring is no longer waited for.
+            left.leave(self, list(self._watched.values()))
+        self._poller, self._refused_at = _shared().poller(account), None
+        now = time.time()
+        for wait in still_open:
+            watched = self._watched[wait.evolink_task_id] = Watched(wait, self, was_refused=True)
+            self._poller.add(watched, now)
+        if left is not None:
+            await _shared().close_unused(left)
+
+    async def _leave(self) -> None:
+        poller, self._poller = self._poller, None
+        if poller is not None:
+            poller.leave(self, list(self._watched.values()))
+            await _shared().close_unused(poller)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    began: float
+    task: asyncio.Task[Account]
+
+
+class _Shared:
+    """What the triggers of one event loop share: accounts, and a poller for each that is in use."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, tuple[float, Account]] = {}
+        self._lookups: dict[str, _Lookup] = {}
+        self._pollers: dict[Account, Poller] = {}
+        self._without_batch: dict[str, float] = {}
+
+    async def account(self, conn_id: str, *, newer_than: float = 0.0) -> Account:
+        """Read a connection; triggers that ask at the same time, or soon after, share one look-up.
+
+        :param newer_than: monotonic seconds; what was read before does not count.
+        """
+        known = self._accounts.get(conn_id)
+        if known is not None and known[0] > max(newer_than, time.monotonic() - CONNECTION_LIFE_SECONDS):
+            return known[1]
+        lookup = self._lookups.get(conn_id)
+        if lookup is None or lookup.began < newer_than:
+            # In a task of its own: whoever asked first may be cancelled, and the others still want the answer.
+            task = asyncio.get_running_loop().create_task(
+                self._look_up(conn_id), name="evoimage connection", context=contextvars.Context()
+            )
+            lookup = self._lookups[conn_id] = _Lookup(time.monotonic(), task)
+            task.add_done_callback(lambda done: self._looked_up(conn_id, done))
+        await asyncio.wait({lookup.task})
+        error = lookup.task.exception()
+        if error is not None:
+            # The same error reaches everyone who asked: without the frames of those before.
+            raise error.with_traceback(None)
+        return lookup.task.result()
+
+    async def _look_up(self, conn_id: str) -> Account:
+        began = time.monotonic()
+        settings = await EvoImageHook(conn_id).aget_settings()
+        await prepare_for_asyncio()
+        self._accounts[conn_id] = (began, settings.account)
+        return settings.account
+
+    def _looked_up(self, conn_id: str, task: asyncio.Task[Account]) -> None:
+        lookup = self._lookups.get(conn_id)
+        if lookup is not None and lookup.task is task:
+            del self._lookups[conn_id]
+        if not task.cancelled():
+            # Nobody may be left to take the error.
+            task.exception()
+
+    def poller(self, account: Account) -> Poller:
+        """Return the account's poller; a new one when there is none."""
+        poller = self._pollers.get(account)
+        if poller is None or poller.is_over:
+            poller = self._pollers[account] = Poller(account, self._without_batch)
+        return poller
+
+    async def close_unused(self, poller: Poller) -> None:
+        """Close a poller that nobody uses any more."""
+        if poller.waiters:
+            return
+        if self._pollers.get(poller.account) is poller:
+            del self._pollers[poller.account]
+        await poller.aclose()
+
+
+# By event loop, as tasks and connections belong to one; dag.test() has one for each trigger it runs.
+_SHARED: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = weakref.WeakKeyDictionary()
+
+
+def _shared() -> _Shared:
+    loop = asyncio.get_running_loop()
+    if loop not in _SHARED:
+        for each in [each for each in _SHARED if each.is_closed()]:
+            del _SHARED[each]
+        _SHARED[loop] = _Shared()
+    return _SHARED[loop]
