@@ -3,6 +3,9 @@
 import pytest
 from fault_bench import MATRIX, Row
 
+# The first test waits for all that happen side by side.
+pytestmark = pytest.mark.timeout(3600)
+
 
 @pytest.mark.parametrize("fault", MATRIX.faults)
 def test_nothing_is_paid_twice_and_no_paid_image_is_lost(fault: str, outcomes: dict[str, Row | str]):
