@@ -32,6 +32,8 @@ EvoImageError
 │   └── SensorTimeoutError           the same in a sensor, which Airflow never retries
 ├── GenerationLostError              the wait broke off: EvoLink could not be read for long
 ├── GenerationUnfinishedError *      asked to save or hand over what is not finished
+├── BatchIncompleteError             items of a batch have no images yet; another try may bring them
+├── BatchFailedError *               items of a batch have no images, and no retry brings them
 ├── NoImagesError *                  completed, charged, and without a single image
 └── SaveError                        the images exist at EvoLink, the files do not
     ├── DownloadError                the link gave no complete image
@@ -308,6 +310,23 @@ class GenerationUnfinishedError(EvoImageError, AirflowFailException):
     """Something finished was needed and the generation is still running."""
 
     default_on_retry = "No retry follows: wait for it first with EvoImageGenerationSensor."
+
+
+class BatchIncompleteError(EvoImageError):
+    """Items of a batch have no images yet."""
+
+    default_on_retry = (
+        "Its generations are charged or reserved. A retry goes on with what was paid for, and asks anew only for items "
+        "that were refused, failed or left out for a passing reason."
+    )
+
+
+class BatchFailedError(EvoImageError, AirflowFailException):
+    """Items of a batch have no images, for reasons that no retry mends."""
+
+    default_on_retry = (
+        "No retry follows. Correct those items and clear the task: the others are not asked for again."
+    )
 
 
 class NoImagesError(EvoImageError, AirflowFailException):

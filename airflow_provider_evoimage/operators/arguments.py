@@ -27,6 +27,16 @@ def seconds(name: str, value: float | timedelta) -> float:
     return float(number)
 
 
+def whole_number(name: str, value: int) -> int:
+    """Return a count.
+
+    :raises InvalidRequestError: when it is not a whole number above 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidRequestError(f"{name} must be a whole number above 0, not {value!r}.")
+    return value
+
+
 def one_of(name: str, value: Word, allowed: Collection[str]) -> Word:
     """Return a word of a closed set.
 

@@ -192,7 +192,7 @@ class EvoImageGenerateOperator(BaseOperator):
             poll_interval=self.poll_interval,
             estimated_time=generation.estimated_time,
         )
-        event = wait_on_worker(self.hook, wait, self.log)
+        event = wait_on_worker(self.hook, [wait], self.log)
         return self._collect(context, generation.evolink_task_id, event)
 
     def execute_complete(

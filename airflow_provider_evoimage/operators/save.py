@@ -17,7 +17,7 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Manifest, generations_named_by, made_by
-from airflow_provider_evoimage.operators.arguments import filled, one_of
+from airflow_provider_evoimage.operators.arguments import filled, one_of, whole_number
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.storage.destination import (
     IF_EXISTS,
@@ -80,9 +80,7 @@ class EvoImageSaveOperator(BaseOperator):
         self.save_to = save_to
         self.filename_template = filename_template
         self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
-        if isinstance(parallel, bool) or not isinstance(parallel, int) or parallel < 1:
-            raise InvalidRequestError(f"parallel must be a whole number above 0, not {parallel!r}.")
-        self.parallel = parallel
+        self.parallel = whole_number("parallel", parallel)
         self.evoimage_conn_id = evoimage_conn_id
 
     @functools.cached_property

@@ -29,6 +29,7 @@ NAME_FIELDS: dict[str, str] = {
     "map_index": "index of a mapped task, -1 for others",
     "map_suffix": "'-' and the index of a mapped task, empty for others",
     "item": "which generation of this save, from 0",
+    "name": "the item's own name in a batch; its number where it has none",
     "index": "which image of the generation, from 0",
     "ext": "extension by the image's real type, without the dot",
     "evolink_task_id": "EvoLink's id of the generation",
@@ -165,6 +166,18 @@ class Destination:
             return json.loads((self._base / name).read_bytes())
         except (OSError, ValueError, RecursionError):
             return None
+
+    def read_text(self, name: str) -> str | None:
+        """Read a text file; None where there is none.
+
+        :raises DestinationError: when the storage fails, so that nobody takes that for an absent file.
+        """
+        try:
+            return (self._base / name).read_bytes().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise self._failure(name, error) from error
 
     def _publish_locally(self, local: Path, final: Path) -> None:
         final.parent.mkdir(parents=True, exist_ok=True)

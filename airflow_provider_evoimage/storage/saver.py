@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +62,29 @@ class ImageToSave:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerationToSave:
+    """One finished generation of a save.
+
+    :param asked: what it was asked for; goes into the manifest.
+    :param item: its place among those of the save, for ``{item}`` in names.
+    :param name: its own name, for ``{name}``; "" for its place.
+    """
+
+    generation: Generation
+    asked: Asked
+    item: int = 0
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveOutcome:
+    """What came of one generation: its manifest, or why images of it are missing."""
+
+    manifest: Manifest | None = None
+    errors: Sequence[EvoImageError] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Plan:
     """What is to be done for one generation.
 
@@ -105,10 +128,20 @@ class ImageSaver:
         :returns: one manifest a generation, in order, its images with ``path``, ``sha256``, ``bytes``, …
         :raises SaveError: when an image could not be saved. The others are; a retry fetches the missing ones.
         """
-        plans = [
-            self._plan(item, generation, of)
-            for item, (generation, of) in enumerate(zip(generations, asked, strict=True))
-        ]
+        outcomes = self.save_each(
+            [
+                GenerationToSave(generation=generation, asked=of, item=item)
+                for item, (generation, of) in enumerate(zip(generations, asked, strict=True))
+            ]
+        )
+        failures = [error for outcome in outcomes for error in outcome.errors]
+        if failures:
+            raise _summed_up(failures, sum(len(generation.image_urls) for generation in generations))
+        return [outcome.manifest for outcome in outcomes if outcome.manifest is not None]
+
+    def save_each(self, generations: Sequence[GenerationToSave]) -> list[SaveOutcome]:
+        """Save what can be saved, and tell for each generation what came of it, in order."""
+        plans = [self._plan(each) for each in generations]
         self._check_names([image for plan in plans for image in plan.images])
         with (
             ResultClient(allow_internal=self._is_local_evolink()) as client,
@@ -125,30 +158,35 @@ class ImageSaver:
                 ]
                 for plan in plans
             ]
-            manifests = []
-            failures: list[EvoImageError] = []
-            for plan, futures in zip(plans, work, strict=True):
-                saved = []
-                for future in futures:
-                    try:
-                        saved.append(future.result())
-                    except EvoImageError as error:
-                        failures.append(error)
-                if len(saved) == len(plan.images):
-                    manifests.append(self._finish(plan, saved, Path(folder)))
-            if failures:
-                raise _summed_up(failures, sum(len(plan.images) for plan in plans))
-        return manifests
+            return [
+                self._outcome(plan, futures, Path(folder)) for plan, futures in zip(plans, work, strict=True)
+            ]
 
-    def _plan(self, item: int, generation: Generation, asked: Asked) -> _Plan:
-        images = self._images_of(item, generation)
+    def _outcome(self, plan: _Plan, futures: Sequence[Future[dict[str, Any]]], folder: Path) -> SaveOutcome:
+        saved = []
+        errors: list[EvoImageError] = []
+        for future in futures:
+            try:
+                saved.append(future.result())
+            except EvoImageError as error:
+                errors.append(error)
+        if errors:
+            return SaveOutcome(errors=errors)
+        try:
+            return SaveOutcome(manifest=self._finish(plan, saved, folder))
+        except SaveError as error:
+            return SaveOutcome(errors=[error])
+
+    def _plan(self, each: GenerationToSave) -> _Plan:
+        generation = each.generation
+        images = self._images_of(each)
         sidecar_name = self._sidecar_name(images[0])
         task = generation.evolink_task_id
         progress = SaveProgress(self.destination, sidecar_name, task)
         before = entries_of(self.destination.read_json(sidecar_name), task)
         return _Plan(
             generation=generation,
-            asked=asked,
+            asked=each.asked,
             images=images,
             sidecar_name=sidecar_name,
             has_sidecar=bool(before),
@@ -157,15 +195,12 @@ class ImageSaver:
             progress=progress if len(images) > 1 or self.if_exists == "error" else None,
         )
 
-    def _images_of(self, item: int, generation: Generation) -> list[ImageToSave]:
-        map_index = int(self.made_by["map_index"])
+    def _images_of(self, each: GenerationToSave) -> list[ImageToSave]:
+        generation = each.generation
         fields: dict[str, str | int] = {
-            "dag_id": str(self.made_by["dag_id"]),
-            "run_id": str(self.made_by["run_id"]),
-            "task_id": str(self.made_by["task_id"]),
-            "map_index": map_index,
-            "map_suffix": f"-{map_index}" if map_index >= 0 else "",
-            "item": item,
+            **task_fields(self.made_by),
+            "item": each.item,
+            "name": each.name or str(each.item),
             "evolink_task_id": generation.evolink_task_id,
             "model": generation.model or "unknown-model",
         }
@@ -326,6 +361,18 @@ class ImageSaver:
     def _is_local_evolink(self) -> bool:
         """Tell whether EvoLink itself is at a private address (the simulator), and so are its links."""
         return is_internal_host(host_of(self.hook.settings.account.base_url))
+
+
+def task_fields(made_by: Mapping[str, Any]) -> dict[str, str | int]:
+    """Return the fields of file names that tell the Airflow task."""
+    map_index = int(made_by["map_index"])
+    return {
+        "dag_id": str(made_by["dag_id"]),
+        "run_id": str(made_by["run_id"]),
+        "task_id": str(made_by["task_id"]),
+        "map_index": map_index,
+        "map_suffix": f"-{map_index}" if map_index >= 0 else "",
+    }
 
 
 def _summed_up(failures: Sequence[EvoImageError], of: int) -> EvoImageError:

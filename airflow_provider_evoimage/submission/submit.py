@@ -85,7 +85,7 @@ class RecordKeeper:
             return None
         record = SubmissionRecord.read(stored)
         if record is None and stored is not None and required:
-            raise _unrepeatable("its record is damaged, and EvoLink is said to ignore idempotency keys")
+            raise unrepeatable("its record is damaged, and EvoLink is said to ignore idempotency keys")
         return record
 
     def keep(self, record: SubmissionRecord | None, *, required: bool = False) -> None:
@@ -158,7 +158,7 @@ class Submission:
         """
         self._record = self._keeper.read(required=not self._trusted)
         if not self._keeper.has_store and self._is_retry and not self._trusted:
-            raise _unrepeatable(
+            raise unrepeatable(
                 "this Airflow keeps no record of earlier tries, and EvoLink is said to ignore keys"
             )
         decision = decide(
@@ -169,7 +169,7 @@ class Submission:
             now=time.time(),
         )
         if isinstance(decision, Refuse):
-            raise _unrepeatable(decision.because)
+            raise unrepeatable(decision.because)
         self._warn_of_earlier(decision)
         if isinstance(decision, Resume):
             return self._resume(decision)
@@ -240,17 +240,8 @@ class Submission:
         return generation.is_terminal and (generation.status != "completed" or is_expired)
 
     def _about_to_post(self, identity: RequestIdentity, key: str) -> SubmissionRecord:
-        earlier = self._record if self._record is not None and self._record.key == key else None
-        record = SubmissionRecord(
-            key=key,
-            fingerprint=identity.fingerprint,
-            epoch=self._identity.epoch,
-            asked_in=identity.epoch,
-            occurrence=identity.occurrence,
-            sequence=identity.sequence,
-            conn_id=self._hook.evoimage_conn_id,
-            base_url=self._hook.settings.account.base_url,
-            posted_at=earlier.posted_at if earlier else time.time(),
+        record = record_before_post(
+            identity, key, epoch=self._identity.epoch, hook=self._hook, earlier=self._record
         )
         self._keeper.keep(record, required=not self._trusted)
         return record
@@ -290,6 +281,32 @@ class Submission:
             )
 
 
+def record_before_post(
+    identity: RequestIdentity,
+    key: str,
+    *,
+    epoch: int,
+    hook: EvoImageHook,
+    earlier: SubmissionRecord | None,
+) -> SubmissionRecord:
+    """Make the record that precedes a POST.
+
+    :param epoch: of this try; that of the identity may be an earlier one.
+    :param earlier: what is there already; the first POST under a key tells how long EvoLink remembers it.
+    """
+    return SubmissionRecord(
+        key=key,
+        fingerprint=identity.fingerprint,
+        epoch=epoch,
+        asked_in=identity.epoch,
+        occurrence=identity.occurrence,
+        sequence=identity.sequence,
+        conn_id=hook.evoimage_conn_id,
+        base_url=hook.settings.account.base_url,
+        posted_at=earlier.posted_at if earlier is not None and earlier.key == key else time.time(),
+    )
+
+
 def identity_of(context: Mapping[str, Any], *, namespace: str, fingerprint: str) -> RequestIdentity:
     """Take the parts of a request's identity that Airflow knows from a task's context.
 
@@ -309,7 +326,8 @@ def identity_of(context: Mapping[str, Any], *, namespace: str, fingerprint: str)
     )
 
 
-def _unrepeatable(because: str) -> UnrepeatableSubmissionError:
+def unrepeatable(because: str) -> UnrepeatableSubmissionError:
+    """Return the error for a request that may have been accepted and must not be asked for again."""
     return UnrepeatableSubmissionError(
         f"An earlier try may have submitted this request, and how that ended is unknown here: {because}."
     )

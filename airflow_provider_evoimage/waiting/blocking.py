@@ -3,39 +3,104 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_provider_evoimage.exceptions import AuthenticationError, EvoImageError
+from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.protocol import MAX_IDS_PER_BATCH
+from airflow_provider_evoimage.exceptions import (
+    AuthenticationError,
+    EvoImageError,
+    GenerationNotFoundError,
+)
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.waiting.event import WaitEvent
-from airflow_provider_evoimage.waiting.polling import End, Outcome, Wait
+from airflow_provider_evoimage.waiting.polling import End, Ending, Outcome, Wait
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
+# Looks that are due within this time share a request.
+SHARED_LOOK_SECONDS = 1.0
 
-def wait_on_worker(hook: EvoImageHook, wait: Wait, log: Logger) -> WaitEvent:
-    """Look at one generation until it has ended or its deadline is over; return how it ended."""
-    outcome: Outcome
-    wait, outcome = wait.begin(time.time())
+_Found = dict[str, Generation | EvoImageError]
+
+
+def wait_on_worker(
+    hook: EvoImageHook,
+    waits: Iterable[Wait],
+    log: Logger,
+    *,
+    save_every: int | None = None,
+    save_after: float = 0.0,
+) -> WaitEvent:
+    """Look at generations until all have ended, or until there is enough to save; return how they ended.
+
+    :param waits: one for each generation, not begun.
+    :param save_every: how many have to end before the others are left for later; None waits for all.
+    :param save_after: seconds after the first end when fewer will do.
+    """
+    waiting: dict[str, Wait] = {}
+    looks: dict[str, float] = {}
+    for each in waits:
+        waiting[each.evolink_task_id], first = each.begin(time.time())
+        looks[each.evolink_task_id] = first.at
+    endings: dict[str, Ending] = {}
+    reason = ""
+    first_ended_at = time.time()
     has_reconnected = False
-    while not isinstance(outcome, End):
-        time.sleep(max(0.0, outcome.at - time.time()))
-        try:
-            generation = hook.get_generation(wait.evolink_task_id)
-        except AuthenticationError as error:
-            if has_reconnected:
-                wait, outcome = wait.missed(error, time.time())
+    while looks:
+        if endings and save_every is not None:
+            is_time = time.time() >= first_ended_at + save_after
+            if len(endings) >= save_every or is_time:
+                break
+        time.sleep(max(0.0, min(looks.values()) - time.time()))
+        due = sorted(looks, key=looks.__getitem__)[:MAX_IDS_PER_BATCH]
+        due = [each for each in due if looks[each] <= time.time() + SHARED_LOOK_SECONDS]
+        seen = _look(hook, due)
+        if any(isinstance(found, AuthenticationError) for found in seen.values()) and not has_reconnected:
+            has_reconnected = True
+            hook.reconnect()
+            continue
+        for evolink_task_id, found in seen.items():
+            has_reconnected = has_reconnected and isinstance(found, EvoImageError)
+            wait = waiting[evolink_task_id]
+            if len(waiting) == 1:
+                _log_change(wait, found, log)
+            waiting[evolink_task_id], outcome = _after(wait, found, sharing=len(due))
+            if isinstance(outcome, End):
+                first_ended_at = first_ended_at if endings else time.time()
+                endings[evolink_task_id] = outcome.ending
+                reason = outcome.reason or reason
+                del looks[evolink_task_id]
             else:
-                has_reconnected = True
-                hook.reconnect()
-            continue
-        except EvoImageError as error:
-            log.warning("EvoLink task %s could not be read: %s", wait.evolink_task_id, error.message)
-            wait, outcome = wait.missed(error, time.time())
-            continue
-        if generation.status != wait.status:
-            log.info("EvoLink task %s: %s.", wait.evolink_task_id, generation.status)
-        has_reconnected = False
-        wait, outcome = wait.seen(generation, time.time())
-    return WaitEvent(endings={wait.evolink_task_id: outcome.ending}, reason=outcome.reason)
+                looks[evolink_task_id] = outcome.at
+    return WaitEvent.of_some(endings, total=len(waiting), reason=reason)
+
+
+def _look(hook: EvoImageHook, due: Sequence[str]) -> _Found:
+    try:
+        if len(due) == 1:
+            return {due[0]: hook.get_generation(due[0])}
+        found = hook.get_generations(list(due))
+    except EvoImageError as error:
+        return dict.fromkeys(due, error)
+    return {
+        each: found.get(each) or GenerationNotFoundError("EvoLink does not know it.", evolink_task_id=each)
+        for each in due
+    }
+
+
+def _after(wait: Wait, found: Generation | EvoImageError, *, sharing: int) -> tuple[Wait, Outcome]:
+    if isinstance(found, EvoImageError):
+        return wait.missed(found, time.time())
+    return wait.seen(found, time.time(), sharing=sharing)
+
+
+def _log_change(wait: Wait, found: Generation | EvoImageError, log: Logger) -> None:
+    if isinstance(found, AuthenticationError):
+        return
+    if isinstance(found, EvoImageError):
+        log.warning("EvoLink task %s could not be read: %s", wait.evolink_task_id, found.message)
+    elif found.status != wait.status:
+        log.info("EvoLink task %s: %s.", wait.evolink_task_id, found.status)

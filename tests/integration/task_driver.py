@@ -7,6 +7,7 @@ trigger as plain JSON, the event as plain JSON, XComs that a new try deletes, th
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,14 +23,17 @@ from airflow.exceptions import (
 from airflow.sdk import BaseOperator
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
 from airflow_provider_evoimage.sensors.generation import EvoImageGenerationSensor
 from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 
 API_KEY = "sk-evo-secret-of-the-tests"
 CONNECTION = "AIRFLOW_CONN_EVOIMAGE_DEFAULT"
+TRIGGERS = (EvoImageGenerationTrigger, EvoImageBatchTrigger)
 
 
 class Killed(BaseException):
@@ -140,12 +144,18 @@ class TaskRun:
 
     def run(self) -> Any:
         """Run one try to its end, through the triggerer where it defers."""
-        try:
-            result = self.start()
-        except TaskDeferred as deferred:
-            result = self.resume(deferred, self.wait_in_triggerer(self.stored(deferred)))
+        leg = self.start
+        while True:
+            try:
+                result = leg()
+                break
+            except TaskDeferred as deferred:
+                leg = functools.partial(self._after_the_wait, deferred)
         # The return value becomes an XCom.
         return json.loads(json.dumps(result))
+
+    def _after_the_wait(self, deferred: TaskDeferred) -> Any:
+        return self.resume(deferred, self.wait_in_triggerer(self.stored(deferred)))
 
     def run_with_retries(self) -> Any:
         """Run try after try until one succeeds or Airflow would give up."""
@@ -201,9 +211,8 @@ def first_leg(task: TaskRun) -> TaskDeferred:
 
 def recreated(row: Mapping[str, Any]) -> BaseTrigger:
     """Make the trigger of a stored row, as the triggerer does."""
-    classpath = f"{EvoImageGenerationTrigger.__module__}.{EvoImageGenerationTrigger.__qualname__}"
-    assert row["classpath"] == classpath
-    return EvoImageGenerationTrigger(**row["kwargs"])
+    by_path = {f"{each.__module__}.{each.__qualname__}": each for each in TRIGGERS}
+    return by_path[row["classpath"]](**row["kwargs"])
 
 
 async def events_of(trigger: BaseTrigger) -> list[TriggerEvent]:
@@ -223,6 +232,12 @@ def generate(**arguments: Any) -> Callable[[], EvoImageGenerateOperator]:
     """Tell how to make a generating operator, anew for each leg."""
     fields: dict[str, Any] = {"prompt": "a red fox", "quality": "low"} | arguments
     return lambda: EvoImageGenerateOperator(task_id="draw", **fields)
+
+
+def batch(requests: Any, save_to: object, **arguments: Any) -> Callable[[], EvoImageBatchOperator]:
+    """Tell how to make a batch operator, anew for each leg."""
+    fields: dict[str, Any] = {"quality": "low", "model": "gpt-image-1"} | arguments
+    return lambda: EvoImageBatchOperator(task_id="draw", requests=requests, save_to=str(save_to), **fields)
 
 
 def sense(evolink_task_id: Any, **arguments: Any) -> Callable[[], EvoImageGenerationSensor]:

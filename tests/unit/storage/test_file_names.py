@@ -20,6 +20,7 @@ FIELDS: dict[str, str | int] = {
     "run_id": "scheduled__2026-05-01",
     "task_id": "group.draw",
     "map_index": 3,
+    "name": "sku-1",
     "map_suffix": "-3",
     "item": 1,
     "index": 0,

@@ -1,0 +1,188 @@
+"""The ledger of a batch: one line for each item, beside its images, written as the batch goes on.
+
+It is what a later try reads to know what was paid for, and in the end the batch's manifest: a JSONL file whose lines
+are manifests (:mod:`airflow_provider_evoimage.manifest`) with these fields more:
+
+=================  ==========================================================================================
+``item``           place in the list of requests, from 0
+``name``           the item's own name, "" where it has none
+``state``          ``waiting``, ``saved``, ``failed`` or ``left out``
+``error``          why it failed or was left out: ``code``, ``message``, ``retryable``; else None
+``submission``     under which key it was asked for, and how far that has come
+=================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from airflow_provider_evoimage.batch.items import BatchItem
+from airflow_provider_evoimage.exceptions import EvoImageError
+from airflow_provider_evoimage.manifest import Manifest, without_links
+from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.submission.resume import SubmissionRecord
+
+LEDGER_VERSION = 1
+
+State = Literal["waiting", "saved", "failed", "left out"]
+_STATES = frozenset({"waiting", "saved", "failed", "left out"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemError:
+    """Why an item has no images.
+
+    :param retryable: whether another try of the task may bring them.
+    """
+
+    code: str
+    message: str
+    retryable: bool
+
+    @classmethod
+    def of(cls, error: EvoImageError) -> ItemError:
+        """Describe an error in a few words; a ledger is read by people, years later."""
+        return cls(
+            code=error.code or type(error).__name__, message=error.message[:500], retryable=error.retryable
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerLine:
+    """What is known of one item.
+
+    :param manifest: of its generation, without links, once its images are saved.
+    """
+
+    item: int
+    name: str
+    fingerprint: str
+    occurrence: int
+    state: State = "waiting"
+    record: SubmissionRecord | None = None
+    manifest: Manifest | None = None
+    error: ItemError | None = None
+
+    @classmethod
+    def new(cls, item: BatchItem) -> LedgerLine:
+        """Begin the line of an item that nobody has asked for yet."""
+        return cls(item=item.number, name=item.name, fingerprint=item.fingerprint, occurrence=item.occurrence)
+
+    @property
+    def evolink_task_id(self) -> str | None:
+        """EvoLink's id of its generation, once there is one."""
+        return self.record.evolink_task_id if self.record else None
+
+    def at(self, item: BatchItem) -> LedgerLine:
+        """Return the line for the place at which the item stands now."""
+        return replace(self, item=item.number, name=item.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line as plain JSON."""
+        return {
+            "v": LEDGER_VERSION,
+            "item": self.item,
+            "name": self.name,
+            "state": self.state,
+            "error": asdict(self.error) if self.error else None,
+            **({"evolink_task_id": self.evolink_task_id} if self.manifest is None else self.manifest),
+            "submission": {
+                "fingerprint": self.fingerprint,
+                "occurrence": self.occurrence,
+                **(self.record.to_json() if self.record else {}),
+            },
+        }
+
+    @classmethod
+    def read(cls, data: object) -> LedgerLine | None:
+        """Read a line; None where it is none. People can edit what lies in their storage."""
+        if (
+            not isinstance(data, Mapping)
+            or data.get("v") != LEDGER_VERSION
+            or data.get("state") not in _STATES
+        ):
+            return None
+        submission = data.get("submission")
+        if not isinstance(submission, Mapping):
+            return None
+        mark, occurrence, item = submission.get("fingerprint"), submission.get("occurrence"), data.get("item")
+        if not isinstance(mark, str) or not isinstance(occurrence, int) or not isinstance(item, int):
+            return None
+        record = SubmissionRecord.read(submission)
+        error = data.get("error")
+        is_saved = data["state"] == "saved" and record is not None and record.evolink_task_id is not None
+        return cls(
+            item=item,
+            name=str(data.get("name") or ""),
+            fingerprint=mark,
+            occurrence=occurrence,
+            state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
+            record=record,
+            manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}
+            if is_saved
+            else None,
+            error=ItemError(
+                code=str(error.get("code")),
+                message=str(error.get("message")),
+                retryable=error.get("retryable") is True,
+            )
+            if isinstance(error, Mapping)
+            else None,
+        )
+
+
+_OWN_FIELDS = frozenset({"item", "name", "state", "error", "submission"})
+
+
+class BatchLedger:
+    """The ledger file of one batch.
+
+    :param name: below the destination.
+    """
+
+    def __init__(self, destination: Destination, name: str) -> None:
+        self._destination = destination
+        self._name = name
+
+    @property
+    def url(self) -> str:
+        """Where the file is."""
+        return self._destination.url(self._name)
+
+    def read(self) -> dict[tuple[str, int], LedgerLine]:
+        """Return the lines of an earlier try by fingerprint and occurrence; what does not read is left out.
+
+        :raises DestinationError: when the storage fails, which is not the same as an absent file.
+        """
+        text = self._destination.read_text(self._name)
+        lines = (_line(each) for each in (text or "").split("\n") if each.strip())
+        return {(line.fingerprint, line.occurrence): line for line in lines if line is not None}
+
+    def write(self, lines: Iterable[LedgerLine]) -> None:
+        """Write all lines; the file is complete or the earlier one.
+
+        :raises DestinationError: when the storage refuses.
+        """
+        with tempfile.TemporaryDirectory(prefix="evoimage-") as folder:
+            local = Path(folder) / "ledger.jsonl"
+            with local.open("w", encoding="utf-8") as file:
+                for line in sorted(lines, key=lambda each: each.item):
+                    file.write(json.dumps(line.to_json(), ensure_ascii=False) + "\n")
+            self._destination.publish(local, self._name, "application/x-ndjson")
+
+
+def saved(line: LedgerLine, manifest: Manifest) -> LedgerLine:
+    """Return the line of an item whose images are saved."""
+    return replace(line, state="saved", manifest=without_links(manifest), error=None)
+
+
+def _line(text: str) -> LedgerLine | None:
+    try:
+        return LedgerLine.read(json.loads(text))
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,275 @@
+"""The operator for many requests in one task: submits them once each, waits without a worker, saves as they end."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from airflow.sdk import BaseOperator
+
+from airflow_provider_evoimage.client import DEFAULT_SUBMIT_TIMEOUT
+from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds, whole_number
+from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
+from airflow_provider_evoimage.storage.destination import MANY_GENERATIONS
+from airflow_provider_evoimage.submission.resume import OnClear
+from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
+from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_evoimage.waiting.blocking import wait_on_worker
+from airflow_provider_evoimage.waiting.ending import duration_in_words
+from airflow_provider_evoimage.waiting.event import WaitEvent
+from airflow_provider_evoimage.waiting.polling import Wait
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_evoimage.batch.run import BatchRun
+    from airflow_provider_evoimage.version_compat import RetryPolicy
+
+# The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
+DEFERRAL_MARGIN_SECONDS = 120.0
+
+OnItemFailure = Literal["continue", "fail"]
+
+
+class EvoImageBatchOperator(BaseOperator):
+    """Ask EvoLink for up to 2,000 requests in one task; wait for all without a worker; save images as they end.
+
+    Each request is submitted once, whatever crashes: it is known by what it asks for, so inserting or moving rows
+    re-buys nothing. How far each has come stands in the batch manifest, a JSONL file with one line an item, at
+    ``{dag_id}/{run_id}/{task_id}.batch.jsonl`` below ``save_to``; a retry reads it and redoes only what may
+    succeed. The worker wakes now and then to save, so links never come near their end.
+
+    Returns a small summary: ``{v, manifest, items, saved, failed, left_out, images, credits, failures}``, where
+    ``manifest`` is the URL of the batch manifest, ``credits`` holds ``estimate`` and ``charged``, and
+    ``failures`` describes the first twenty items without images.
+
+    :param requests: a list (each item a prompt, or a mapping of request fields), the output of another task, or
+        the path of a ``.json``, ``.jsonl``, ``.csv`` or ``.tsv`` file on any storage. An item's ``name`` is for
+        its files, as ``{name}``.
+    :param save_to: folder by any URL of Airflow's object storage, for instance ``s3://conn@bucket/campaign``.
+    :param prompt: of items that have none of their own; likewise the other fields of a request.
+    :param model: model id; default: the connection's ``default_model``, else ``gpt-image-1.5``.
+    :param size: see EvoImageGenerateOperator.
+    :param quality: see EvoImageGenerateOperator; EvoLink's default for GPT Image 1 and 1.5 is ``high``.
+    :param n: number of images of each item.
+    :param image_urls: references of each item.
+    :param callback_url: https URL that EvoLink calls when a generation has ended.
+    :param extra_body: fields of other models, sent as they are.
+    :param filename_template: names below ``save_to``; fields in ``storage.destination.NAME_FIELDS``.
+    :param max_credits: the most the whole batch may cost, in credits (68 are 1 USD). Nothing is submitted beyond
+        it, counting what EvoLink reserved and charged; what is left out is listed.
+    :param check_credits: fail before the first request when account or API key have too few credits for all.
+    :param on_item_failure: ``continue`` delivers what there is once tries no longer help; ``fail`` fails the task
+        in the end, with everything saved that could be.
+    :param save_every: wake the worker to save when so many requests have ended.
+    :param save_after: or when the first of those that ended did so this many seconds (or a timedelta) ago.
+    :param parallel: submissions at a time.
+    :param deferrable: wait in the triggerer. True by default, whatever Airflow's own default.
+    :param timeout: seconds (or a timedelta) to wait for all, in each try; a retry goes on with what is unfinished.
+    :param poll_interval: seconds between looks; default adapts to each generation.
+    :param submit_timeout: seconds to go on asking for one item while EvoLink certainly accepts nothing.
+    :param on_clear: what a cleared task does: ``auto`` goes on with a batch of which anything is missing, and asks
+        anew for all of one that was complete; ``regenerate`` always asks anew; ``reuse`` never does.
+    :param evoimage_conn_id: id of the Airflow connection.
+    :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); None leaves it to ``retry_delay``.
+    """
+
+    template_fields: Sequence[str] = (
+        "requests",
+        "save_to",
+        "prompt",
+        "model",
+        "size",
+        "quality",
+        "n",
+        "image_urls",
+        "callback_url",
+        "extra_body",
+        "filename_template",
+        "max_credits",
+        "evoimage_conn_id",
+    )
+    # Not ".csv" or ".json": the file is read when the task runs, not with the DAG.
+    template_ext: Sequence[str] = (".prompt", ".j2")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"requests": "json", "extra_body": "json"}
+    ui_color = "#efe6ff"
+
+    def __init__(
+        self,
+        *,
+        requests: Any,
+        save_to: str,
+        prompt: str | None = None,
+        model: str | None = None,
+        size: str | None = None,
+        quality: str | None = None,
+        n: int | str | None = None,
+        image_urls: Sequence[str] | str | None = None,
+        callback_url: str | None = None,
+        extra_body: dict[str, Any] | None = None,
+        filename_template: str = MANY_GENERATIONS,
+        max_credits: float | str | None = None,
+        check_credits: bool = False,
+        on_item_failure: OnItemFailure = "continue",
+        save_every: int = 100,
+        save_after: float | timedelta = 900,
+        parallel: int = 8,
+        deferrable: bool = True,
+        timeout: float | timedelta = 6 * 3600,
+        poll_interval: float | None = None,
+        submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT,
+        on_clear: OnClear = "auto",
+        evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        # A default of the signature survives .partial(); one set in kwargs would not.
+        retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**retry_policy_argument(retry_policy), **kwargs)
+        self.requests = requests
+        self.save_to = save_to
+        self.prompt = prompt
+        self.model = model
+        self.size = size
+        self.quality = quality
+        self.n = n
+        self.image_urls = image_urls
+        self.callback_url = callback_url
+        self.extra_body = extra_body
+        self.filename_template = filename_template
+        self.max_credits = max_credits
+        self.check_credits = check_credits
+        self.on_item_failure = one_of("on_item_failure", on_item_failure, get_args(OnItemFailure))
+        self.save_every = whole_number("save_every", save_every)
+        self.save_after = seconds("save_after", save_after)
+        self.parallel = whole_number("parallel", parallel)
+        self.deferrable = deferrable
+        self.timeout = seconds("timeout", timeout)
+        self.poll_interval = None if poll_interval is None else seconds("poll_interval", poll_interval)
+        self.submit_timeout = seconds("submit_timeout", submit_timeout)
+        self.on_clear = one_of("on_clear", on_clear, get_args(OnClear))
+        self.evoimage_conn_id = evoimage_conn_id
+        self._waiting_for = 0
+
+    @functools.cached_property
+    def hook(self) -> EvoImageHook:
+        """The hook of this task's connection."""
+        return EvoImageHook(self.evoimage_conn_id)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Submit what has to be; then save what has ended and wait for the rest, in turn."""
+        run = self._run(context)
+        run.submit()
+        return self._go_on(context, run, deadline=time.time() + self.timeout)
+
+    def execute_complete(
+        self, context: Context, event: Any = None, deadline: float | None = None
+    ) -> dict[str, Any]:
+        """Save what has ended; wait again, or come to the end. Harmless when it runs twice."""
+        ended = WaitEvent.read(event)
+        run = self._run(context)
+        run.collect(ended.endings)
+        return self._go_on(context, run, deadline=time.time() if deadline is None else deadline)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Take Airflow's own end of a deferral as the end of the wait, after one last look."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralTimeout, TaskDeferralError) as error:
+            self.log.warning("Airflow ended the wait: %s", error)
+            run = self._run(context)
+            run.collect(dict.fromkeys(run.waiting, "timeout"))
+            return run.finish()
+
+    def on_kill(self) -> None:
+        """Say what goes on being billed when this task is killed on its worker."""
+        if self._waiting_for:
+            self.log.warning(
+                "Killed while %d EvoLink tasks go on: EvoLink cannot cancel them and bills them when they complete. "
+                "A later try of this Airflow task goes on with them; the batch manifest names them.",
+                self._waiting_for,
+            )
+
+    def _go_on(self, context: Context, run: BatchRun, *, deadline: float) -> dict[str, Any]:
+        while waiting := run.waiting:
+            self._waiting_for = len(waiting)
+            if time.time() >= deadline:
+                run.collect(dict.fromkeys(waiting, "timeout"))
+                break
+            if self.deferrable:
+                self._defer(waiting, run, deadline)
+            event = wait_on_worker(
+                self.hook,
+                [
+                    Wait(
+                        evolink_task_id=each,
+                        deadline=deadline,
+                        poll_interval=self.poll_interval,
+                        estimated_time=run.estimated_time,
+                    )
+                    for each in waiting
+                ],
+                self.log,
+                save_every=self.save_every,
+                save_after=self.save_after,
+            )
+            run.collect(event.endings)
+        self._waiting_for = 0
+        return run.finish()
+
+    def _defer(self, waiting: Sequence[str], run: BatchRun, deadline: float) -> None:
+        left = max(1.0, deadline - time.time())
+        self.log.info(
+            "Waiting for %d generations in the triggerer for up to %s; no worker is held.",
+            len(waiting),
+            duration_in_words(left),
+        )
+        self.defer(
+            trigger=EvoImageBatchTrigger(
+                evolink_task_ids=waiting,
+                evoimage_conn_id=self.evoimage_conn_id,
+                deadline=deadline,
+                save_every=self.save_every,
+                save_after=self.save_after,
+                poll_interval=self.poll_interval,
+                estimated_time=run.estimated_time,
+            ),
+            method_name="execute_complete",
+            kwargs={"deadline": deadline},
+            timeout=timedelta(seconds=left + DEFERRAL_MARGIN_SECONDS),
+        )
+
+    def _run(self, context: Context) -> BatchRun:
+        from airflow_provider_evoimage.batch.run import BatchRun  # noqa: PLC0415 - nothing of it at parse time
+
+        save_to = filled("save_to", self.save_to)
+        if save_to is None:
+            raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
+        return BatchRun.begin(
+            context,
+            hook=self.hook,
+            requests=self.requests,
+            defaults={
+                "model": filled("model", self.model) or self.hook.settings.default_model,
+                "size": self.size,
+                "quality": self.quality,
+                "n": self.n,
+                "image_urls": self.image_urls,
+                "callback_url": self.callback_url,
+                "extra_body": self.extra_body,
+            }
+            | ({} if self.prompt is None else {"prompt": self.prompt}),
+            save_to=save_to,
+            filename_template=self.filename_template,
+            max_credits=self.max_credits,
+            check_credits=self.check_credits,
+            accepts_failures=self.on_item_failure == "continue",
+            parallel=self.parallel,
+            submit_timeout=self.submit_timeout,
+            on_clear=self.on_clear,
+            log=self.log,
+        )

@@ -1,0 +1,303 @@
+"""A batch pays for each item once, whatever crashes, and loses nothing that was paid."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from airflow.exceptions import TaskDeferred
+from crashes import POST, paid
+from PIL import Image
+from task_driver import CONNECTION, Killed, TaskRun, batch, connection
+
+from airflow_provider_evoimage.batch import collection, submission
+from airflow_provider_evoimage.batch.ledger import BatchLedger
+from airflow_provider_evoimage.exceptions import BatchFailedError, BatchIncompleteError, InvalidRequestError
+from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.storage.destination import Destination
+
+pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
+
+PROMPTS = [f"a poster {number % 9}" for number in range(20)]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a batch of twenty has several."""
+    monkeypatch.setattr(submission, "CHUNK", 6)
+    monkeypatch.setattr(collection, "CHUNK", 6)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    (file,) = folder.rglob("*.batch.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def check_whole(evolink: SimulatorServer, folder: Path, prompts: list[str]) -> None:
+    """Each item has an image of its own, made from its own prompt, and each was paid for once."""
+    assert paid(evolink) == len(prompts)
+    asked = {key: each.order.prompt for key, each in evolink.state.generations.items()}
+    ledger = lines(folder)
+    assert [asked[line["evolink_task_id"]] for line in ledger] == prompts
+    assert len({line["evolink_task_id"] for line in ledger}) == len(prompts)
+    files = sorted(folder.rglob("*.png"))
+    assert len(files) == len(prompts)
+    for file in files:
+        with Image.open(file) as image:
+            image.load()
+    assert not [each for each in folder.rglob("*") if each.name.startswith(".")]
+
+
+class Death:
+    """Ends the worker at the nth of what it counts, once."""
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+def die_at(moment: str, nth: int, monkeypatch: pytest.MonkeyPatch) -> Death:
+    death = Death(nth)
+    request, write, publish = httpx.Client.request, BatchLedger.write, Destination.publish
+
+    def doomed_request(client: httpx.Client, **options: Any) -> httpx.Response:
+        posts = options["url"].endswith(POST)
+        if posts and moment == "before POST":
+            death()
+        answer = request(client, **options)
+        if posts and moment == "after POST":
+            death()
+        return answer
+
+    def doomed_write(ledger: BatchLedger, found: Any) -> None:
+        if moment == "before ledger":
+            death()
+        write(ledger, found)
+        if moment == "after ledger":
+            death()
+
+    def doomed_publish(destination: Destination, local: Path, name: str, kind: str) -> str:
+        if moment == "before save" and name.endswith(".png"):
+            death()
+        url = publish(destination, local, name, kind)
+        if moment == "after save" and name.endswith(".png"):
+            death()
+        return url
+
+    monkeypatch.setattr(httpx.Client, "request", doomed_request)
+    monkeypatch.setattr(BatchLedger, "write", doomed_write)
+    monkeypatch.setattr(Destination, "publish", doomed_publish)
+    return death
+
+
+def run_until_it_lives(task: TaskRun) -> Any:
+    while True:
+        try:
+            return task.run()
+        except Killed:
+            continue
+
+
+@pytest.mark.parametrize("nth", [1, 2, 5, 9])
+@pytest.mark.parametrize(
+    "moment", ["before POST", "after POST", "before ledger", "after ledger", "before save", "after save"]
+)
+def test_worker_that_dies_at_any_moment_pays_once_and_saves_all(
+    evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, nth: int
+) -> None:
+    death = die_at(moment, nth, monkeypatch)
+    summary = run_until_it_lives(TaskRun(batch(PROMPTS, tmp_path, save_every=5, parallel=3), retries=9))
+    assert death.left <= 0
+    assert summary["saved"] == len(PROMPTS)
+    check_whole(evolink, tmp_path, PROMPTS)
+
+
+@pytest.mark.parametrize("nth", [1, 4])
+@pytest.mark.parametrize("moment", ["after POST", "before ledger"])
+def test_ignored_keys_never_pay_twice(
+    evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, nth: int
+) -> None:
+    monkeypatch.setenv(CONNECTION, connection(evolink, idempotency="ignored"))
+    evolink.state.settings.ignore_keys = True
+    die_at(moment, nth, monkeypatch)
+    task = TaskRun(batch(PROMPTS, tmp_path, parallel=1))
+    with contextlib.suppress(BatchFailedError):
+        run_until_it_lives(task)
+    # What died unheard is asked for no second time; everything else is.
+    asked = Counter(each.order.prompt for each in evolink.state.generations.values())
+    assert asked <= Counter(PROMPTS)
+
+
+def test_moved_and_inserted_rows_re_buy_nothing(evolink: SimulatorServer, tmp_path: Path) -> None:
+    listed = list(PROMPTS)
+    task = TaskRun(batch(listed, tmp_path, save_every=100))
+    with pytest.raises(TaskDeferred):
+        task.start()
+    listed[:] = ["a vase", *reversed(PROMPTS)]
+    task.clear()
+    task.run()
+    check_whole(evolink, tmp_path, listed)
+
+
+def test_complete_batch_that_is_cleared_is_asked_for_anew(evolink: SimulatorServer, tmp_path: Path) -> None:
+    task = TaskRun(batch(PROMPTS[:4], tmp_path))
+    task.run()
+    task.run()
+    assert paid(evolink) == 4
+    task.clear()
+    task.run()
+    assert paid(evolink) == 8
+
+
+@pytest.mark.parametrize(("on_clear", "in_all"), [("auto", 8), ("regenerate", 8), ("reuse", 4)])
+def test_cleared_batch_pays_what_on_clear_says(
+    evolink: SimulatorServer, tmp_path: Path, on_clear: str, in_all: int
+) -> None:
+    task = TaskRun(batch(PROMPTS[:4], tmp_path, on_clear=on_clear))
+    task.run()
+    task.clear()
+    assert task.run()["saved"] == 4
+    assert paid(evolink) == in_all
+
+
+def test_incomplete_batch_that_is_cleared_asks_only_for_what_is_missing(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    prompts = ["a mug", "a shoe [[fail:content_policy_violation]]", "a lamp"]
+    task = TaskRun(batch(prompts, tmp_path))
+    assert task.run()["failed"] == 1
+    assert paid(evolink) == 3
+    task.clear()
+    assert task.run()["failed"] == 1
+    asked = Counter(each.order.prompt for each in evolink.state.generations.values())
+    assert asked == Counter({prompts[0]: 1, prompts[1]: 2, prompts[2]: 1})
+
+
+def test_retry_redoes_only_what_may_succeed(evolink: SimulatorServer, tmp_path: Path) -> None:
+    passing, final = "a mug [[fail:service_error]]", "a shoe [[fail:content_policy_violation]]"
+    task = TaskRun(batch([passing, final, "a lamp"], tmp_path), retries=2)
+    summary = task.run_with_retries()
+    assert (summary["saved"], summary["failed"]) == (1, 2)
+    asked = Counter(each.order.prompt for each in evolink.state.generations.values())
+    assert asked == Counter({passing: 3, final: 1, "a lamp": 1})
+    keys = [each.idempotency_key for each in evolink.state.generations.values()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_failure_of_an_item_fails_the_task_when_it_is_told_to(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    prompts = ["a mug", "a shoe [[fail:content_policy_violation]]"]
+    task = TaskRun(batch(prompts, tmp_path, on_item_failure="fail"))
+    with pytest.raises(BatchFailedError, match="1 of 2 items have no images"):
+        task.run()
+    assert len(list(tmp_path.rglob("*.png"))) == 1
+    assert paid(evolink) == 2
+
+
+def test_batch_without_a_single_image_fails_whatever_it_was_told(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    task = TaskRun(batch(["a shoe [[fail:content_policy_violation]]"], tmp_path))
+    with pytest.raises(BatchFailedError):
+        task.run()
+    assert paid(evolink) == 1
+
+
+def test_images_that_could_not_be_saved_are_saved_by_the_retry(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    evolink.state.faults.post("download", Fault("status", 403, times=6))
+    task = TaskRun(batch(PROMPTS[:4], tmp_path))
+    with pytest.raises(BatchIncompleteError):
+        task.run()
+    task.run()
+    check_whole(evolink, tmp_path, PROMPTS[:4])
+
+
+def test_batch_that_runs_out_of_time_goes_on_in_the_retry(evolink: SimulatorServer, tmp_path: Path) -> None:
+    prompts = ["a mug", "a shoe [[duration:500]]"]
+    task = TaskRun(batch(prompts, tmp_path, timeout=200, save_after=50))
+    with pytest.raises(BatchIncompleteError, match="was still processing when the wait ended"):
+        task.run()
+    task.run_with_retries()
+    check_whole(evolink, tmp_path, prompts)
+
+
+def test_empty_account_leaves_out_the_rest_and_delivers_what_was_paid(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    evolink.state.configure({"credits": 2})
+    task = TaskRun(batch(PROMPTS, tmp_path, parallel=1))
+    summary = task.run()
+    assert 0 < summary["saved"] < len(PROMPTS)
+    assert summary["saved"] + summary["left_out"] == len(PROMPTS)
+    assert paid(evolink) == summary["saved"]
+
+
+@pytest.mark.parametrize("parallel", [1, 8])
+def test_limit_is_never_passed(evolink: SimulatorServer, tmp_path: Path, parallel: int) -> None:
+    summary = TaskRun(batch(PROMPTS, tmp_path, parallel=parallel, max_credits=5), retries=0).run()
+    assert summary["left_out"] > 0
+    assert float(evolink.state.counters.credits_charged) <= 5
+    assert summary["credits"]["charged"] == float(evolink.state.counters.credits_charged)
+
+
+def test_limit_holds_over_tries(evolink: SimulatorServer, tmp_path: Path) -> None:
+    task = TaskRun(batch(PROMPTS, tmp_path, max_credits=5), retries=3)
+    first = task.run()
+    assert task.run()["saved"] == first["saved"]
+    assert float(evolink.state.counters.credits_charged) <= 5
+
+
+def test_balance_is_checked_before_anything_is_paid(evolink: SimulatorServer, tmp_path: Path) -> None:
+    evolink.state.configure({"credits": 2})
+    with pytest.raises(Exception, match="are missing"):
+        TaskRun(batch(PROMPTS, tmp_path, check_credits=True)).run()
+    assert paid(evolink) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"requests": []}, "nothing to ask for"),
+        ({"requests": ["a"] * 2001}, "one batch takes 2,000"),
+        ({"requests": ["a", {"prompt": ""}, {"prompt": "b", "n": 99}]}, "2 of 3 requests cannot be sent"),
+        ({"requests": [{"prompt": "a", "colour": "red"}]}, "colour: no such field"),
+        ({"requests": ["a", "b"], "filename_template": "{index}.{ext}"}, "gives items 0 and 1 the same"),
+        ({"requests": [{"prompt": "a", "n": 2}], "filename_template": "{item}.{ext}"}, "add {index}"),
+        ({"requests": ["a"], "model": "a-new-model", "max_credits": 5}, "No price is known"),
+        ({"requests": "poster.docx"}, "neither a list nor"),
+        ({"requests": 7}, "must be a list"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_paid(
+    evolink: SimulatorServer, tmp_path: Path, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidRequestError if "model" not in arguments else Exception, match=words) as caught:
+        TaskRun(batch(save_to=tmp_path, **arguments)).run()
+    assert caught.value.billed is False
+    assert paid(evolink) == 0
+
+
+def test_not_deferring_does_the_same(evolink: SimulatorServer, tmp_path: Path) -> None:
+    TaskRun(batch(PROMPTS, tmp_path, deferrable=False, save_every=7)).run()
+    check_whole(evolink, tmp_path, PROMPTS)
+
+
+def test_before_airflow_3_3_it_is_the_same(evolink: SimulatorServer, tmp_path: Path) -> None:
+    task = TaskRun(batch(PROMPTS, tmp_path), store=None)
+    with pytest.raises(TaskDeferred):
+        task.start()
+    task.run()
+    check_whole(evolink, tmp_path, PROMPTS)
