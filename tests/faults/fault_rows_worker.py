@@ -143,7 +143,7 @@ def worker_resuming(bench: Bench) -> Row:
     bench.fault("task", "delay", seconds=15, times=1)
     poll(
         lambda: "Fault matrix: resumed" in run.log_text(instance),
-        seconds=30,
+        seconds=90,
         what="the resume",
         interval=0.05,
     )
