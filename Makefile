@@ -15,17 +15,23 @@ PYTHON ?=
 TESTS ?= tests
 PYTEST_OPTIONS ?=
 DEMO_OPTIONS ?=
+BENCH_OPTIONS ?=
 UI_OPTIONS ?=
 
 # Scripts of an environment name its path in their first line; `python -m` also works below a path with spaces.
 RUN := $(VENV)/bin/python -P -m
 READY := $(VENV)/.ready-airflow-$(AIRFLOW)
-REQUIREMENTS := .ci/requirements/airflow-$(AIRFLOW).txt
+REQUIREMENTS ?= .ci/requirements/airflow-$(AIRFLOW).txt
+# The clients of all stores are 1.7 GB, so they have an environment of their own.
+STORES_VENV ?= .venv-stores$(if $(filter $(GATE_AIRFLOW),$(AIRFLOW)),,-airflow-$(AIRFLOW))
+IN_STORES := $(MAKE) AIRFLOW=$(AIRFLOW) VENV=$(STORES_VENV) REQUIREMENTS=.ci/requirements/airflow-$(AIRFLOW)-stores.txt BYTECODE=
+BYTECODE ?= --compile-bytecode
+AZURITE := .azurite/.ready-3.35.0
 UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test test-faults lint format types wheel check clean venv
+.PHONY: help demo ui test test-stores test-faults bench-saving lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +44,13 @@ ui: $(READY) ## an Airflow to click in, with the example DAGs and a simulated Ev
 
 test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8 takes another Airflow)
 	$(RUN) pytest $(TESTS) $(PYTEST_OPTIONS)
+
+test-stores: $(AZURITE) ## saving to real servers of S3, Google Cloud, Azure Blob and SFTP on this machine
+	@$(IN_STORES) test TESTS="$(if $(filter file,$(origin TESTS)),tests/integration/stores,$(TESTS))"
+
+bench-saving: ## memory and speed of saving, beside a bare download loop and boto3; 3 minutes
+	@$(IN_STORES) venv
+	$(STORES_VENV)/bin/python -P benchmarks/saving.py $(BENCH_OPTIONS)
 
 test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes docs/reliability.md
 	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
@@ -61,7 +74,7 @@ check: lint types test wheel ## lint, types, test and wheel
 venv: $(READY) ## only build the environment
 
 clean: ## remove the environments, caches and everything built (not your images in out/)
-	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .azurite build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml $(REQUIREMENTS) $(UV_PIN)
@@ -86,6 +99,14 @@ $(READY): pyproject.toml $(REQUIREMENTS) $(UV_PIN)
 	fi; \
 	echo "$(VENV): Airflow $(AIRFLOW) and its pinned packages"; \
 	export UV_PYTHON_DOWNLOADS=never; \
-	$(VENV)/bin/python -m uv pip install --quiet -p $(VENV)/bin/python --compile-bytecode -r $(REQUIREMENTS); \
+	$(VENV)/bin/python -m uv pip install --quiet -p $(VENV)/bin/python $(BYTECODE) -r $(REQUIREMENTS); \
 	$(VENV)/bin/python -m uv pip install --quiet -p $(VENV)/bin/python --no-deps -e .; \
 	touch $@
+
+# Microsoft's emulator of Azure Blob is on npm alone. Without npm the tests of that store are skipped, and say so.
+$(AZURITE):
+	@mkdir -p $(@D); \
+	if command -v npm >/dev/null; then \
+	  echo "$(@D): Azurite $(patsubst .ready-%,%,$(@F))"; \
+	  npm install --silent --no-audit --no-fund --no-save --prefix $(@D) azurite@$(patsubst .ready-%,%,$(@F)) && touch $@; \
+	else echo "npm is not installed: the tests of Azure Blob will be skipped." >&2; fi

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
-import shutil
 import string
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -14,6 +12,12 @@ from typing import Any, Literal
 from airflow.sdk import ObjectStoragePath
 
 from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
+from airflow_provider_evoimage.storage.stores import (
+    DamagedUploadError,
+    MissingContainerError,
+    RefusedCredentialsError,
+    store_of,
+)
 
 IfExists = Literal["overwrite", "skip", "error"]
 IF_EXISTS: tuple[IfExists, ...] = ("overwrite", "skip", "error")
@@ -41,7 +45,6 @@ _NUMBERS = frozenset({"map_index", "item", "index"})
 # Most file systems end at 255 bytes; ".part" names need some of them.
 _MAX_NAME_BYTES = 200
 _UNSAFE = re.compile(r"[^\w.+=@-]+")
-_RENAMING_PROTOCOLS = frozenset({"sftp", "ssh"})
 
 
 class FileNames:
@@ -107,11 +110,14 @@ class Destination:
         try:
             self._base = ObjectStoragePath(text)
             self._fs = self._base.fs
+            self._store = store_of(self._base)
+            self._store.check(self._base.path)
         except Exception as error:
             raise DestinationError(
-                f"save_to {text!r} cannot be opened: {error}", billed=None, on_retry=_NOTHING_SUBMITTED
+                f"save_to {text!r} cannot be opened: {_in_words(error)}",
+                billed=None,
+                on_retry=_NOTHING_SUBMITTED,
             ) from error
-        self._is_local = self._base.protocol in {"", "file", "local"}
 
     def url(self, name: str) -> str:
         """Return the full URL of a file."""
@@ -126,7 +132,10 @@ class Destination:
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
-        return int((self._base / name).stat().st_size)
+        try:
+            return int((self._base / name).stat().st_size)
+        except Exception as error:
+            raise self._failure(name, error) from error
 
     def fetch(self, name: str, local: Path) -> None:
         """Copy a file of the storage to a local one."""
@@ -142,16 +151,22 @@ class Destination:
         """
         target = self._base / name
         try:
-            if self._is_local:
-                self._publish_locally(local, Path(target.path))
-            elif self._base.protocol in _RENAMING_PROTOCOLS:
-                self._publish_by_rename(local, target.path)
-            else:
-                # An object store shows an object when its upload is complete.
-                self._fs.put_file(str(local), target.path, **_content_type(self._base.protocol, content_type))
+            self._store.publish(local, target.path, content_type)
         except Exception as error:
             raise self._failure(name, error) from error
         return str(target)
+
+    @property
+    def leaves_parts(self) -> bool:
+        """Whether a killed save leaves a hidden part file."""
+        return self._store.leaves_parts
+
+    def remove_parts(self, name: str) -> None:
+        """Remove part files that a killed save left beside a file."""
+        try:
+            self._store.remove_parts((self._base / name).path)
+        except Exception as error:
+            raise self._failure(name, error) from error
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -166,6 +181,8 @@ class Destination:
             return json.loads((self._base / name).read_bytes())
         except (OSError, ValueError, RecursionError):
             return None
+        except Exception as error:  # The clients' own errors, such as a lost connection.
+            raise self._failure(name, error) from error
 
     def read_text(self, name: str) -> str | None:
         """Read a text file; None where there is none.
@@ -179,40 +196,28 @@ class Destination:
         except Exception as error:
             raise self._failure(name, error) from error
 
-    def _publish_locally(self, local: Path, final: Path) -> None:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        # In the folder of the final name: a rename is atomic within one file system only.
-        part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
-        try:
-            shutil.copyfile(local, part)
-            part.replace(final)
-        finally:
-            part.unlink(missing_ok=True)
-
-    def _publish_by_rename(self, local: Path, final: str) -> None:
-        folder, _, filename = final.rpartition("/")
-        part = f"{folder}/.{filename}.{secrets.token_hex(4)}.part"
-        self._fs.makedirs(folder, exist_ok=True)
-        self._fs.put_file(str(local), part)
-        if self._fs.exists(final):
-            self._fs.rm_file(final)
-        self._fs.mv(part, final)
-
     def _failure(self, name: str, error: Exception) -> DestinationError:
-        return DestinationError(f"{self.url(name)} cannot be written or read: {error}")
+        return DestinationError(f"{self.url(name)} cannot be written or read: {_in_words(error)}")
 
 
 # Opened before anything is submitted, also by a try that goes on with a generation.
 _NOTHING_SUBMITTED = "Nothing was submitted by this try; a retry tries again."
 
 
-def _content_type(protocol: str, content_type: str) -> dict[str, Any]:
-    """Name the type of an upload in each store's own way; without it they guess from the local file's name."""
-    if protocol in {"s3", "s3a"}:
-        return {"ContentType": content_type}
-    if protocol in {"gs", "gcs"}:
-        return {"content_type": content_type}
-    return {}
+def _in_words(error: Exception) -> str:
+    """Say what a store's error means to the one who set the connection up."""
+    match error:
+        case MissingContainerError():
+            return f"{error}. Make it, or correct save_to."
+        case RefusedCredentialsError():
+            return f"its credentials are refused: {error}. Correct the connection that the URL names."
+        case PermissionError():
+            return f"permission is denied: {error}"
+        case DamagedUploadError():
+            return f"it arrived damaged and was removed: {error}"
+        case _:
+            # Some say nothing but their kind.
+            return str(error) or type(error).__name__
 
 
 def _safe(value: str) -> str:

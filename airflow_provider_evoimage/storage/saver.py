@@ -191,8 +191,10 @@ class ImageSaver:
             sidecar_name=sidecar_name,
             has_sidecar=bool(before),
             written_before=before or progress.found(),
-            # A single image that may be written over needs none: it is fetched again, and that is all.
-            progress=progress if len(images) > 1 or self.if_exists == "error" else None,
+            # A single object that may be written over needs none: it is fetched again, and that is all.
+            progress=progress
+            if len(images) > 1 or self.if_exists == "error" or self.destination.leaves_parts
+            else None,
         )
 
     def _images_of(self, each: GenerationToSave) -> list[ImageToSave]:
@@ -247,6 +249,8 @@ class ImageSaver:
             entry = _saved(image.index, self.destination.url(name), file)
             if plan.progress is not None:
                 plan.progress.begins(entry)
+            if before is not None:
+                self.destination.remove_parts(name)
             path = self.destination.publish(local, name, file.content_type)
         except SaveError as error:
             error.evolink_task_id = task

@@ -1,0 +1,404 @@
+"""How each kind of store takes a complete local file, so that it appears there at once or not at all.
+
+===============  ==========================================================  ================================
+store            how a file gets its final name                              compared after the upload
+===============  ==========================================================  ================================
+local files      hidden part file in the same folder, then rename            size
+SFTP             the same, by ``posix-rename@openssh.com`` where offered     size
+S3               one PUT, or a multipart upload that is completed            size, ETag where it is an MD5
+Google Cloud     one upload that becomes an object when it is finished       size, MD5
+Azure Blob       blocks, each with its MD5, that one list makes a blob       size, MD5
+any other        hidden part file, then the store's own move                 size
+===============  ==========================================================  ================================
+
+Files are read in pieces of 8 MiB: fsspec's file systems hold far larger ones in memory when not told otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from airflow.sdk import ObjectStoragePath
+from fsspec.asyn import sync
+
+PIECE_BYTES = 8 * 1024 * 1024
+# Pieces of one file that are under way at a time.
+_PIECES_AT_ONCE = 2
+
+
+class DamagedUploadError(Exception):
+    """What the store says it holds is not what was sent."""
+
+
+class MissingContainerError(Exception):
+    """There is no such bucket, container or folder, and it is not made by saving."""
+
+
+class RefusedCredentialsError(Exception):
+    """The store does not accept what the connection holds."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store by its fsspec file system; this one for those that nothing is known of.
+
+    :param fs: the file system, connected.
+    """
+
+    fs: Any
+    #: Longest path of a file in bytes, where the store has a limit of its own.
+    longest_path: ClassVar[int | None] = None
+    #: Whether a killed upload leaves a hidden part file.
+    leaves_parts: ClassVar[bool] = True
+
+    def check(self, folder: str) -> None:
+        """Find out what can be known before anything is paid for.
+
+        :raises MissingContainerError: when the bucket or container is not there.
+        :raises RefusedCredentialsError: when the store does not accept the credentials. Merely not being
+            allowed to list is no such case: a role may be allowed to write only.
+        """
+
+    def publish(self, local: Path, target: str, content_type: str) -> None:
+        """Bring a complete local file to its final name.
+
+        :raises DamagedUploadError: when another size or checksum arrived; the file is not there then.
+        """
+        del content_type
+        part = _part_of(target)
+        try:
+            self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self.fs.put_file(str(local), part)
+            _same_size(local, self.fs.info(part))
+            if self.fs.exists(target):
+                self.fs.rm_file(target)
+            self.fs.mv(part, target)
+        except BaseException:
+            with suppress(Exception):
+                self.fs.rm_file(part)
+            raise
+
+    def remove_parts(self, target: str) -> None:
+        """Remove part files that a killed save left beside a file."""
+        folder, _, filename = target.rpartition("/")
+        with suppress(FileNotFoundError):
+            for name in self.fs.ls(folder, detail=False):
+                if _is_part(name.rpartition("/")[2], filename):
+                    self.fs.rm_file(name)
+
+
+@dataclass(frozen=True)
+class LocalFiles(Store):
+    """Files of this machine, or of what is mounted here."""
+
+    def check(self, folder: str) -> None:
+        """Check that the folder is there, or can be made."""
+        nearest = Path(folder)
+        while not nearest.exists():
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise MissingContainerError(f"{nearest} is a file")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise RefusedCredentialsError(f"this process may not write to {nearest}")
+
+    def publish(self, local: Path, target: str, content_type: str) -> None:
+        """Copy beside the final name, then rename, which is atomic within one folder."""
+        del content_type
+        final = Path(target)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(_part_of(target))
+        try:
+            shutil.copyfile(local, part)
+            _same_size(local, {"size": part.stat().st_size})
+            part.replace(final)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class SftpFiles(Store):
+    """Files of an SFTP server."""
+
+    def check(self, folder: str) -> None:
+        """Do nothing but hush asyncssh: it is connected, and folders are made as they are needed."""
+        del folder
+        _hush("asyncssh")
+
+    def publish(self, local: Path, target: str, content_type: str) -> None:
+        """Upload beside the final name, then rename."""
+        del content_type
+        part = _part_of(target)
+        try:
+            self.fs.put_file(str(local), part)
+            _same_size(local, self.fs.info(part))
+            sync(self.fs.loop, self._rename, part, target)
+        except BaseException:
+            with suppress(Exception):
+                self.fs.rm_file(part)
+            raise
+
+    async def _rename(self, part: str, target: str) -> None:
+        from asyncssh.sftp import SFTPNoSuchFile, SFTPOpUnsupported
+
+        # Not the file system's own move: where posix-rename is not offered it copies onto the final name.
+        async with self.fs.client.start_sftp_client() as sftp:
+            try:
+                await sftp.posix_rename(part, target)
+            except SFTPOpUnsupported:
+                with suppress(SFTPNoSuchFile):
+                    await sftp.remove(target)
+                await sftp.rename(part, target)
+
+
+@dataclass(frozen=True)
+class ObjectStore(Store):
+    """A store whose objects appear when their upload is finished, so that no part file is needed."""
+
+    leaves_parts = False
+
+    def remove_parts(self, target: str) -> None:
+        """Do nothing: an unfinished upload has no name."""
+
+    def publish(self, local: Path, target: str, content_type: str) -> None:
+        """Upload under the final name; remove what arrived damaged."""
+        try:
+            self._upload(local, target, content_type)
+        except DamagedUploadError:
+            with suppress(Exception):
+                self.fs.rm_file(target)
+            raise
+
+    def _upload(self, local: Path, target: str, content_type: str) -> None:
+        raise NotImplementedError
+
+    def _run(self, work: Any, *arguments: Any, **named: Any) -> Any:
+        return sync(self.fs.loop, work, *arguments, **named)
+
+
+# What S3 answers to credentials that are wrong, not merely without a right.
+_WRONG_S3_CREDENTIALS = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+)
+
+
+@dataclass(frozen=True)
+class S3Objects(ObjectStore):
+    """Amazon S3 and what speaks its protocol."""
+
+    longest_path = 1024
+
+    def check(self, folder: str) -> None:
+        """List one key."""
+        bucket, _, prefix = folder.partition("/")
+        try:
+            self.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        except FileNotFoundError as error:
+            raise MissingContainerError(f"there is no bucket {bucket} ({error})") from error
+        except PermissionError as error:
+            answer = getattr(error.__cause__, "response", {}).get("Error", {})
+            if answer.get("Code") in _WRONG_S3_CREDENTIALS:
+                raise RefusedCredentialsError(str(error)) from error
+
+    def _upload(self, local: Path, target: str, content_type: str) -> None:
+        self.fs.put_file(
+            str(local),
+            target,
+            ContentType=content_type,
+            chunksize=PIECE_BYTES,
+            max_concurrency=_PIECES_AT_ONCE,
+        )
+        bucket, _, key = target.partition("/")
+        try:
+            head = self.fs.call_s3("head_object", Bucket=bucket, Key=key)
+        except PermissionError:  # A role that may write and not read.
+            return
+        _same_size(local, {"size": head["ContentLength"]})
+        # Under a key of KMS or of the customer's the ETag is no MD5.
+        encrypted = str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
+        etag = str(head.get("ETag", "")).strip('"')
+        if encrypted or "SSECustomerAlgorithm" in head or not etag:
+            return
+        expected = _multipart_etag(local) if "-" in etag else _md5(local).hex()
+        if etag != expected:
+            raise DamagedUploadError(f"the store's ETag is {etag} where {expected} was sent")
+
+
+@dataclass(frozen=True)
+class GoogleObjects(ObjectStore):
+    """Google Cloud Storage."""
+
+    longest_path = 1024
+
+    def check(self, folder: str) -> None:
+        """List one object."""
+        from google.auth.exceptions import GoogleAuthError
+
+        bucket, _, prefix = folder.partition("/")
+        try:
+            # The file system's own look at a bucket lists all of it where the right to read its settings lacks.
+            self._run(
+                self.fs._call,  # noqa: SLF001
+                "GET",
+                "b/{}/o",
+                bucket,
+                prefix=prefix,
+                maxResults=1,
+                json_out=True,
+            )
+        except FileNotFoundError as error:
+            raise MissingContainerError(f"there is no bucket {bucket} ({error})") from error
+        except GoogleAuthError as error:
+            raise RefusedCredentialsError(str(error)) from error
+        except OSError as error:
+            if getattr(error, "code", None) == 401:
+                raise RefusedCredentialsError(str(error)) from error
+            if getattr(error, "code", None) != 403:
+                raise
+
+    def _upload(self, local: Path, target: str, content_type: str) -> None:
+        self.fs.put_file(str(local), target, content_type=content_type, chunksize=PIECE_BYTES)
+        try:
+            about = self.fs.info(target)
+        except PermissionError:  # A role that may write and not read.
+            return
+        _same_size(local, about)
+        _same_md5(local, about.get("md5Hash"))
+
+
+# What Azure answers to credentials that are wrong, and where a firewall lets nothing through. Merely lacking
+# the right to list is AuthorizationPermissionMismatch.
+_WRONG_AZURE_CREDENTIALS = frozenset(
+    {
+        "AuthenticationFailed",
+        "InvalidAuthenticationInfo",
+        "AuthorizationFailure",
+        "NoAuthenticationInformation",
+    }
+)
+
+
+@dataclass(frozen=True)
+class AzureBlobs(ObjectStore):
+    """Azure Blob Storage and Data Lake Storage Gen2."""
+
+    longest_path = 1024
+
+    def check(self, folder: str) -> None:
+        """List one page of one blob."""
+        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+        container, _, prefix = folder.partition("/")
+        # Airflow's own Azure hook hushes it too.
+        _hush("azure.core.pipeline.policies.http_logging_policy")
+        try:
+            self._run(self._first_of, container, prefix)
+        except ResourceNotFoundError as error:
+            raise MissingContainerError(f"there is no container {container}") from error
+        except HttpResponseError as error:
+            if getattr(error, "error_code", None) in _WRONG_AZURE_CREDENTIALS:
+                raise RefusedCredentialsError(f"{error.reason} ({error.error_code})") from error
+            if error.status_code != 403:
+                raise
+
+    async def _first_of(self, container: str, prefix: str) -> None:
+        client = self.fs.service_client.get_container_client(container)
+        async for _ in client.list_blobs(name_starts_with=prefix or None, results_per_page=1):
+            return
+
+    def _upload(self, local: Path, target: str, content_type: str) -> None:
+        size, md5 = self._run(self._put_blocks, local, target, content_type)
+        self.fs.invalidate_cache()
+        _same_size(local, {"size": size})
+        _same_md5(local, b64encode(md5).decode() if md5 else None)
+
+    async def _put_blocks(self, local: Path, target: str, content_type: str) -> tuple[int, bytes | None]:
+        from azure.storage.blob import BlobBlock, ContentSettings
+
+        container, _, name = target.partition("/")
+        blob = self.fs.service_client.get_blob_client(container, name)
+        # The SDK's own upload reads a file of up to 64 MiB whole.
+        blocks = []
+        for number, piece in enumerate(_pieces(local)):
+            block = f"{number:08}"
+            await blob.stage_block(block, piece, length=len(piece), validate_content=True)
+            blocks.append(BlobBlock(block))
+        settings = ContentSettings(content_type=content_type, content_md5=bytearray(_md5(local)))
+        await blob.commit_block_list(blocks, content_settings=settings)
+        about = await blob.get_blob_properties()
+        return about.size, about.content_settings.content_md5
+
+
+_KINDS: dict[str, type[Store]] = {
+    "": LocalFiles,
+    "file": LocalFiles,
+    "local": LocalFiles,
+    "sftp": SftpFiles,
+    "ssh": SftpFiles,
+    "s3": S3Objects,
+    "s3a": S3Objects,
+    "s3n": S3Objects,
+    "gs": GoogleObjects,
+    "gcs": GoogleObjects,
+    "abfs": AzureBlobs,
+    "abfss": AzureBlobs,
+    "adl": AzureBlobs,
+}
+
+
+def store_of(path: ObjectStoragePath) -> Store:
+    """Return the store that a path lies in."""
+    return _KINDS.get(path.protocol, Store)(path.fs)
+
+
+def _hush(logger: str) -> None:
+    """Keep out of the task's log what a library says of each request, unless somebody has set its level."""
+    if logging.getLogger(logger).level == logging.NOTSET:
+        logging.getLogger(logger).setLevel(logging.WARNING)
+
+
+def _part_of(target: str) -> str:
+    folder, _, filename = target.rpartition("/")
+    return f"{folder}/.{filename}.{secrets.token_hex(4)}.part"
+
+
+def _is_part(name: str, of: str) -> bool:
+    return name.startswith(f".{of}.") and name.endswith(".part")
+
+
+def _same_size(local: Path, about: Any) -> None:
+    sent, there = local.stat().st_size, about["size"]
+    if there != sent:
+        raise DamagedUploadError(f"the store holds {there:,} bytes where {sent:,} were sent")
+
+
+def _same_md5(local: Path, there: str | None) -> None:
+    sent = b64encode(_md5(local)).decode()
+    if there is not None and there != sent:
+        raise DamagedUploadError(f"the store's MD5 is {there} where {sent} was sent")
+
+
+def _pieces(local: Path) -> Iterator[bytes]:
+    with local.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
+
+
+def _md5(local: Path) -> bytes:
+    with local.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
+
+
+def _multipart_etag(local: Path) -> str:
+    """Return the ETag of an upload in parts: the MD5 of the parts' MD5s, and their number."""
+    digests = [hashlib.md5(piece, usedforsecurity=False).digest() for piece in _pieces(local)]
+    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
