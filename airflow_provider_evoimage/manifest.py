@@ -1,23 +1,7 @@
 """The manifest: the plain-JSON record of what was asked, made, saved and charged. Pure.
 
-It is what generate, sensor and save return (XCom) and what lies beside saved images (sidecar):
-
-=================  ==========================================================================================
-``v``              version of this shape, 1
-``evolink_task_id``  EvoLink's id of the generation
-``status``         EvoLink's word, ``completed`` where there are images
-``model``          model that EvoLink really used
-``created``        when EvoLink accepted the request (ISO 8601, UTC)
-``completed``      when it was done, where EvoLink tells the duration
-``expires_at``     when the links die at the earliest: 24 hours after ``created``
-``asked``, ``made``  number of images asked for (None where this task did not ask) and made
-``request``        the request as sent, without ``callback_url`` and without signatures of URLs; None where
-                   this task did not send it
-``images``         one object an image: ``index``, ``url``, and once saved ``path``, ``sha256``, ``bytes``,
-                   ``content_type``, ``width``, ``height``
-``usage``          ``reserved`` and ``charged`` credits, ``tokens`` by EvoLink's names
-``made_by``        ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the Airflow task that wrote this
-=================  ==========================================================================================
+It is what generate, sensor and save return (XCom), and what lies beside saved images (sidecar, without links).
+Each field has a row in ``docs/manifest.md`` and a property in ``manifest.schema.json`` beside this module.
 """
 
 from __future__ import annotations
@@ -27,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError
@@ -82,6 +67,7 @@ def build_manifest(
         completed = generation.created + timedelta(seconds=min(max(generation.duration, 0), 10**7))
     return {
         "v": MANIFEST_VERSION,
+        "provider": f"airflow-provider-evoimage {__version__}",
         "evolink_task_id": generation.evolink_task_id,
         "status": generation.status,
         "model": generation.model,
