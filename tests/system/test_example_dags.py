@@ -20,6 +20,7 @@ EXAMPLES = {
     "evoimage_submit_then_collect": (2, (1024, 1536)),
     "evoimage_taskflow": (2, (1536, 1024)),
     "evoimage_edit_asset": (2, (1024, 1024)),
+    "evoimage_new_images": (2, (1024, 1024)),
 }
 
 
