@@ -45,8 +45,7 @@ def evoimage_on_new_images():
     def sizes(*, triggering_asset_events) -> dict[str, int]:
         """Return the size in bytes of each new image, by its path."""
         # Several saves may have happened since the last run: each is one event.
-        events = [event for several in triggering_asset_events.values() for event in several]
-        paths = [path for event in events for path in event.extra["paths"]]
+        paths = [path for event in triggering_asset_events[SHOP_IMAGES] for path in event.extra["paths"]]
         return {path: ObjectStoragePath(path).stat().st_size for path in paths}
 
     sizes()

@@ -41,10 +41,10 @@ def bomb_png(width: int, height: int) -> bytes:
 
 @functools.cache
 def gzip_bomb() -> bytes:
-    """300 kB that unpack to 300 MB."""
+    """100 kB that unpack to 100 MB; made once, as that takes a while."""
     packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
     return b"".join(
-        [packer.compress(picture()), *(packer.compress(MEGABYTE) for _ in range(300)), packer.flush()]
+        [packer.compress(picture()), *(packer.compress(MEGABYTE) for _ in range(100)), packer.flush()]
     )
 
 
@@ -120,12 +120,16 @@ class HostileHost(socketserver.ThreadingTCPServer):
             "status": "completed",
             "progress": 100,
             "created": int(time.time()),
-            "results": [f"{self.url}/result/{self.link}?signature=secret-of-the-link"],
+            "results": [
+                f"{self.url}/result/{self.link}?signature=secret-of-the-link&image={index}"
+                for index in range(self.images)
+            ],
             "usage": {"credits_used": 1.5},
         }
 
-    #: Last part of the link's path.
+    #: Last part of the link's path, and how many images the generation has.
     link: ClassVar[str] = "0.png"
+    images: ClassVar[int] = 1
 
 
 class _Handler(socketserver.StreamRequestHandler):
