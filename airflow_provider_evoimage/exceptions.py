@@ -38,6 +38,8 @@ EvoImageError
 └── SaveError                        the images exist at EvoLink, the files do not
     ├── DownloadError                the link gave no complete image
     │   ├── LinkExpiredError *       the 24 hours are over
+    │   ├── UnsafeLinkError *        the link leads to an internal address, or to none of http(s)
+    │   ├── TooLargeError *          the result is larger than the connection allows
     │   └── NotAnImageError *        the bytes are no image
     └── DestinationError             the storage refused
         └── FileExistsAtDestinationError *   if_exists="error"
@@ -355,6 +357,24 @@ class LinkExpiredError(DownloadError, AirflowFailException):
     default_on_retry = (
         "No retry follows: the images are lost. Set save_to on the operator that generates, so that they are saved "
         "as soon as they exist."
+    )
+
+
+class UnsafeLinkError(DownloadError, AirflowFailException):
+    """The link, or what it redirects to, is an internal address or none of http(s); nothing was sent there."""
+
+    default_on_retry = (
+        "No retry follows: it would lead there again. Look at the link in EvoLink's console, save what is right by "
+        "hand within 24 hours, and tell EvoLink's support."
+    )
+
+
+class TooLargeError(DownloadError, AirflowFailException):
+    """The result is larger than an image may be."""
+
+    default_on_retry = (
+        "No retry follows, it would be as large again: if that is right, raise max_image_megabytes in the connection "
+        "and clear the task within 24 hours, which saves the same images and pays nothing."
     )
 
 

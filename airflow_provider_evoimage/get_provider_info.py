@@ -24,6 +24,7 @@ def get_provider_info() -> dict[str, object]:
             {
                 "integration-name": "EvoLink Images",
                 "python-modules": [
+                    "airflow_provider_evoimage.operators.batch",
                     "airflow_provider_evoimage.operators.generate",
                     "airflow_provider_evoimage.operators.save",
                 ],
@@ -69,6 +70,16 @@ def get_provider_info() -> dict[str, object]:
                         "label": "Request timeout (seconds)",
                         "description": "How long one HTTP exchange may stay silent. Empty: 60.",
                         "schema": {"type": ["number", "null"], "minimum": 1},
+                    },
+                    "max_image_megabytes": {
+                        "label": "Size of an image, at most (MB)",
+                        "description": "A larger result is not downloaded. Empty: 200.",
+                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+                    },
+                    "download_timeout": {
+                        "label": "Download timeout (seconds)",
+                        "description": "How long the download of one image may take in all. Empty: 600.",
+                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
                     },
                     "max_requests_per_second": {
                         "label": "Requests per second, at most",

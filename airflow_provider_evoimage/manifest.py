@@ -1,8 +1,5 @@
 """The manifest: the plain-JSON record of what was asked, made, saved and charged. Pure.
 
-It is what generate, sensor and save return (XCom) and what lies beside saved images (sidecar):
-
-=================  ==========================================================================================
 ``v``              version of this shape, 1
 ``evolink_task_id``  EvoLink's id of the generation
 ``status``         EvoLink's word, ``completed`` where there are images
@@ -20,6 +17,9 @@ It is what generate, sensor and save return (XCom) and what lies beside saved im
                    ``tokens`` by EvoLink's names
 ``made_by``        ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the Airflow task that wrote this
 =================  ==========================================================================================
+=======
+It is what generate, sensor and save return (XCom), and what lies beside saved images (sidecar, without links).
+Each field has a row in ``docs/manifest.md`` and a property in ``manifest.schema.json`` beside this module.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt, in_usd
 from airflow_provider_evoimage.evolink.request import ImageRequest
@@ -96,6 +97,7 @@ def build_manifest(
         completed = generation.created + timedelta(seconds=min(max(generation.duration, 0), 10**7))
     return {
         "v": MANIFEST_VERSION,
+        "provider": f"airflow-provider-evoimage {__version__}",
         "evolink_task_id": generation.evolink_task_id,
         "status": generation.status,
         "model": generation.model,

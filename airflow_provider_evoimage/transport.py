@@ -10,20 +10,24 @@ import asyncio
 import functools
 import importlib.metadata
 import platform
+import socket
 import ssl
+import threading
+import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 
 from airflow_provider_evoimage import __version__
-from airflow_provider_evoimage.evolink.hosts import is_internal_host, is_public_address, literal_address
+from airflow_provider_evoimage.evolink.hosts import literal_address, network_of_address, network_of_host
 from airflow_provider_evoimage.evolink.protocol import Answer, FileToUpload
-from airflow_provider_evoimage.exceptions import DownloadError
+from airflow_provider_evoimage.exceptions import DownloadError, UnsafeLinkError
 
 DEFAULT_REQUEST_TIMEOUT = 60.0
 MAX_REDIRECTS = 5
@@ -148,11 +152,33 @@ class AsyncTransport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deadline:
+    """When something must be over, whatever it is doing.
+
+    :param seconds: how long it may take in all.
+    :param at: that moment, by the monotonic clock.
+    """
+
+    seconds: float
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """Begin now."""
+        return cls(seconds=seconds, at=time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds until then, 0 where it has passed."""
+        return max(0.0, self.at - time.monotonic())
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResultStream:
     """An open answer of a result host.
 
     :param length: bytes announced; None where the host does not say.
-    :param chunks: the body, read from the network as it is consumed.
+    :param chunks: the body, unpacked, read from the network as it is consumed; no chunk is above 64 kB.
     """
 
     status: int
@@ -164,13 +190,18 @@ class ResultStream:
 class ResultClient:
     """Fetches result links. It holds no API key and follows links to public hosts only.
 
-    :param allow_internal: take links to private and loopback addresses too; for an EvoLink that is itself
-        at such an address (the simulator).
+    :param evolink_host: host of the EvoLink that gave the links. Where that is this machine itself (the simulator)
+        or on a private network, links may lead there, too; never to another kind of internal address.
+    :param timeout: seconds a host may stay silent.
     """
 
-    def __init__(self, *, allow_internal: bool = False, timeout: float = DEFAULT_REQUEST_TIMEOUT) -> None:
-        self._allow_internal = allow_internal
-        self._http = httpx.Client(**_options(timeout, accept="image/*, application/octet-stream;q=0.9"))
+    def __init__(self, *, evolink_host: str = "", timeout: float = DEFAULT_REQUEST_TIMEOUT) -> None:
+        self._networks = {"public", network_of_host(evolink_host)} - {"special"}
+        options = _options(timeout, accept="image/*, application/octet-stream;q=0.9")
+        # Images are packed already, and what is not packed cannot be a bomb.
+        options["headers"]["Accept-Encoding"] = "identity"
+        # A connection of its own for each link, so that its peer is checked and its time can be ended.
+        self._http = httpx.Client(**options, limits=httpx.Limits(max_keepalive_connections=0))
 
     def __enter__(self) -> ResultClient:
         return self
@@ -179,58 +210,135 @@ class ResultClient:
         self._http.close()
 
     @contextmanager
-    def stream(self, url: str) -> Iterator[ResultStream]:
-        """Open a link.
+    def stream(self, url: str, deadline: Deadline) -> Iterator[ResultStream]:
+        """Open a link, and cut the connection when the deadline passes, also while nothing is read.
 
-        :raises DownloadError: when the host is not public, not reachable, or redirects without end.
+        :raises UnsafeLinkError: when it is no http(s) address, or it or a redirect leads to an internal host.
+        :raises DownloadError: when the host is not reachable, redirects without end, or takes too long.
         """
-        try:
-            for _ in range(MAX_REDIRECTS + 1):
-                self._check_target(url)
-                with self._http.stream("GET", url) as response:
-                    if response.has_redirect_location:
-                        url = urljoin(url, response.headers["location"])
-                        continue
-                    self._check_peer(response)
-                    yield _opened(response)
-                    return
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:
-            raise DownloadError(f"{_in_words(error)} when downloading from {host_of(url)}.") from None
+        for _ in range(MAX_REDIRECTS + 1):
+            self._check_target(url)
+            exchange = _Exchange(deadline, check_peer=functools.partial(self._check_peer, url))
+            try:
+                with (
+                    exchange,
+                    self._http.stream("GET", url, extensions={"trace": exchange.trace}) as response,
+                ):
+                    if response.next_request is None:
+                        yield _opened(response)
+                        exchange.check_time()
+                        return
+                    url = str(response.next_request.url)
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError, zlib.error) as error:
+                exchange.check_time()
+                raise DownloadError(f"{_in_words(error)} when downloading from {host_of(url)}.") from None
         raise DownloadError(f"The result link redirects more than {MAX_REDIRECTS} times.")
 
     def _check_target(self, url: str) -> None:
         host = host_of(url)
         if not url.startswith(("https://", "http://")) or not host:
-            raise DownloadError("The result link is not an http(s) address.")
-        if not self._allow_internal and is_internal_host(host):
-            raise DownloadError(f"The result link points to {host}, which is not a public host.")
+            raise UnsafeLinkError("The result link, or what it redirects to, is not an http(s) address.")
+        if network_of_host(host) not in self._networks:
+            raise UnsafeLinkError(
+                f"The result link points, or redirects, to {host}, which is not a public host."
+            )
 
-    def _check_peer(self, response: httpx.Response) -> None:
-        """Refuse an answer that came from an internal address under a public name.
+    def _check_peer(self, url: str, peer: str) -> None:
+        """Refuse an internal address under a public name, as it was really connected to.
 
         Behind a proxy the peer is the proxy, which may well be internal, and resolving names is its part.
         """
-        stream = response.extensions.get("network_stream")
-        peer = stream.get_extra_info("server_addr") if stream is not None else None
-        if self._allow_internal or peer is None or _is_proxied(str(response.url)):
+        if _is_proxied(url):
             return
-        address = literal_address(str(peer[0]))
-        if address is not None and not is_public_address(address):
-            raise DownloadError(
-                f"The result link's host resolves to {peer[0]}, which is not a public address."
+        address = literal_address(peer)
+        if address is not None and network_of_address(address) not in self._networks:
+            raise UnsafeLinkError(
+                f"The result link's host {host_of(url)} resolves to {peer}, which is not a public address."
             )
+
+
+class _Exchange:
+    """One request as the network sees it: who the peer really is, and that it ends when its time is over.
+
+    httpx's own time-outs bound each silence, not the whole: a host that sends a byte now and then goes on for ever.
+    """
+
+    def __init__(self, deadline: Deadline, *, check_peer: Callable[[str], None]) -> None:
+        self._deadline = deadline
+        self._check_peer = check_peer
+        self._is_over = False
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(deadline.left, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._socket = None
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Look at each connection when it stands, before a byte is sent over it (httpcore's hook)."""
+        if not event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            return
+        stream = info["return_value"]
+        try:
+            if event.endswith(".connect_tcp.complete"):
+                self._check_peer(str(stream.get_extra_info("server_addr")[0]))
+            self._socket = stream.get_extra_info("socket")
+            self.check_time()
+        except DownloadError:
+            stream.close()
+            raise
+
+    def check_time(self) -> None:
+        """Raise when the time is over; what was read until then is not the whole."""
+        if self._is_over:
+            raise DownloadError(f"The download was not done within {self._deadline.seconds:g} s.")
+
+    def _end(self) -> None:
+        self._is_over = True
+        if (connected := self._socket) is not None:
+            with suppress(OSError):
+                # The bare socket below TLS: whoever is reading it finds its end.
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 def _opened(response: httpx.Response) -> ResultStream:
     length = response.headers.get("content-length", "")
-    # A compressed body is shorter on the wire than what it unpacks to.
-    known = length.isdigit() and "content-encoding" not in response.headers
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    is_plain = encoding in {"", "identity"}
     return ResultStream(
         status=response.status_code,
         content_type=response.headers.get("content-type", ""),
-        length=int(length) if known else None,
-        chunks=response.iter_bytes(),
+        # A compressed body is shorter on the wire than what it unpacks to.
+        length=int(length) if is_plain and length.isdigit() else None,
+        chunks=response.iter_raw() if is_plain else _unpacked(response, encoding),
     )
+
+
+_CHUNK_BYTES = 64 * 1024
+
+
+def _unpacked(response: httpx.Response, encoding: str) -> Iterator[bytes]:
+    """Unpack a body in small pieces: httpx unpacks a whole network chunk at once, a thousandfold for a bomb.
+
+    It should not come compressed, as we ask for that; some object stores keep objects so and send them as they are.
+    """
+    if encoding not in {"gzip", "x-gzip", "deflate"}:
+        raise DownloadError(
+            f"{host_of(str(response.url))} sent a body in {encoding[:40]!r}, which was not asked for."
+        )
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, as its header says.
+    for packed in response.iter_raw():
+        rest = packed
+        while rest and not unpacker.eof:
+            yield unpacker.decompress(rest, _CHUNK_BYTES)
+            rest = unpacker.unconsumed_tail
+    yield unpacker.flush()
+    if not unpacker.eof:
+        raise DownloadError(f"The compressed body from {host_of(str(response.url))} ends too early.")
 
 
 def _options(timeout: float, *, accept: str) -> dict[str, Any]:
@@ -298,5 +406,5 @@ _WORDS: dict[type[Exception], str] = {
     httpx.TimeoutException: "Silence for longer than the time-out ({})",
     httpx.ProxyError: "The proxy refused ({})",
     httpx.NetworkError: "The connection was cut ({})",
-    httpx.RemoteProtocolError: "The connection was cut ({})",
+    httpx.RemoteProtocolError: "The connection was cut, or the answer is not right HTTP ({})",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from typing import Literal
 from urllib.parse import urlsplit
 
 from airflow_provider_evoimage.exceptions import ConnectionSettingsError
@@ -33,11 +34,54 @@ def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
         return None
 
 
+#: Where an address or host lies. ``special`` is what nothing should be fetched from: link-local addresses, those
+#: where clouds keep a machine's credentials, reserved and multicast ones.
+Network = Literal["public", "private", "loopback", "special"]
+
+_PRIVATE = tuple(
+    ipaddress.ip_network(each)
+    for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+)
+# Outside the link-local range: the metadata services of AWS over IPv6, and of Alibaba.
+_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200")))
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def network_of_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Network:
+    """Tell where an address lies; one that carries an IPv4 address (mapped, NAT64, 6to4) lies where that does."""
+    address = _carried(address)
+    if address.is_loopback:
+        return "loopback"
+    if address in _METADATA:
+        return "special"
+    if any(address in network for network in _PRIVATE):
+        return "private"
+    return "public" if address.is_global and not address.is_multicast else "special"
+
+
+def network_of_host(host: str) -> Network:
+    """Tell where a host lies, from its literal address or from a name that never leaves a network."""
+    address = literal_address(host)
+    if address is not None:
+        return network_of_address(address)
+    if is_loopback_host(host):
+        return "loopback"
+    return "private" if host.lower().rstrip(".").endswith(_LOCAL_SUFFIXES) else "public"
+
+
+def _carried(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
 def is_public_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Tell whether an address is routed on the public internet (not private, loopback, link-local, …)."""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return address.is_global and not address.is_multicast
+    return network_of_address(address) == "public"
 
 
 def is_loopback_host(host: str) -> bool:
@@ -51,11 +95,7 @@ def is_loopback_host(host: str) -> bool:
 
 def is_internal_host(host: str) -> bool:
     """Tell whether a host is certainly not public: a private address, or a name that never leaves a network."""
-    address = literal_address(host)
-    if address is not None:
-        return not is_public_address(address)
-    name = host.lower().rstrip(".")
-    return name == "localhost" or name.endswith(_LOCAL_SUFFIXES)
+    return network_of_host(host) != "public"
 
 
 def api_base_url(address: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from airflow_provider_evoimage.client import Account
 from airflow_provider_evoimage.evolink.catalog import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.hosts import api_base_url, files_base_url
 from airflow_provider_evoimage.exceptions import ConnectionSettingsError
+from airflow_provider_evoimage.storage.download import DownloadLimits
 from airflow_provider_evoimage.transport import DEFAULT_REQUEST_TIMEOUT
 
 
@@ -32,11 +33,13 @@ class ConnectionSettings:
 
     :param default_model: model of requests that name none.
     :param idempotency_namespace: tells apart two Airflows that run the same DAGs on one account.
+    :param download_limits: size and time of one image.
     """
 
     account: Account
     default_model: str = DEFAULT_MODEL
     idempotency_namespace: str = ""
+    download_limits: DownloadLimits = field(default_factory=DownloadLimits)
 
     @classmethod
     def read(cls, connection: AirflowConnection) -> ConnectionSettings:
@@ -59,6 +62,10 @@ class ConnectionSettings:
             ),
             default_model=extra.text("default_model") or DEFAULT_MODEL,
             idempotency_namespace=extra.text("idempotency_namespace") or "",
+            download_limits=DownloadLimits.of(
+                megabytes=extra.positive_number("max_image_megabytes"),
+                seconds=extra.positive_number("download_timeout"),
+            ),
         )
 
 

@@ -44,7 +44,8 @@ class EvoImageHook(BaseHook):
 
     Connection: API key in *password*, base URL in *host* (default ``https://api.evolink.ai``). Extra, all
     optional: ``default_model``, ``request_timeout`` (seconds, 60), ``max_requests_per_second`` (per process),
-    ``files_base_url``, ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``.
+    ``max_image_megabytes`` (200), ``download_timeout`` (seconds for one image in all, 600), ``files_base_url``,
+    ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``.
 
     :param evoimage_conn_id: id of the connection.
     """

@@ -17,6 +17,7 @@ from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, LinkExpiredError
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, cost_in_words, made_by
 from airflow_provider_evoimage.metrics import generation_ended
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
@@ -40,6 +41,7 @@ from airflow_provider_evoimage.waiting.event import WaitEvent
 from airflow_provider_evoimage.waiting.polling import Wait
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from airflow_provider_evoimage.version_compat import RetryPolicy
@@ -56,7 +58,9 @@ class EvoImageGenerateOperator(BaseOperator):
     Each try of one task instance is the same request under the same idempotency key, so a retry after any
     crash never pays twice: it goes on with the generation that was paid for. The EvoLink task id is in the
     XCom ``evolink_task_id`` as soon as the request is accepted. Returns the manifest, see
-    :mod:`airflow_provider_evoimage.manifest`.
+    :mod:`airflow_provider_evoimage.manifest`. Assets and asset aliases among ``outlets`` get one event when the
+    images exist, which tells of them in its ``extra``; see
+    :attr:`airflow_provider_evoimage.lineage.NewImages.extra`.
 
     Costs: EvoLink charges for each completed generation, by model, size, quality and ``n``; failed ones are
     documented as free. Defaults are EvoLink's documented ones, which for GPT models mean ``quality="high"``.
@@ -155,6 +159,7 @@ class EvoImageGenerateOperator(BaseOperator):
         self.evoimage_conn_id = evoimage_conn_id
         self._waiting_for: str | None = None
         self._credits_reserved: float | None = None
+        self._made: NewImages | None = None
 
     @functools.cached_property
     def hook(self) -> EvoImageHook:
@@ -218,6 +223,11 @@ class EvoImageGenerateOperator(BaseOperator):
                 reason="" if is_timeout else f"Airflow's triggerer gave it up ({error})",
             )
             return self._collect(context, evolink_task_id, event)
+
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
+        """Tell OpenLineage, where it is installed, which folder was written."""
+        del task_instance
+        return self._made.openlineage() if self._made is not None else None
 
     def on_kill(self) -> None:
         """Say what goes on being billed when this task is killed on its worker."""
@@ -362,6 +372,10 @@ class EvoImageGenerateOperator(BaseOperator):
                 keeper.mark("failed", generation)
                 generation_ended(generation, is_expired=True)
                 raise
+        self._made = NewImages(
+            manifests=[manifest], save_to=None if saver is None else filled("save_to", self.save_to)
+        )
+        self._made.announce(context, self.outlets, self.log)
         keeper.mark("delivered", generation)
         generation_ended(generation)
         self.log.info("%s.", cost_in_words(manifest))

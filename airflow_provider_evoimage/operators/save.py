@@ -16,6 +16,7 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import Manifest, generations_named_by, made_by
 from airflow_provider_evoimage.operators.arguments import filled, one_of, whole_number
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
@@ -31,6 +32,7 @@ from airflow_provider_evoimage.storage.saver import PARALLEL_DOWNLOADS, ImageSav
 from airflow_provider_evoimage.waiting.ending import require_images
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from airflow_provider_evoimage.version_compat import RetryPolicy
@@ -43,7 +45,9 @@ class EvoImageSaveOperator(BaseOperator):
     complete or absent, and beside the first image of each generation lies its manifest as ``.json``. A retry
     fetches only what is not there yet.
 
-    Returns the manifest of the generation, or a list of manifests where ``generation`` is a list.
+    Returns the manifest of the generation, or a list of manifests where ``generation`` is a list. Assets and
+    asset aliases among ``outlets`` get one event a save, which tells of the images in its ``extra``; see
+    :attr:`airflow_provider_evoimage.lineage.NewImages.extra`.
 
     :param generation: a manifest (the output of EvoImageGenerateOperator or EvoImageGenerationSensor), an
         EvoLink task id, or a list of either, for instance a mapped task's output.
@@ -82,6 +86,7 @@ class EvoImageSaveOperator(BaseOperator):
         self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
         self.parallel = whole_number("parallel", parallel)
         self.evoimage_conn_id = evoimage_conn_id
+        self._saved: NewImages | None = None
 
     @functools.cached_property
     def hook(self) -> EvoImageHook:
@@ -110,7 +115,14 @@ class EvoImageSaveOperator(BaseOperator):
         )
         if failures:
             raise _summed_up(failures, len(named))
+        self._saved = NewImages(manifests=manifests, save_to=save_to)
+        self._saved.announce(context, self.outlets, self.log)
         return manifests[0] if is_single else manifests
+
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
+        """Tell OpenLineage, where it is installed, which folder was written."""
+        del task_instance
+        return self._saved.openlineage() if self._saved is not None else None
 
     def _finished(self, evolink_task_ids: list[str]) -> tuple[list[Generation], list[EvoImageError]]:
         found = self.hook.get_generations(evolink_task_ids)

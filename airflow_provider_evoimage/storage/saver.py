@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_evoimage.evolink.hosts import is_internal_host
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.exceptions import (
     DownloadError,
@@ -30,6 +29,7 @@ from airflow_provider_evoimage.metrics import image_saved
 from airflow_provider_evoimage.storage.destination import Destination, FileNames, IfExists
 from airflow_provider_evoimage.storage.download import (
     IMAGE_TYPES,
+    DownloadLimits,
     ImageFile,
     RefusedLinkError,
     describe_image,
@@ -144,7 +144,7 @@ class ImageSaver:
         plans = [self._plan(each) for each in generations]
         self._check_names([image for plan in plans for image in plan.images])
         with (
-            ResultClient(allow_internal=self._is_local_evolink()) as client,
+            self._result_client() as client,
             tempfile.TemporaryDirectory(prefix="evoimage-") as folder,
             ThreadPoolExecutor(self.parallel, thread_name_prefix="evoimage-save") as pool,
         ):
@@ -307,13 +307,13 @@ class ImageSaver:
 
     def _download(self, client: ResultClient, image: ImageToSave, local: Path) -> ImageFile:
         try:
-            return download_image(client, image.url, local)
+            return download_image(client, image.url, local, self._limits)
         except RefusedLinkError as error:
             fresh = self._read_again(image.generation)
             if image.index >= len(fresh.image_urls):
                 raise self._refused(image, fresh, error) from None
             try:
-                return download_image(client, fresh.image_urls[image.index], local)
+                return download_image(client, fresh.image_urls[image.index], local, self._limits)
             except RefusedLinkError as again:
                 raise self._refused(image, fresh, again) from None
 
@@ -362,9 +362,13 @@ class ImageSaver:
             raise
         return manifest
 
-    def _is_local_evolink(self) -> bool:
-        """Tell whether EvoLink itself is at a private address (the simulator), and so are its links."""
-        return is_internal_host(host_of(self.hook.settings.account.base_url))
+    def _result_client(self) -> ResultClient:
+        account = self.hook.settings.account
+        return ResultClient(evolink_host=host_of(account.base_url), timeout=account.request_timeout)
+
+    @property
+    def _limits(self) -> DownloadLimits:
+        return self.hook.settings.download_limits
 
 
 def task_fields(made_by: Mapping[str, Any]) -> dict[str, str | int]:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from airflow.sdk import ObjectStoragePath
-from fsspec.asyn import sync
 
 PIECE_BYTES = 8 * 1024 * 1024
 # Pieces of one file that are under way at a time.
@@ -141,7 +140,7 @@ class SftpFiles(Store):
         try:
             self.fs.put_file(str(local), part)
             _same_size(local, self.fs.info(part))
-            sync(self.fs.loop, self._rename, part, target)
+            _await_in(self.fs, self._rename, part, target)
         except BaseException:
             with suppress(Exception):
                 self.fs.rm_file(part)
@@ -182,7 +181,7 @@ class ObjectStore(Store):
         raise NotImplementedError
 
     def _run(self, work: Any, *arguments: Any, **named: Any) -> Any:
-        return sync(self.fs.loop, work, *arguments, **named)
+        return _await_in(self.fs, work, *arguments, **named)
 
 
 # What S3 answers to credentials that are wrong, not merely without a right.
@@ -364,6 +363,13 @@ def _hush(logger: str) -> None:
     """Keep out of the task's log what a library says of each request, unless somebody has set its level."""
     if logging.getLogger(logger).level == logging.NOTSET:
         logging.getLogger(logger).setLevel(logging.WARNING)
+
+
+def _await_in(fs: Any, work: Any, *arguments: Any, **named: Any) -> Any:
+    """Run a coroutine in the event loop of an asynchronous file system, and wait for it."""
+    from fsspec.asyn import sync  # noqa: PLC0415 - nothing of it at parse time
+
+    return sync(fs.loop, work, *arguments, **named)
 
 
 def _part_of(target: str) -> str:

@@ -30,10 +30,11 @@ from airflow_provider_evoimage.exceptions import (
     RateLimitError,
     RequestRefusedError,
     UnrepeatableSubmissionError,
+    UnsafeLinkError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
-from airflow_provider_evoimage.transport import MAX_REDIRECTS, ResultClient, prepare_for_asyncio
+from airflow_provider_evoimage.transport import MAX_REDIRECTS, Deadline, ResultClient, prepare_for_asyncio
 
 KEY = "airflow-evoimage-test-0001"
 
@@ -452,14 +453,17 @@ def test_key_is_in_no_representation_of_the_account() -> None:
     assert API_KEY not in repr(Account(base_url="https://api.evolink.ai", api_key=API_KEY))
 
 
-def fetched(url: str, *, allow_internal: bool) -> bytes:
-    with ResultClient(allow_internal=allow_internal) as client, client.stream(url) as stream:
+def fetched(url: str, *, evolink_host: str = "") -> bytes:
+    with (
+        ResultClient(evolink_host=evolink_host) as client,
+        client.stream(url, Deadline.after(20)) as stream,
+    ):
         return b"".join(stream.chunks)
 
 
 def test_result_client_sends_no_credentials_and_names_the_product(host: Host) -> None:
     host.serve("/a.png")
-    assert fetched(f"{host.url}/a.png", allow_internal=True) == b"image"
+    assert fetched(f"{host.url}/a.png", evolink_host="127.0.0.1") == b"image"
     ((_, headers),) = host.asked
     assert not {"authorization", "cookie", "proxy-authorization"} & set(headers)
     assert headers["user-agent"].startswith("airflow-provider-evoimage/")
@@ -490,8 +494,27 @@ def test_result_client_sends_no_credentials_and_names_the_product(host: Host) ->
 def test_links_to_internal_hosts_are_refused_unasked(host: Host, internal: str) -> None:
     host.serve("/a.png")
     with pytest.raises(DownloadError, match="not a public host"):
-        fetched(f"http://{internal}:{host.port}/a.png", allow_internal=False)
+        fetched(f"http://{internal}:{host.port}/a.png")
     assert host.asked == []
+
+
+@pytest.mark.parametrize(
+    ("evolink_host", "internal"),
+    [
+        ("127.0.0.1", "10.0.0.5"),
+        ("127.0.0.1", "169.254.169.254"),
+        ("10.0.0.5", "127.0.0.1"),
+        ("10.0.0.5", "169.254.169.254"),
+        ("10.0.0.5", "[fd00:ec2::254]"),
+        ("10.0.0.5", "[64:ff9b::169.254.169.254]"),
+        ("evolink.internal", "100.100.100.200"),
+        ("169.254.169.254", "169.254.169.254"),
+        ("api.evolink.ai", "10.0.0.5"),
+    ],
+)
+def test_evolink_at_an_internal_address_opens_its_own_network_only(evolink_host: str, internal: str) -> None:
+    with pytest.raises(UnsafeLinkError, match="not a public host"):
+        fetched(f"http://{internal}/a.png", evolink_host=evolink_host)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +522,7 @@ def test_links_to_internal_hosts_are_refused_unasked(host: Host, internal: str) 
 )
 def test_links_of_other_kinds_are_refused(link: str) -> None:
     with pytest.raises(DownloadError):
-        fetched(link, allow_internal=True)
+        fetched(link, evolink_host="127.0.0.1")
 
 
 def test_public_name_of_an_internal_address_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -513,8 +536,10 @@ def test_public_name_of_an_internal_address_is_refused(host: Host, monkeypatch: 
     monkeypatch.setattr(socket, "getaddrinfo", lying)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(DownloadError, match="not a public address"):
-        fetched(f"http://cdn.example.com:{host.port}/a.png", allow_internal=False)
+    with pytest.raises(UnsafeLinkError, match="not a public address"):
+        fetched(f"http://cdn.example.com:{host.port}/a.png")
+    # Refused when it was connected, before anything was sent to it.
+    assert host.asked == []
 
 
 @pytest.fixture
@@ -529,7 +554,7 @@ def through_proxy(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 def test_public_host_behind_a_proxy_is_read_without_resolving_its_name(through_proxy: Host) -> None:
     through_proxy.serve("http://cdn.example.com/a.png")
-    assert fetched("http://cdn.example.com/a.png", allow_internal=False) == b"image"
+    assert fetched("http://cdn.example.com/a.png") == b"image"
 
 
 @pytest.mark.parametrize("hops", [1, 2, 4])
@@ -540,7 +565,7 @@ def test_redirect_to_an_internal_host_is_refused_at_each_hop(through_proxy: Host
         to = secret if hop == hops - 1 else f"http://cdn.example.com/{hop + 1}"
         through_proxy.redirect(f"http://cdn.example.com/{hop}", to)
     with pytest.raises(DownloadError, match=r"169\.254\.169\.254"):
-        fetched("http://cdn.example.com/0", allow_internal=False)
+        fetched("http://cdn.example.com/0")
     assert secret not in [path for path, _ in through_proxy.asked]
 
 
@@ -550,23 +575,23 @@ def test_five_redirects_are_followed_and_no_more(host: Host, redirects: int, arr
         host.redirect(f"/{number}", f"/{number + 1}")
     host.serve(f"/{redirects}")
     if arrives:
-        assert fetched(f"{host.url}/0", allow_internal=True) == b"image"
+        assert fetched(f"{host.url}/0", evolink_host="127.0.0.1") == b"image"
     else:
         with pytest.raises(DownloadError, match="redirects"):
-            fetched(f"{host.url}/0", allow_internal=True)
+            fetched(f"{host.url}/0", evolink_host="127.0.0.1")
         assert len(host.asked) == MAX_REDIRECTS + 1
 
 
 def test_redirect_loop_ends(host: Host) -> None:
     host.redirect("/a", "/a")
     with pytest.raises(DownloadError, match="redirects"):
-        fetched(f"{host.url}/a", allow_internal=True)
+        fetched(f"{host.url}/a", evolink_host="127.0.0.1")
 
 
 def test_signed_part_of_a_link_is_in_no_message() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(DownloadError) as failed:
-        fetched(f"http://127.0.0.1:{port}/a.png?signature=secret", allow_internal=True)
+        fetched(f"http://127.0.0.1:{port}/a.png?signature=secret", evolink_host="127.0.0.1")
     assert "secret" not in str(failed.value)
     assert "127.0.0.1" in str(failed.value)

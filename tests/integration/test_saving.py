@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -25,10 +26,10 @@ from airflow_provider_evoimage.exceptions import (
     LinkExpiredError,
     NoImagesError,
     NotAnImageError,
+    TooLargeError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
-from airflow_provider_evoimage.storage import download
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.saver import ImageSaver
 
@@ -406,23 +407,38 @@ def test_type_comes_from_the_bytes_whatever_the_host_says(finished: Submit, tmp_
     assert (path_of(other["images"][0]).suffix, other["images"][0]["content_type"]) == (".png", "image/png")
 
 
-def test_slow_download_is_given_up_in_time(
-    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "MAX_DOWNLOAD_SECONDS", 0.1)
-    monkeypatch.setattr(download, "DOWNLOAD_ATTEMPTS", 1)
-    with pytest.raises(DownloadError, match="not done within"):
-        saving(finished("a red fox [[download:slow seconds=1]]"), tmp_path)
+def test_slow_download_is_given_up_in_time(finished: Submit, tmp_path: Path, airflow_connection: Any) -> None:
+    airflow_connection(download_timeout=0.5)
+    with pytest.raises(DownloadError, match=r"not done within 0\.5 s"):
+        saving(finished("a red fox [[download:slow seconds=60]]"), tmp_path)
     assert files_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("limit", [100, 0])
 def test_too_large_a_result_is_not_taken(
-    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+    finished: Submit, tmp_path: Path, airflow_connection: Any, evolink: SimulatorServer
 ) -> None:
-    monkeypatch.setattr(download, "MAX_IMAGE_BYTES", limit)
-    with pytest.raises(DownloadError, match="bytes"):
+    airflow_connection(max_image_megabytes=0.0001)
+    with pytest.raises(TooLargeError, match="100 are not taken") as failed:
         saving(finished(), tmp_path)
+    assert not failed.value.retryable
+    assert evolink.state.counters.downloads == 1
+    assert files_in(tmp_path) == []
+
+
+def test_temporary_folder_that_is_full_is_named(
+    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode == "wb":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(DownloadError, match="No space left") as failed:
+        saving(finished(), tmp_path)
+    assert failed.value.retryable
     assert files_in(tmp_path) == []
 
 

@@ -1,5 +1,6 @@
 """One real Airflow and one simulated EvoLink for all system tests."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,10 +52,17 @@ def airflow(
         "no_credit": {"conn_type": "evoimage", "host": empty_account, "password": "right-key"},
         "unknown_host": {"conn_type": "evoimage", "host": "https://evolink.invalid", "password": "any-key"},
     }
+    home = tmp_path_factory.mktemp("airflow")
+    transport = {"type": "file", "log_file_path": str(home / "openlineage.jsonl"), "append": True}
+    openlineage = {
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
+        # Only of DAGs that say so.
+        "AIRFLOW__OPENLINEAGE__SELECTIVE_ENABLE": "True",
+    }
     with LocalAirflow(
-        tmp_path_factory.mktemp("airflow"),
+        home,
         dags=DAG_FOLDERS,
         connections=connections,
-        env=FAST_TAKEOVER,
+        env=FAST_TAKEOVER | openlineage,
     ) as running:
         yield running

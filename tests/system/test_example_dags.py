@@ -20,7 +20,11 @@ EXAMPLES = {
     "evoimage_submit_then_collect": (2, (1024, 1536)),
     "evoimage_taskflow": (2, (1536, 1024)),
     "evoimage_edit_asset": (2, (1024, 1024)),
+    "evoimage_new_images": (2, (1024, 1024)),
 }
+
+#: DAGs whose images are all of one generation.
+ONE_GENERATION = {"evoimage_submit_then_collect", "evoimage_new_images"}
 
 
 def paid(simulator: str) -> int:
@@ -56,7 +60,7 @@ def test_example_dag_saves_what_it_paid_for(
     images = sorted(tmp_path.rglob("*.png"))
     assert len(images) == expected
     assert {Image.open(path).size for path in images} == {pixels}
-    generations = 1 if dag_id == "evoimage_submit_then_collect" else expected
+    generations = 1 if dag_id in ONE_GENERATION else expected
     assert len(list(tmp_path.rglob("*.json"))) == generations
     assert paid(simulator) - before == generations * len(ended_runs(airflow, dag_id))
     assert not list(tmp_path.rglob("*.part"))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError
@@ -56,6 +57,7 @@ def test_manifest_says_what_was_asked_made_saved_and_charged() -> None:
     manifest = a_manifest()
     assert {name: value for name, value in manifest.items() if name not in {"request", "images"}} == {
         "v": 1,
+        "provider": f"airflow-provider-evoimage {__version__}",
         "evolink_task_id": TASK,
         "status": "completed",
         "model": "gpt-image-1.5",

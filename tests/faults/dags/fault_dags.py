@@ -52,9 +52,9 @@ class MarkedGenerateOperator(EvoImageGenerateOperator):
             kwargs["timeout"] = timedelta(seconds=self.deferral_seconds)
         super().defer(**kwargs)
 
-    def execute_complete(self, context: Any, event: Any = None) -> Any:
+    def execute_complete(self, context: Any, event: Any = None, **kwargs: Any) -> Any:
         self.log.info("Fault matrix: resumed.")
-        return super().execute_complete(context, event)
+        return super().execute_complete(context, event, **kwargs)
 
 
 ASKED = {

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from airflow_provider_evoimage.exceptions import DownloadError, NotAnImageError
-from airflow_provider_evoimage.storage.download import IMAGE_TYPES, describe_image
+from airflow_provider_evoimage.storage.image_file import IMAGE_TYPES, describe_image
 
 KINDS = [
     ("PNG", "png", "image/png"),
@@ -38,16 +39,43 @@ def drawn(kind: str, size: tuple[int, int] = (48, 32)) -> bytes:
 def png_that_claims(width: int, height: int) -> bytes:
     """A PNG of a hundred bytes whose header promises any number of pixels."""
 
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\x00" * 100))
-        + chunk(b"IEND", b"")
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(b"\x00" * 100))
+        + png_chunk(b"IEND", b"")
     )
+
+
+def interlaced_png(width: int, height: int) -> bytes:
+    """A grey PNG in Adam7's seven passes, which Pillow cannot write."""
+    passes = [
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ]
+    rows = b"".join(
+        b"\x00" + b"\x80" * len(range(left, width, across))
+        for left, top, across, down in passes
+        for _ in range(top, height, down)
+        if left < width
+    )
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 @pytest.fixture
@@ -94,7 +122,6 @@ def test_truncated_image_is_refused(file: Path, kind: str, share: float) -> None
         (b"  \n<!DOCTYPE html>", "web page"),
         (b'{"error": "expired"}', "JSON"),
         (b"plain text that goes on for a while", "no known kind"),
-        (b"\x89PNG\r\n\x1a\n", "no known kind"),
         (b"\x00" * 5000, "no known kind"),
         (b"%PDF-1.7\n", "no known kind"),
     ],
@@ -108,7 +135,7 @@ def test_what_is_no_image_is_refused_in_words(file: Path, content: bytes, words:
 
 def test_image_of_a_kind_that_is_not_taken_is_refused(file: Path) -> None:
     file.write_bytes(drawn("ICO"))
-    with pytest.raises(NotAnImageError, match="ICO"):
+    with pytest.raises(NotAnImageError, match="no known kind"):
         describe_image(file)
 
 
@@ -123,8 +150,89 @@ def test_small_file_that_claims_a_huge_image_is_refused_as_a_bomb(file: Path, si
 def test_image_of_a_kind_that_is_not_taken_is_never_decoded(file: Path) -> None:
     # Decoding an EPS would run Ghostscript.
     file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
-    with pytest.raises(NotAnImageError, match="EPS"):
+    with pytest.raises(NotAnImageError, match="no known kind"):
         describe_image(file)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _, _ in KINDS if kind != "TIFF"])
+@pytest.mark.parametrize("appended", [b"<script>alert(1)</script>", b"PK\x03\x04 a zip", b"\x00" * 9 + b"x"])
+def test_image_with_something_else_appended_is_refused(file: Path, kind: str, appended: bytes) -> None:
+    file.write_bytes(drawn(kind) + appended)
+    with pytest.raises(DownloadError, match=r"something else follows|damaged"):
+        describe_image(file)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _, _ in KINDS])
+def test_padding_after_an_image_is_nothing(file: Path, kind: str) -> None:
+    file.write_bytes(drawn(kind) + b"\x00" * 100)
+    assert describe_image(file).width == 48
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("PNG", "1", {}),
+        ("PNG", "L", {}),
+        ("PNG", "P", {"bits": 4}),
+        ("PNG", "LA", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "I;16", {}),
+        ("JPEG", "RGB", {"progressive": True}),
+        ("JPEG", "RGB", {"restart_marker_blocks": 1}),
+        ("JPEG", "L", {}),
+        ("JPEG", "CMYK", {}),
+        ("MPO", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]}),
+        ("WEBP", "RGBA", {"lossless": True}),
+        ("WEBP", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (47, 31), "red")]}),
+        ("GIF", "P", {"save_all": True, "append_images": [Image.new("P", (47, 31), 3)], "comment": b"made"}),
+        ("BMP", "1", {}),
+        ("BMP", "P", {}),
+        ("BMP", "RGBA", {}),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+        ("TIFF", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]}),
+        ("TIFF", "I;16", {}),
+    ],
+    ids=str,
+)
+def test_every_way_to_write_a_kind_is_taken(file: Path, kind: str, mode: str, options: dict) -> None:
+    noise = Image.effect_noise((47, 31), 80)
+    picture = (
+        Image.frombytes("I;16", (47, 31), noise.tobytes() * 2) if mode == "I;16" else noise.convert(mode)
+    )
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    file.write_bytes(buffer.getvalue())
+    assert (describe_image(file).width, describe_image(file).height) == (47, 31)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 2), (64, 64)])
+def test_interlaced_png_is_measured_by_its_passes(file: Path, size: tuple[int, int]) -> None:
+    file.write_bytes(interlaced_png(*size))
+    assert (describe_image(file).width, describe_image(file).height) == size
+
+
+def test_png_with_fewer_pixels_than_its_header_says_is_damaged(file: Path) -> None:
+    file.write_bytes(png_that_claims(100, 100))
+    with pytest.raises(DownloadError, match=r"100 of 30,100 bytes of pixels"):
+        describe_image(file)
+
+
+def test_beginning_of_a_kind_alone_is_a_damaged_file_that_another_download_may_mend(file: Path) -> None:
+    file.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(DownloadError, match="PNG is damaged") as damaged:
+        describe_image(file)
+    assert damaged.value.retryable
+
+
+def test_judging_an_image_takes_no_memory_for_its_pixels(file: Path) -> None:
+    # 80 million pixels: 240 MB once decoded.
+    Image.new("RGB", (10_000, 8_000), "navy").save(file, "PNG")
+    tracemalloc.start()
+    try:
+        describe_image(file)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

@@ -1,0 +1,360 @@
+"""Judges an image file by its bytes alone: kind, pixel size, and whether it is there to its end.
+
+Nothing is decoded into pixels, so that memory stays small however large the image is: each kind's own structure
+tells where the image ends (PNG's checksums and unpacked length, JPEG's and GIF's markers, the sizes in the
+headers of the others).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from airflow_provider_evoimage.exceptions import DownloadError, NotAnImageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+#: Extension and Content-Type of each kind of image that is taken, by Pillow's name of it.
+IMAGE_TYPES: dict[str, tuple[str, str]] = {
+    "PNG": ("png", "image/png"),
+    "JPEG": ("jpg", "image/jpeg"),
+    "WEBP": ("webp", "image/webp"),
+    "GIF": ("gif", "image/gif"),
+    "BMP": ("bmp", "image/bmp"),
+    "TIFF": ("tiff", "image/tiff"),
+    "AVIF": ("avif", "image/avif"),
+}
+
+_BEGINNINGS: dict[str, re.Pattern[bytes]] = {
+    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "WEBP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+    "GIF": re.compile(rb"GIF8[79]a"),
+    "BMP": re.compile(rb"BM"),
+    "TIFF": re.compile(rb"II[*+]\x00|MM\x00[*+]"),
+    "AVIF": re.compile(rb".{4}ftypavi[fs]", re.DOTALL),
+}
+_BLOCK_BYTES = 64 * 1024
+# Pillow reads WebP and AVIF files, and tags of TIFF, whole into memory: one at a time.
+_opening = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFile:
+    """An image in a local file, as its bytes tell.
+
+    :param extension: without the dot.
+    """
+
+    path: Path
+    bytes: int
+    sha256: str
+    content_type: str
+    extension: str
+    width: int
+    height: int
+
+
+class _DamagedError(Exception):
+    """The file breaks off, or its structure is broken."""
+
+
+def describe_image(path: Path, *, size: int | None = None, sha256: str | None = None) -> ImageFile:
+    """Tell what an image file is from its bytes: kind, pixel size, hash.
+
+    :param size: the file's size in bytes, where it is known already; likewise ``sha256``.
+    :raises NotAnImageError: when it is no image of a known kind, is a decompression bomb, or has something else
+        appended.
+    :raises DownloadError: when it is damaged or ends too early; another download may mend that.
+    """
+    size = path.stat().st_size if size is None else size
+    kind = _kind_of(path)
+    try:
+        width, height, end = _measured(path, kind, size)
+    except NotAnImageError:
+        raise
+    except Exception as error:  # Damaged bytes make Pillow's readers raise anything.
+        words = str(error) or type(error).__name__
+        raise DownloadError(f"The {kind} is damaged or ends too early ({size:,} bytes): {words}.") from error
+    _check_nothing_follows(path, kind, end)
+    extension, content_type = IMAGE_TYPES[kind]
+    return ImageFile(
+        path=path,
+        bytes=size,
+        sha256=_sha256(path) if sha256 is None else sha256,
+        content_type=content_type,
+        extension=extension,
+        width=width,
+        height=height,
+    )
+
+
+def _kind_of(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(64)
+    for kind, beginning in _BEGINNINGS.items():
+        if beginning.match(start):
+            return kind
+    if not start:
+        raise NotAnImageError("The result is not an image: it is empty.")
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in {b"<", b"{", b"["}:
+        raise NotAnImageError("The result is not an image: it begins like a web page or JSON.")
+    raise NotAnImageError(
+        f"The result is not an image: its bytes match no known kind ({', '.join(IMAGE_TYPES)})."
+    )
+
+
+def _measured(path: Path, kind: str, size: int) -> tuple[int, int, int]:
+    """Return width, height, and the position where the image ends.
+
+    :raises _DamagedError: when that is not within the file.
+    """
+    from PIL import Image
+
+    try:
+        # Only the reader of this kind sees the bytes.
+        with _opening, Image.open(path, formats=[kind]) as image:
+            width, height = image.size
+            _check_pixels(width, height)
+            end = _end_of_tiff(image) if kind == "TIFF" else 0
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        words = str(error).rstrip(".")
+        raise NotAnImageError(f"The result is refused as a decompression bomb: {words}.") from error
+    if kind in _ENDS:
+        with path.open("rb") as file:
+            end = _ENDS[kind](file)
+    if end > size:
+        raise _DamagedError(f"it should have {end:,} bytes")
+    return width, height, end
+
+
+def _check_pixels(width: int, height: int) -> None:
+    """Refuse as a bomb what Pillow only warns of: turning warnings into errors is nothing for several threads."""
+    from PIL import Image
+
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"it claims {width:,} × {height:,} pixels")
+
+
+def _check_nothing_follows(path: Path, kind: str, end: int) -> None:
+    """Refuse a file that is an image and something else, too; zeros are padding."""
+    if kind == "TIFF":  # Its parts may lie in any order.
+        return
+    with path.open("rb") as file:
+        file.seek(end)
+        while block := file.read(_BLOCK_BYTES):
+            if block.strip(b"\x00"):
+                raise NotAnImageError(
+                    f"The result is more than an image: something else follows the {kind}, which ends at byte {end:,}."
+                )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _taken(file: BinaryIO, count: int) -> bytes:
+    """Read exactly so many bytes; only for the small parts of a structure."""
+    data = file.read(count)
+    if len(data) != count:
+        raise _DamagedError("it breaks off")
+    return data
+
+
+def _blocks(file: BinaryIO, count: int) -> Iterator[bytes]:
+    """Read exactly so many bytes, a block at a time."""
+    while count > 0:
+        block = _taken(file, min(count, _BLOCK_BYTES))
+        count -= len(block)
+        yield block
+
+
+def _end_of_png(file: BinaryIO) -> int:
+    """Walk the chunks: checksums are right, and the pixel data unpacks to as many bytes as the size needs."""
+    file.seek(8)
+    pixels = zlib.decompressobj()
+    unpacked = expected = 0
+    name = b""
+    while name != b"IEND":
+        length, name = struct.unpack(">I4s", _taken(file, 8))
+        checksum = zlib.crc32(name)
+        for block in _blocks(file, length):
+            checksum = zlib.crc32(block, checksum)
+            if name == b"IHDR":
+                expected = _bytes_of_png_pixels(block)
+            elif name == b"IDAT":
+                unpacked += _unpacked_length(pixels, block, expected - unpacked)
+        if struct.unpack(">I", _taken(file, 4)) != (checksum,):
+            raise _DamagedError("a checksum is wrong")
+    if unpacked < expected:
+        raise _DamagedError(f"it holds {unpacked:,} of {expected:,} bytes of pixels")
+    return file.tell()
+
+
+def _unpacked_length(unpacker: zlib._Decompress, block: bytes, wanted: int) -> int:
+    """Count what a block unpacks to, up to what is wanted and a piece more, holding little of it."""
+    length = 0
+    while block and length < wanted:
+        length += len(unpacker.decompress(block, _BLOCK_BYTES))
+        block = unpacker.unconsumed_tail
+    return length
+
+
+def _bytes_of_png_pixels(header: bytes) -> int:
+    """Return how long the unpacked pixels of a PNG are: each row has a filter byte, each pass its own rows."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    # Adam7: first column and row, and steps, of each pass.
+    passes = (
+        [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+        if interlaced
+        else [(0, 0, 1, 1)]
+    )
+    total = 0
+    for left, top, across, down in passes:
+        columns, rows = math.ceil((width - left) / across), math.ceil((height - top) / down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + math.ceil(columns * bits / 8))
+    return total
+
+
+# In compressed pixels an FF is followed by 00 (a plain FF) or D0 to D7 (a restart); anything else ends them.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+
+
+def _end_of_jpeg(file: BinaryIO) -> int:
+    """Walk the segments to the end marker; further pictures that follow at once (MPO, gain maps) belong to it."""
+    end = 0
+    while True:
+        file.seek(end)
+        if file.read(3) != b"\xff\xd8\xff":
+            if end:
+                return end
+            raise _DamagedError("it does not begin like one")
+        file.seek(end + 2)
+        end = _end_of_one_jpeg(file)
+
+
+def _end_of_one_jpeg(file: BinaryIO) -> int:
+    has_pixels = False
+    while True:
+        marker = _taken(file, 2)
+        while marker == b"\xff\xff":  # Fill bytes.
+            marker = b"\xff" + _taken(file, 1)
+        if marker[:1] != b"\xff":
+            raise _DamagedError("a marker is missing")
+        if marker == b"\xff\xd9":
+            if not has_pixels:
+                raise _DamagedError("it holds no pixels")
+            return file.tell()
+        (length,) = struct.unpack(">H", _taken(file, 2))
+        file.seek(max(length - 2, 0), 1)
+        if marker == b"\xff\xda":
+            has_pixels = True
+            _seek_jpeg_marker(file)
+
+
+def _seek_jpeg_marker(file: BinaryIO) -> None:
+    before = b""
+    while block := file.read(_BLOCK_BYTES):
+        looked_at = before + block
+        if found := _JPEG_MARKER.search(looked_at):
+            file.seek(found.start() - len(looked_at), 1)
+            return
+        before = looked_at[-1:]
+    raise _DamagedError("it breaks off within its pixels")
+
+
+def _end_of_gif(file: BinaryIO) -> int:
+    """Walk the blocks to the trailer."""
+    file.seek(10)
+    _skip_gif_colours(file, _taken(file, 3)[0])
+    has_pixels = False
+    while (kind := _taken(file, 1)) != b";":
+        if kind == b",":
+            has_pixels = True
+            _skip_gif_colours(file, _taken(file, 9)[8])
+            _taken(file, 1)
+        elif kind == b"!":
+            _taken(file, 1)
+        elif kind != b"\x00":  # Stray ends of blocks are common.
+            raise _DamagedError("a block is missing")
+        if kind != b"\x00":
+            while length := _taken(file, 1)[0]:
+                _taken(file, length)
+    if not has_pixels:
+        raise _DamagedError("it holds no pixels")
+    return file.tell()
+
+
+def _skip_gif_colours(file: BinaryIO, flags: int) -> None:
+    if flags & 0x80:
+        _taken(file, 3 << ((flags & 7) + 1))
+
+
+def _end_of_webp(file: BinaryIO) -> int:
+    file.seek(4)
+    length = int.from_bytes(_taken(file, 4), "little")
+    return 8 + length + length % 2
+
+
+def _end_of_bmp(file: BinaryIO) -> int:
+    """Return the size in the header, or where uncompressed pixels end, whichever is more."""
+    file.seek(2)
+    size, _, pixels, header = struct.unpack("<IIII", _taken(file, 16))
+    if header >= 40:
+        width, height, _, bits, compression = struct.unpack("<iiHHI", _taken(file, 16))
+        if compression in {0, 3}:  # Plain, or with masks.
+            size = max(size, pixels + (width * bits + 31) // 32 * 4 * abs(height))
+    return int(size)
+
+
+def _end_of_avif(file: BinaryIO) -> int:
+    """Walk the outermost boxes to the end of the file."""
+    size = file.seek(0, 2)
+    end = 0
+    while end < size:
+        file.seek(end)
+        length, name = int.from_bytes(file.read(4), "big"), file.read(4)
+        if length == 0:  # A box goes on to the end of the file, padding has no name.
+            return size if name.strip(b"\x00") else end
+        if length == 1:
+            length = int.from_bytes(_taken(file, 8), "big")
+        if length < 8:
+            raise _DamagedError("a box is damaged")
+        end += length
+    return end
+
+
+# Offsets and lengths of the pieces that hold a picture's pixels: strips, or tiles.
+_TIFF_PIECES = ((273, 279), (324, 325))
+
+
+def _end_of_tiff(image: PillowImage) -> int:
+    """Return where the last piece of the first picture ends."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    for offsets, lengths in _TIFF_PIECES:
+        if offsets in tags and lengths in tags:
+            pieces = zip(tags[offsets], tags[lengths], strict=True)
+            return max(int(offset) + int(length) for offset, length in pieces)
+    raise _DamagedError("it holds no pixels")
+
+
+_ENDS: dict[str, Callable[[BinaryIO], int]] = {
+    "PNG": _end_of_png,
+    "JPEG": _end_of_jpeg,
+    "WEBP": _end_of_webp,
+    "GIF": _end_of_gif,
+    "BMP": _end_of_bmp,
+    "AVIF": _end_of_avif,
+}
