@@ -39,7 +39,10 @@ def get_provider_info() -> dict[str, object]:
         "triggers": [
             {
                 "integration-name": "EvoLink Images",
-                "python-modules": ["airflow_provider_evoimage.triggers.generation"],
+                "python-modules": [
+                    "airflow_provider_evoimage.triggers.batch",
+                    "airflow_provider_evoimage.triggers.generation",
+                ],
             }
         ],
         "task-decorators": [

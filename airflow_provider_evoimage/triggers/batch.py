@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError
-from airflow_provider_evoimage.triggers.one_event import OneEventTrigger
+from airflow_provider_evoimage.triggers.one_event import OneEventWait
 from airflow_provider_evoimage.triggers.poller import Change
 from airflow_provider_evoimage.triggers.watch import Watch
 from airflow_provider_evoimage.waiting.event import WaitEvent
@@ -19,7 +19,7 @@ from airflow_provider_evoimage.waiting.polling import Ending, Wait
 SECONDS_BETWEEN_PROGRESS_LINES = 60.0
 
 
-class EvoImageBatchTrigger(OneEventTrigger):
+class EvoImageBatchTrigger(OneEventWait):
     """Waits for the generations of a batch; sends its event as soon as there is enough to save.
 
     That is when ``save_every`` generations have ended, when the first of those that ended did so

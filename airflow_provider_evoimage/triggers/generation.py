@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError
-from airflow_provider_evoimage.triggers.one_event import OneEventTrigger
+from airflow_provider_evoimage.triggers.one_event import OneEventWait
 from airflow_provider_evoimage.triggers.poller import Change
 from airflow_provider_evoimage.triggers.watch import Watch
 from airflow_provider_evoimage.waiting.event import WaitEvent
 from airflow_provider_evoimage.waiting.polling import Ending, Wait
 
 
-class EvoImageGenerationTrigger(OneEventTrigger):
+class EvoImageGenerationTrigger(OneEventWait):
     """Waits until every generation has ended, then sends one event, see ``waiting.event``.
 
     All triggers of a triggerer that use the same account share their requests. For hundreds of generations in

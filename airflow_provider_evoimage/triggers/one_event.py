@@ -17,7 +17,7 @@ from airflow_provider_evoimage.waiting.event import WaitEvent
 EARLIEST_EVENT_SECONDS = 6.0
 
 
-class OneEventTrigger(BaseTrigger):
+class OneEventWait(BaseTrigger):
     """Waits, then sends the one event that it came to, see ``waiting.event``.
 
     It only reads: nothing is ever submitted from a trigger, so running twice, or again after a restart of the
