@@ -5,6 +5,7 @@ Classes marked * also inherit ``AirflowFailException``: no retry can mend them, 
 EvoImageError
 ├── InvalidRequestError *            our own check said no, before anything was sent
 ├── ConnectionSettingsError *        the Airflow connection cannot be used as it stands
+├── ReferenceUnreadableError         your storage did not give a reference image
 ├── EvoLinkApiError                  EvoLink answered with an error
 │   ├── RequestRefusedError *        400, 413, 415, 404 for a model: this request will never pass
 │   │   ├── ContentRefusedError *    refused by moderation before a generation began
@@ -121,6 +122,13 @@ class ConnectionSettingsError(EvoImageError, AirflowFailException):
     default_on_retry = "Nothing was sent and no retry follows: correct the connection, then clear the task."
 
 
+class ReferenceUnreadableError(EvoImageError):
+    """Your own storage did not give a reference image, for a reason that may pass; nothing was sent."""
+
+    default_billed = False
+    default_on_retry = "Nothing was submitted by this try; a retry reads the reference again."
+
+
 class EvoLinkApiError(EvoImageError):
     """EvoLink answered with an error; ``http_status``, ``code`` and ``request_id`` say which."""
 
@@ -149,7 +157,7 @@ class FileQuotaError(FileRefusedError):
 
     default_on_retry = (
         "No retry follows: delete uploaded files (EvoImageHook.list_files, delete_file) or wait until they expire, "
-        "72 hours after their upload; then clear the task."
+        "72 hours after their upload; then clear the task. cleanup_references=True removes them after each task."
     )
 
 

@@ -12,7 +12,9 @@ It is what generate, sensor and save return (XCom) and what lies beside saved im
 ``expires_at``     when the links die at the earliest: 24 hours after ``created``
 ``asked``, ``made``  number of images asked for (None where this task did not ask) and made
 ``request``        the request as sent, without ``callback_url`` and without signatures of URLs; None where
-                   this task did not send it
+                   this task did not send it. References that were uploaded are ``sha256:<hex>`` in it, and
+                   its ``references`` tell of each its ``source``, ``sha256``, ``bytes``, ``content_type``,
+                   ``width`` and ``height``
 ``images``         one object an image: ``index``, ``url``, and once saved ``path``, ``sha256``, ``bytes``,
                    ``content_type``, ``width``, ``height``
 ``usage``          ``reserved`` and ``charged`` credits, ``tokens`` by EvoLink's names
@@ -54,6 +56,8 @@ class Asked:
         body = {name: value for name, value in request.body().items() if name != "callback_url"}
         if request.image_urls:
             body["image_urls"] = [unsigned(url) for url in request.image_urls]
+        if isinstance(mask := body.get("mask_url"), str):
+            body["mask_url"] = unsigned(mask)
         return cls(request=body, images=request.asked)
 
     @classmethod

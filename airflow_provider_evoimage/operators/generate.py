@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
@@ -19,6 +19,13 @@ from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, 
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.storage.destination import ONE_GENERATION, Destination, FileNames
+from airflow_provider_evoimage.storage.reference_uploads import (
+    ReferenceRecord,
+    ReferenceUploads,
+    UploadNames,
+    remove_uploads,
+)
+from airflow_provider_evoimage.storage.references import MASK, References, read_references
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.identity import fingerprint
 from airflow_provider_evoimage.submission.resume import OnClear
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 XCOM_EVOLINK_TASK_ID = "evolink_task_id"
+XCOM_ASKED = "evoimage_asked"
 
 # The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
 DEFERRAL_MARGIN_SECONDS = 120.0
@@ -63,7 +71,11 @@ class EvoImageGenerateOperator(BaseOperator):
     :param size: ``1:1``, ``2:3``, ``3:2``, ``1024x1024``, ``1024x1536``, ``1536x1024``; others by model.
     :param quality: ``low``, ``medium``, ``high``; others by model.
     :param n: number of images.
-    :param image_urls: references, http(s) URLs that EvoLink can read without logging in.
+    :param image_urls: references: http(s) URLs that EvoLink can read without logging in; URLs of Airflow's object
+        storage and absolute paths, which are uploaded just before the submission; manifests of earlier tasks
+        (or paths of their sidecars), which stand for their images. The mask of ``extra_body`` likewise.
+    :param cleanup_references: True removes this task's uploads from EvoLink as soon as the generation has ended.
+        Otherwise all tasks of the DAG run share them, and EvoLink deletes them after 72 hours.
     :param callback_url: https URL that EvoLink calls when the generation has ended.
     :param extra_body: fields of other models, sent as they are.
     :param save_to: folder by any URL of Airflow's object storage, for instance ``file:///data/images``; the
@@ -110,7 +122,8 @@ class EvoImageGenerateOperator(BaseOperator):
         size: str | None = None,
         quality: str | None = None,
         n: int | str | None = None,
-        image_urls: Sequence[str] | str | None = None,
+        image_urls: Sequence[Any] | Mapping[str, Any] | str | None = None,
+        cleanup_references: bool = False,
         callback_url: str | None = None,
         extra_body: dict[str, Any] | None = None,
         save_to: str | None = None,
@@ -133,6 +146,11 @@ class EvoImageGenerateOperator(BaseOperator):
         self.quality = quality
         self.n = n
         self.image_urls = image_urls
+        self.cleanup_references = cleanup_references
+        if cleanup_references and not wait_for_completion:
+            raise InvalidRequestError(
+                "cleanup_references needs wait_for_completion: EvoLink reads the references until it is done."
+            )
         self.callback_url = callback_url
         self.extra_body = extra_body
         self.save_to = save_to
@@ -153,23 +171,28 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""
-        request = self._build_request()
+        with self._references(context) as references:
+            return self._run(context, references)
+
+    def _run(self, context: Context, references: References) -> Manifest:
+        request = self._build_request(references)
+        asked = self._ask(context, request, references)
         # What can be wrong about the destination is found out before anything is paid.
         saver = self._saver(context)
         self._check_names(request)
         self.log.info("Asking EvoLink for %s: %s", request.summary, request.short_prompt)
         for warning in request.warnings:
             self.log.warning("%s", warning)
-        generation = self._submission(context, request).ensure(request)
+        generation = self._ensure(context, request, references)
         self._waiting_for = generation.evolink_task_id
         # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
         context["ti"].xcom_push(key=XCOM_EVOLINK_TASK_ID, value=generation.evolink_task_id)
         self._log_accepted(generation)
         if not self.wait_for_completion:
             self._keeper(context).mark("delivered", generation)
-            return build_manifest(generation, asked=Asked.by(request), made_by=made_by(context))
+            return build_manifest(generation, asked=asked, made_by=made_by(context))
         if generation.is_terminal:
-            return self._deliver(context, generation, Asked.by(request), saver)
+            return self._deliver(context, generation, asked, saver)
         deadline = time.time() + self.timeout
         if self.deferrable:
             self._defer(generation, deadline)
@@ -212,16 +235,88 @@ class EvoImageGenerateOperator(BaseOperator):
                 self._waiting_for,
             )
 
-    def _build_request(self) -> ImageRequest:
+    @property
+    def _has_references(self) -> bool:
+        body = self.extra_body
+        return bool(self.image_urls) or (isinstance(body, (str, Mapping)) and MASK in body)
+
+    @property
+    def _model(self) -> str:
+        return filled("model", self.model) or self.hook.settings.default_model
+
+    def _references(self, context: Context) -> References:
+        try:
+            return read_references(
+                self.image_urls,
+                self.extra_body,
+                model=self._model,
+                base_url=self.hook.settings.account.base_url,
+                known=self._reference_record(context).hashes,
+            )
+        except EvoImageError as error:
+            if self._is_retry(context) and context.get("task_state_store") is None:
+                # Airflow < 3.3: nothing tells whether an earlier try submitted.
+                error.billed = None
+            raise
+
+    def _reference_record(self, context: Context) -> ReferenceRecord:
+        store = context.get("task_state_store") if self._has_references else None
+        return ReferenceRecord.read(store, self.log)
+
+    def _upload_names(self, context: Context) -> UploadNames:
+        by = made_by(context)
+        return UploadNames(
+            namespace=self.hook.settings.idempotency_namespace,
+            dag_id=by["dag_id"],
+            run_id=by["run_id"],
+            owner=(by["task_id"], by["map_index"]) if self.cleanup_references else None,
+        )
+
+    def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
+        """Describe the request; with references it is kept for the manifest, as they may be gone after the wait."""
+        asked = Asked.by(request)
+        if references.stored:
+            asked = Asked(
+                request={**(asked.request or {}), "references": references.described()}, images=asked.images
+            )
+        if self._has_references:
+            self._keep_asked(context, asked)
+        return asked
+
+    def _ensure(self, context: Context, request: ImageRequest, references: References) -> Generation:
+        submission = self._submission(context, request)
+        if references.stored:
+            submission.uploads = ReferenceUploads(
+                hook=self.hook,
+                stored=references.stored,
+                hashes=references.hashes,
+                names=self._upload_names(context),
+                store=context.get("task_state_store"),
+                log=self.log,
+            )
+        try:
+            return submission.ensure(request)
+        except EvoImageError as error:
+            if error.billed is False and not error.retryable:
+                self._clean_up(context)
+            raise
+        finally:
+            references.close()
+
+    def _clean_up(self, context: Context) -> None:
+        if self.cleanup_references:
+            remove_uploads(self.hook, self._upload_names(context), self.log)
+
+    def _build_request(self, references: References) -> ImageRequest:
         return ImageRequest.build(
-            model=filled("model", self.model) or self.hook.settings.default_model,
+            model=self._model,
             prompt=self.prompt,
             size=self.size,
             quality=self.quality,
             n=self.n,
-            image_urls=self.image_urls,
+            image_urls=references.image_urls,
             callback_url=self.callback_url,
-            extra_body=self.extra_body,
+            extra_body=references.extra_body,
         )
 
     def _saver(self, context: Context) -> ImageSaver | None:
@@ -248,8 +343,6 @@ class EvoImageGenerateOperator(BaseOperator):
             )
 
     def _submission(self, context: Context, request: ImageRequest) -> Submission:
-        ti = context["ti"]
-        first_try = (ti.max_tries or 0) - (self.retries or 0) + 1
         return Submission(
             hook=self.hook,
             identity=identity_of(
@@ -260,9 +353,14 @@ class EvoImageGenerateOperator(BaseOperator):
             keeper=self._keeper(context),
             log=self.log,
             on_clear=self.on_clear,
-            is_retry=ti.try_number > first_try,
+            is_retry=self._is_retry(context),
             submit_timeout=self.submit_timeout,
         )
+
+    def _is_retry(self, context: Context) -> bool:
+        ti = context["ti"]
+        first_try = (ti.max_tries or 0) - (self.retries or 0) + 1
+        return bool(ti.try_number > first_try)
 
     def _keeper(self, context: Context) -> RecordKeeper:
         # Airflow 3.3 and later.
@@ -301,13 +399,31 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def _asked(self, context: Context) -> Asked:
         """Describe the request again; what was paid is delivered also when that no longer works."""
+        if self._has_references:
+            return self._kept_asked(context)
         try:
-            return Asked.by(self._build_request())
+            with self._references(context) as references:
+                return Asked.by(self._build_request(references))
         except EvoImageError as error:
             self.log.warning("The manifest will lack the request: %s", error.message)
             return Asked()
 
+    def _keep_asked(self, context: Context, asked: Asked) -> None:
+        context["ti"].xcom_push(key=XCOM_ASKED, value={"request": asked.request, "asked": asked.images})
+
+    def _kept_asked(self, context: Context) -> Asked:
+        ti = context["ti"]
+        return Asked.in_manifest(ti.xcom_pull(task_ids=ti.task_id, key=XCOM_ASKED, map_indexes=ti.map_index))
+
     def _deliver(
+        self, context: Context, generation: Generation, asked: Asked, saver: ImageSaver | None
+    ) -> Manifest:
+        try:
+            return self._hand_over(context, generation, asked, saver)
+        finally:
+            self._clean_up(context)
+
+    def _hand_over(
         self, context: Context, generation: Generation, asked: Asked, saver: ImageSaver | None
     ) -> Manifest:
         self._waiting_for = None

@@ -154,7 +154,10 @@ class Uploads:
         if place not in self._files and len(self.of(account)) >= quota:
             location.unlink()
             raise UploadRefusal(QUOTA_EXCEEDED, f"File quota exceeded: {quota} files.")
-        self._drop(place)
+        replaced = self._files.pop(place, None)
+        if replaced is not None:
+            # At once, as object stores do it: whoever is about to read finds the one or the other.
+            location = location.replace(replaced.location)
         upload = Upload(
             file_id=self._names.file_id(),
             account=account,

@@ -1,16 +1,443 @@
-"""A reference image on its way to EvoLink: what kind of file it is, and a name for it."""
+"""Reference images on their way to EvoLink: read from wherever they are, checked, known by their content."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import re
 import secrets
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from airflow.sdk import ObjectStoragePath
+
+from airflow_provider_evoimage.evolink.hosts import is_internal_host
+from airflow_provider_evoimage.evolink.reference_rules import ReferenceRules, reference_rules_of
 from airflow_provider_evoimage.evolink.uploads import MAX_UPLOAD_BYTES, UPLOAD_TYPES
-from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.exceptions import InvalidRequestError, ReferenceUnreadableError
+from airflow_provider_evoimage.storage.reference_sources import (
+    MAX_TEXT_CHARACTERS,
+    images_of,
+    is_manifest,
+    is_web_url,
+    sources_of,
+)
+from airflow_provider_evoimage.version_compat import AirflowNotFoundException
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MASK = "mask_url"
 
 _EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/gif": "gif", "image/webp": "webp"}
 _MAX_STEM_CHARACTERS = 60
+_CHUNK_BYTES = 1024 * 1024
+# Some stores read a block of this size ahead; s3fs would take 50 MB.
+_BLOCK_BYTES = 4 * 1024 * 1024
+# Larger images are not decoded, as that takes gigabytes; their header and checksums tell what they can.
+_MAX_DECODED_PIXELS = 25_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredReference:
+    """An image that EvoLink cannot read where it is, and which is therefore uploaded.
+
+    :param source: path or URL, as the user gave it.
+    :param sha256: of its bytes, in hex.
+    :param path: a local copy; None where the source is gone and an earlier try knew its content.
+    :param missing: why there is no copy.
+    """
+
+    source: str
+    sha256: str
+    path: Path | None = None
+    bytes: int | None = None
+    content_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    missing: Exception | None = None
+
+    @property
+    def address(self) -> str:
+        """What stands for it in a request until it is uploaded."""
+        return f"sha256:{self.sha256}"
+
+    @property
+    def extension(self) -> str:
+        """Of its real type, without the dot."""
+        return _EXTENSIONS.get(self.content_type or "", "img")
+
+    def described(self) -> dict[str, Any]:
+        """Tell as plain JSON which file it was."""
+        facts = {
+            "source": self.source,
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "content_type": self.content_type,
+            "width": self.width,
+            "height": self.height,
+        }
+        return {name: value for name, value in facts.items() if value is not None}
+
+
+class References:
+    """The references and the mask of one request; a context manager that removes its local copies in the end.
+
+    :param image_urls: http(s) URLs, and the content addresses of what is uploaded, in the user's order.
+    :param extra_body: the user's, with the mask's content address in place of its path.
+    :param stored: what is uploaded, each content once.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_urls: tuple[str, ...],
+        extra_body: Any,
+        stored: Sequence[StoredReference],
+    ) -> None:
+        self.image_urls = image_urls
+        self.extra_body = extra_body
+        self.stored = tuple({each.sha256: each for each in stored}.values())
+        self._read = tuple(stored)
+        self._copies = ExitStack()
+
+    def __enter__(self) -> References:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def take(self, copies: ExitStack) -> None:
+        """Take over what removes the local copies."""
+        self._copies = copies
+
+    def close(self) -> None:
+        """Remove the local copies."""
+        self._copies.close()
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The content hash of each source that is uploaded."""
+        return {each.source: each.sha256 for each in self._read}
+
+    def described(self) -> list[dict[str, Any]]:
+        """Tell as plain JSON which files are uploaded."""
+        return [each.described() for each in self._read]
+
+
+def read_references(
+    image_urls: object,
+    extra_body: object,
+    *,
+    model: str,
+    base_url: str,
+    known: Mapping[str, str] | None = None,
+) -> References:
+    """Read what the user gave as references and mask, and check it against what the model takes.
+
+    http(s) URLs are left to EvoLink, which alone may be able to read them: only their host is looked at. The
+    rest is copied to local files and known by its content.
+
+    :param base_url: of EvoLink; one on a private host can read references on private hosts.
+    :param known: content hashes by source, of an earlier try: a source that is gone since keeps its hash.
+    :raises InvalidRequestError: for what is not there, is no image of an accepted type by its bytes, or is
+        beyond the model's limits. Nothing was sent.
+    :raises ReferenceUnreadableError: when the storage does not give it; a retry may go better.
+    """
+    with ExitStack() as copies:
+        reader = _Reader(copies, model, base_url, known or {})
+        references = reader.read(image_urls, extra_body)
+        # From here on the copies are the references' to remove.
+        references.take(copies.pop_all())
+    return references
+
+
+class _Reader:
+    def __init__(self, copies: ExitStack, model: str, base_url: str, known: Mapping[str, str]) -> None:
+        self._cleaning = copies
+        self._model = model
+        self._base_url = base_url
+        self._known = known
+        self._rules = reference_rules_of(model)
+        self._copies: dict[str, StoredReference] = {}
+
+    @functools.cached_property
+    def _folder(self) -> Path:
+        return Path(self._cleaning.enter_context(tempfile.TemporaryDirectory(prefix="evoimage-references-")))
+
+    def read(self, image_urls: object, extra_body: object) -> References:
+        sources = self._expanded(image_urls, "image_urls")
+        body, masks = self._mask(extra_body)
+        self._check_counts(len(sources), masks)
+        references = [self._reference(source) for source in sources]
+        stored = [each for each in references if isinstance(each, StoredReference)]
+        for each in stored:
+            self._check_reference(each)
+        if masks:
+            mask = self._reference(masks[0], field=f"extra_body.{MASK}")
+            if isinstance(mask, StoredReference):
+                self._check_mask(mask, references[0] if references else None)
+                stored.append(mask)
+            body[MASK] = _address(mask)
+        return References(
+            image_urls=tuple(map(_address, references)),
+            extra_body=body if masks else extra_body,
+            stored=stored,
+        )
+
+    def _expanded(self, value: object, field: str) -> list[str]:
+        now = time.time()
+        expanded: list[str] = []
+        for source in sources_of(value, field=field, now=now):
+            if is_web_url(source) or not source.lower().endswith(".json"):
+                expanded.append(source)
+                continue
+            manifest = self._manifest(source, field)
+            expanded += images_of(manifest, field=field, now=now)
+        return expanded
+
+    def _manifest(self, source: str, field: str) -> Mapping[str, Any]:
+        try:
+            with _opened(source, field) as file:
+                text = file.read(MAX_TEXT_CHARACTERS + 1)
+            manifest = json.loads(text)
+        except (ValueError, RecursionError):
+            manifest = None
+        if not is_manifest(manifest):
+            raise InvalidRequestError(f"{field}: {source} is no manifest of an EvoImage task.")
+        checked: Mapping[str, Any] = manifest
+        return checked
+
+    def _mask(self, extra_body: object) -> tuple[dict[str, Any], list[str]]:
+        body: object = extra_body
+        if isinstance(body, str) and MASK in body:
+            try:
+                body = json.loads(body)
+            except (ValueError, RecursionError):
+                body = None  # The request says what is wrong with it.
+        if not isinstance(body, Mapping) or MASK not in body:
+            return {}, []
+        field = f"extra_body.{MASK}"
+        masks = self._expanded(body[MASK], field)
+        if len(masks) > 1:
+            raise InvalidRequestError(f"{field}: a request has one mask, not {len(masks)}.")
+        return {name: value for name, value in body.items() if masks or name != MASK}, masks
+
+    def _check_counts(self, references: int, masks: list[str]) -> None:
+        rules = self._rules
+        if rules is None:
+            return
+        if references > rules.most:
+            raise self._beyond(
+                f"image_urls: {references} references are more than {self._model} takes; allowed: {rules.most}"
+            )
+        if references < rules.least:
+            raise self._beyond(f"image_urls: {self._model} needs at least {rules.least}")
+        if masks and rules.mask == "none":
+            raise self._beyond(f"extra_body.{MASK}: {self._model} takes no mask")
+        if masks and not references:
+            raise self._beyond(f"extra_body.{MASK}: EvoLink ignores a mask without image_urls")
+
+    def _reference(self, source: str, field: str = "image_urls") -> StoredReference | str:
+        if is_web_url(source):
+            self._check_host(source, field)
+            return source
+        if source not in self._copies:
+            self._copies[source] = self._copied(source, field)
+        return self._copies[source]
+
+    def _copied(self, source: str, field: str) -> StoredReference:
+        try:
+            path, sha256, size = self._copy(source, field)
+        except (InvalidRequestError, ReferenceUnreadableError) as error:
+            if source not in self._known:
+                raise
+            return StoredReference(source=source, sha256=self._known[source], missing=error)
+        content_type, width, height = _looked_at(path, source, field)
+        return StoredReference(
+            source=source,
+            sha256=sha256,
+            path=path,
+            bytes=size,
+            content_type=content_type,
+            width=width,
+            height=height,
+        )
+
+    def _copy(self, source: str, field: str) -> tuple[Path, str, int]:
+        limit = (self._rules.max_bytes if self._rules else None) or MAX_UPLOAD_BYTES
+        path = self._folder / f"{len(self._copies)}"
+        digest, size = hashlib.sha256(), 0
+        with _opened(source, field) as reference, path.open("wb") as copy:
+            for chunk in _chunks(reference, source):
+                size += len(chunk)
+                if size > limit:
+                    raise InvalidRequestError(
+                        f"{field}: {source} is larger than {limit:,} bytes, the most that {self._model} takes."
+                    )
+                digest.update(chunk)
+                copy.write(chunk)
+        return path, digest.hexdigest(), size
+
+    def _check_host(self, url: str, field: str) -> None:
+        host, own = _host(url), _host(self._base_url)
+        if host and is_internal_host(host) and not is_internal_host(own):
+            raise InvalidRequestError(
+                f"{field}: EvoLink cannot read from {host}, which is a private host: give the file's path or storage "
+                "URL, and it is uploaded."
+            )
+
+    def _check_reference(self, reference: StoredReference) -> None:
+        if reference.content_type is None:
+            return
+        rules = self._rules
+        allowed = UPLOAD_TYPES if rules is None else rules.types
+        if reference.content_type not in allowed:
+            raise self._beyond(
+                f"image_urls: {reference.source} is {reference.content_type} by its bytes; {self._model} takes "
+                f"{', '.join(allowed)}"
+            )
+        if rules is not None:
+            self._check_pixels(reference, rules)
+
+    def _check_pixels(self, reference: StoredReference, rules: ReferenceRules) -> None:
+        width, height = reference.width or 0, reference.height or 0
+        shown = f"image_urls: {reference.source} has {width}x{height} pixels; {self._model} takes"
+        if (
+            rules.edges is not None
+            and not rules.edges[0] <= min(width, height) <= max(width, height) <= (rules.edges[1])
+        ):
+            raise self._beyond(f"{shown} edges from {rules.edges[0]:,} to {rules.edges[1]:,}")
+        if rules.max_pixels is not None and width * height > rules.max_pixels:
+            raise self._beyond(f"{shown} up to {rules.max_pixels:,}")
+
+    def _check_mask(self, mask: StoredReference, first: StoredReference | str | None) -> None:
+        if mask.path is None:
+            return
+        field = f"extra_body.{MASK}: {mask.source}"
+        if mask.content_type != "image/png":
+            raise self._beyond(f"{field} is {mask.content_type} by its bytes; a mask is a PNG")
+        if (self._rules is None or self._rules.mask == "alpha") and not _has_alpha(mask.path):
+            raise self._beyond(
+                f"{field} has no alpha channel; its transparent pixels are those that are made anew"
+            )
+        if not isinstance(first, StoredReference) or first.width is None:
+            return
+        if (mask.width, mask.height) != (first.width, first.height):
+            raise self._beyond(
+                f"{field} has {mask.width}x{mask.height} pixels, the reference {first.source} "
+                f"{first.width}x{first.height}; they must be the same"
+            )
+
+    def _beyond(self, what: str) -> InvalidRequestError:
+        return InvalidRequestError(f"{what} ({self._rules.source})." if self._rules else f"{what}.")
+
+
+def _address(reference: StoredReference | str) -> str:
+    return reference.address if isinstance(reference, StoredReference) else reference
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _opened(source: str, field: str) -> Any:
+    """Open a file of any storage that Airflow knows."""
+    if "://" not in source and not source.startswith("/"):
+        raise InvalidRequestError(
+            f"{field}: {source[:200]!r} is not an http(s) URL, nor a storage URL such as s3://conn@bucket/image.png, "
+            "nor an absolute path."
+        )
+    try:
+        # As "rb" also a folder of some stores opens; it fails when it is read.
+        return ObjectStoragePath(source).open("rb", block_size=_BLOCK_BYTES)
+    except Exception as error:
+        raise _unread(source, field, error) from error
+
+
+def _chunks(file: IO[bytes], source: str) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = file.read(_CHUNK_BYTES)
+        except Exception as error:
+            raise _unread(source, "image_urls", error) from error
+        if not chunk:
+            return
+        yield chunk
+
+
+def _unread(source: str, field: str, error: Exception) -> InvalidRequestError | ReferenceUnreadableError:
+    """Tell what no retry mends from what one may."""
+    if isinstance(error, FileNotFoundError):
+        return InvalidRequestError(f"{field}: there is no reference file {source}.")
+    if isinstance(error, IsADirectoryError):
+        return InvalidRequestError(f"{field}: {source} is a folder, not an image.")
+    if isinstance(error, ValueError) and "scheme" in str(error):
+        return InvalidRequestError(
+            f"{field}: {source} cannot be opened: {error}. Is the Airflow provider of this storage installed?"
+        )
+    if isinstance(error, (AirflowNotFoundException, ImportError, ValueError)):
+        return InvalidRequestError(f"{field}: {source} cannot be opened: {str(error).rstrip('.')}.")
+    return ReferenceUnreadableError(
+        f"{field}: {source} cannot be read: {type(error).__name__}: {str(error).rstrip('.')}."
+    )
+
+
+def _looked_at(path: Path, source: str, field: str) -> tuple[str, int, int]:
+    """Return Content-Type, width and height of an image by its bytes.
+
+    :raises InvalidRequestError: when it is none, or damaged.
+    """
+    from PIL import Image
+
+    if not path.stat().st_size:
+        raise InvalidRequestError(f"{field}: {source} is empty.")
+    try:
+        with warnings.catch_warnings():
+            # Large, and not decoded here.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                facts = (Image.MIME.get(_kind(image), ""), image.width, image.height)
+                image.verify()
+            if facts[1] * facts[2] <= _MAX_DECODED_PIXELS:
+                # JPEG, GIF and WebP show only when decoded that they end too early.
+                with Image.open(path) as image:
+                    image.load()
+    except Image.DecompressionBombError as error:
+        raise InvalidRequestError(f"{field}: {source} has too many pixels: {error}") from error
+    except Exception as error:
+        raise InvalidRequestError(
+            f"{field}: {source} is no image by its bytes, or a damaged one; EvoLink takes {', '.join(UPLOAD_TYPES)}."
+        ) from error
+    if facts[0] not in UPLOAD_TYPES:
+        raise InvalidRequestError(
+            f"{field}: {source} is {facts[0] or 'of unknown kind'} by its bytes; EvoLink's upload takes "
+            f"{', '.join(UPLOAD_TYPES)}."
+        )
+    return facts
+
+
+def _kind(image: Image) -> str:
+    # A JPEG with a second picture, as phones write it.
+    return "JPEG" if image.format == "MPO" else image.format or ""
+
+
+def _has_alpha(path: Path) -> bool:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.has_transparency_data
 
 
 def reference_type(path: Path) -> str:
@@ -18,8 +445,6 @@ def reference_type(path: Path) -> str:
 
     :raises InvalidRequestError: when there is no such file, it is of another type, or larger than 100 MB.
     """
-    from PIL import Image
-
     if not path.is_file():
         raise InvalidRequestError(f"There is no reference file {path}.")
     size = path.stat().st_size
@@ -27,17 +452,7 @@ def reference_type(path: Path) -> str:
         raise InvalidRequestError(
             f"The reference {path} has {size:,} bytes; EvoLink takes up to {MAX_UPLOAD_BYTES:,}."
         )
-    try:
-        with Image.open(path) as image:
-            content_type = Image.MIME.get(image.format or "", "")
-    except Exception:  # noqa: BLE001 (damaged bytes make Pillow raise anything)
-        content_type = ""
-    if content_type not in UPLOAD_TYPES:
-        raise InvalidRequestError(
-            f"The reference {path} is {content_type or 'no image'} by its bytes; EvoLink takes "
-            f"{', '.join(UPLOAD_TYPES)}."
-        )
-    return content_type
+    return _looked_at(path, str(path), "The reference")[0]
 
 
 def unique_name(name: str, content_type: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
 from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.protocol import Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
@@ -115,12 +116,25 @@ class RecordKeeper:
             self.keep(replace(record, phase=phase, retryable=is_retryable_failure(generation)))
 
 
+class Uploads(Protocol):
+    """References that must be at EvoLink before a request that names them goes out."""
+
+    def sendable(self, request: ImageRequest, *, sent_before: bool) -> ImageRequest:
+        """Upload them, and put their URLs into the request."""
+
+    def as_sent_before(self, request: ImageRequest) -> list[ImageRequest]:
+        """Return the request as earlier tries may have sent it with other URLs."""
+
+
 class Submission:
     """One logical request of one task instance, from the first try to its delivery.
 
     :param is_retry: whether an earlier try since the last clear may have sent the request.
     :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
     """
+
+    #: References that are uploaded first, where the request has any.
+    uploads: Uploads | None = None
 
     def __init__(
         self,
@@ -183,10 +197,11 @@ class Submission:
 
     def _submit(self, request: ImageRequest, decision: Submit) -> Generation:
         sequence, key = decision.sequence, decision.key
+        sending = self._with_uploads(request, key)
         while True:
             record = self._about_to_post(key, sequence)
             try:
-                submitted = self._hook.submit(request, key, submit_timeout=self._submit_timeout)
+                submitted = self._post(sending, request, key)
             except EvoImageError as error:
                 # Certainly refused, so no later try need fear that it was accepted: the record is again what it
                 # was before. A conflict says that an earlier submission was accepted.
@@ -207,6 +222,30 @@ class Submission:
             # A replayed failure is an earlier try's, and that try ended by it: this one asks anew.
             sequence += 1
             key = replace(self._identity, sequence=sequence).idempotency_key
+
+    def _with_uploads(self, request: ImageRequest, key: str) -> ImageRequest:
+        """Upload the references before the record says "submitting": an upload pays for nothing."""
+        if self.uploads is None:
+            return request
+        recorded = self._record is not None and self._record.key == key
+        try:
+            return self.uploads.sendable(request, sent_before=recorded)
+        except EvoImageError as error:
+            if recorded or (self._is_retry and not self._keeper.has_store):
+                error.billed = None  # Whether an earlier try's request was accepted is still unknown.
+            raise
+
+    def _post(self, sending: ImageRequest, request: ImageRequest, key: str) -> Submitted:
+        """Ask for the images; on a conflict, with the URLs that an earlier try may have sent under this key."""
+        try:
+            return self._hook.submit(sending, key, submit_timeout=self._submit_timeout)
+        except IdempotencyConflictError:
+            for earlier in self.uploads.as_sent_before(request) if self.uploads is not None else ():
+                try:
+                    return self._hook.submit(earlier, key, submit_timeout=self._submit_timeout)
+                except IdempotencyConflictError:
+                    continue
+            raise
 
     def _about_to_post(self, key: str, sequence: int) -> SubmissionRecord:
         earlier = self._record if self._record is not None and self._record.key == key else None
