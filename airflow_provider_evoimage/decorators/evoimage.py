@@ -12,6 +12,7 @@ from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.manifest import Asked, Manifest
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.operators.task_references import has_references
 from airflow_provider_evoimage.storage.references import References
 from airflow_provider_evoimage.version_compat import determine_kwargs
 
@@ -75,7 +76,7 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
     def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
         asked = super()._ask(context, request, references)
         # The function is not called again after the wait: what it asked for is kept for the manifest.
-        if not self._has_references:
+        if not has_references(self.image_urls, self.extra_body):
             self._keep_asked(context, asked)
         return asked
 

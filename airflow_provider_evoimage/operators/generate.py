@@ -17,15 +17,14 @@ from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestEr
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, made_by
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
+from airflow_provider_evoimage.operators.task_references import (
+    TaskReferences,
+    has_references,
+    with_sources,
+)
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.storage.destination import ONE_GENERATION, Destination, FileNames
-from airflow_provider_evoimage.storage.reference_uploads import (
-    ReferenceRecord,
-    ReferenceUploads,
-    UploadNames,
-    remove_uploads,
-)
-from airflow_provider_evoimage.storage.references import MASK, References, read_references
+from airflow_provider_evoimage.storage.references import References
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.identity import fingerprint
 from airflow_provider_evoimage.submission.resume import OnClear
@@ -171,7 +170,7 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""
-        with self._references(context) as references:
+        with self._read_references(context) as references:
             return self._run(context, references)
 
     def _run(self, context: Context, references: References) -> Manifest:
@@ -236,76 +235,33 @@ class EvoImageGenerateOperator(BaseOperator):
             )
 
     @property
-    def _has_references(self) -> bool:
-        body = self.extra_body
-        return bool(self.image_urls) or (isinstance(body, (str, Mapping)) and MASK in body)
-
-    @property
     def _model(self) -> str:
         return filled("model", self.model) or self.hook.settings.default_model
 
-    def _references(self, context: Context) -> References:
-        try:
-            return read_references(
-                self.image_urls,
-                self.extra_body,
-                model=self._model,
-                base_url=self.hook.settings.account.base_url,
-                known=self._reference_record(context).hashes,
-            )
-        except EvoImageError as error:
-            if self._is_retry(context) and context.get("task_state_store") is None:
-                # Airflow < 3.3: nothing tells whether an earlier try submitted.
-                error.billed = None
-            raise
+    def _references(self, context: Context) -> TaskReferences:
+        return TaskReferences(hook=self.hook, context=context, cleanup=self.cleanup_references, log=self.log)
 
-    def _reference_record(self, context: Context) -> ReferenceRecord:
-        store = context.get("task_state_store") if self._has_references else None
-        return ReferenceRecord.read(store, self.log)
-
-    def _upload_names(self, context: Context) -> UploadNames:
-        by = made_by(context)
-        return UploadNames(
-            namespace=self.hook.settings.idempotency_namespace,
-            dag_id=by["dag_id"],
-            run_id=by["run_id"],
-            owner=(by["task_id"], by["map_index"]) if self.cleanup_references else None,
+    def _read_references(self, context: Context) -> References:
+        return self._references(context).read(
+            self.image_urls, self.extra_body, model=self._model, is_retry=self._is_retry(context)
         )
 
     def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
         """Describe the request; with references it is kept for the manifest, as they may be gone after the wait."""
-        asked = Asked.by(request)
-        if references.stored:
-            asked = Asked(
-                request={**(asked.request or {}), "references": references.described()}, images=asked.images
-            )
-        if self._has_references:
+        asked = with_sources(Asked.by(request), references)
+        if has_references(self.image_urls, self.extra_body):
             self._keep_asked(context, asked)
         return asked
 
     def _ensure(self, context: Context, request: ImageRequest, references: References) -> Generation:
-        submission = self._submission(context, request)
-        if references.stored:
-            submission.uploads = ReferenceUploads(
-                hook=self.hook,
-                stored=references.stored,
-                hashes=references.hashes,
-                names=self._upload_names(context),
-                store=context.get("task_state_store"),
-                log=self.log,
-            )
         try:
-            return submission.ensure(request)
+            return self._submission(context, request, references).ensure(request)
         except EvoImageError as error:
             if error.billed is False and not error.retryable:
-                self._clean_up(context)
+                self._references(context).remove()
             raise
         finally:
             references.close()
-
-    def _clean_up(self, context: Context) -> None:
-        if self.cleanup_references:
-            remove_uploads(self.hook, self._upload_names(context), self.log)
 
     def _build_request(self, references: References) -> ImageRequest:
         return ImageRequest.build(
@@ -342,7 +298,7 @@ class EvoImageGenerateOperator(BaseOperator):
                 "the same name: add {index} to it."
             )
 
-    def _submission(self, context: Context, request: ImageRequest) -> Submission:
+    def _submission(self, context: Context, request: ImageRequest, references: References) -> Submission:
         return Submission(
             hook=self.hook,
             identity=identity_of(
@@ -355,6 +311,7 @@ class EvoImageGenerateOperator(BaseOperator):
             on_clear=self.on_clear,
             is_retry=self._is_retry(context),
             submit_timeout=self.submit_timeout,
+            uploads=self._references(context).uploads(references),
         )
 
     def _is_retry(self, context: Context) -> bool:
@@ -399,10 +356,10 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def _asked(self, context: Context) -> Asked:
         """Describe the request again; what was paid is delivered also when that no longer works."""
-        if self._has_references:
+        if has_references(self.image_urls, self.extra_body):
             return self._kept_asked(context)
         try:
-            with self._references(context) as references:
+            with self._read_references(context) as references:
                 return Asked.by(self._build_request(references))
         except EvoImageError as error:
             self.log.warning("The manifest will lack the request: %s", error.message)
@@ -421,7 +378,7 @@ class EvoImageGenerateOperator(BaseOperator):
         try:
             return self._hand_over(context, generation, asked, saver)
         finally:
-            self._clean_up(context)
+            self._references(context).remove()
 
     def _hand_over(
         self, context: Context, generation: Generation, asked: Asked, saver: ImageSaver | None

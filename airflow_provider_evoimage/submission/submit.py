@@ -131,10 +131,8 @@ class Submission:
 
     :param is_retry: whether an earlier try since the last clear may have sent the request.
     :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
+    :param uploads: references that are uploaded first; None where there are none.
     """
-
-    #: References that are uploaded first, where the request has any.
-    uploads: Uploads | None = None
 
     def __init__(
         self,
@@ -146,6 +144,7 @@ class Submission:
         on_clear: OnClear = "auto",
         is_retry: bool = False,
         submit_timeout: float,
+        uploads: Uploads | None = None,
     ) -> None:
         self._hook = hook
         self._identity = identity
@@ -154,6 +153,7 @@ class Submission:
         self._on_clear = on_clear
         self._is_retry = is_retry
         self._submit_timeout = submit_timeout
+        self._uploads = uploads
         self._record: SubmissionRecord | None = None
 
     @property
@@ -225,11 +225,11 @@ class Submission:
 
     def _with_uploads(self, request: ImageRequest, key: str) -> ImageRequest:
         """Upload the references before the record says "submitting": an upload pays for nothing."""
-        if self.uploads is None:
+        if self._uploads is None:
             return request
         recorded = self._record is not None and self._record.key == key
         try:
-            return self.uploads.sendable(request, sent_before=recorded)
+            return self._uploads.sendable(request, sent_before=recorded)
         except EvoImageError as error:
             if recorded or (self._is_retry and not self._keeper.has_store):
                 error.billed = None  # Whether an earlier try's request was accepted is still unknown.
@@ -240,7 +240,7 @@ class Submission:
         try:
             return self._hook.submit(sending, key, submit_timeout=self._submit_timeout)
         except IdempotencyConflictError:
-            for earlier in self.uploads.as_sent_before(request) if self.uploads is not None else ():
+            for earlier in self._uploads.as_sent_before(request) if self._uploads is not None else ():
                 try:
                     return self._hook.submit(earlier, key, submit_timeout=self._submit_timeout)
                 except IdempotencyConflictError:

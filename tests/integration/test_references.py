@@ -11,13 +11,14 @@ from typing import Any
 import httpx
 import pytest
 from airflow.exceptions import TaskDeferred
-from airflow.sdk import ObjectStoragePath
+from airflow.sdk import DAG, ObjectStoragePath
 from airflow.sdk.io import attach
 from fake_time import FakeTime
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 from task_driver import Killed, StateStore, TaskRun, generate
 
+from airflow_provider_evoimage.decorators.evoimage import evoimage_task
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     FileQuotaError,
@@ -184,6 +185,39 @@ def test_mask_is_uploaded_like_a_reference(
     assert uploads(evolink) == 2
     assert manifest["request"]["mask_url"].startswith("sha256:")
     assert [each["source"] for each in manifest["request"]["references"]] == [str(picture), str(mask)]
+
+
+@pytest.mark.parametrize(
+    "given", [lambda path: {"image_urls": [path]}, lambda path: {}], ids=["returned", "given"]
+)
+def test_decorated_function_hands_over_references(
+    evolink: SimulatorServer, picture: Path, maybe_store: StateStore | None, given: Callable[[Any], Any]
+) -> None:
+    fields = given(str(picture))
+
+    def card() -> dict[str, Any]:
+        return {"prompt": "a red fox", **fields}
+
+    arguments: dict[str, Any] = {} if fields else {"image_urls": str(picture)}
+
+    def make() -> Any:
+        with DAG("campaign"):
+            return evoimage_task(card, quality="low", cleanup_references=True, **arguments)().operator
+
+    manifest = TaskRun(make, store=maybe_store, task_id="card").run()
+    assert manifest["request"]["references"][0]["source"] == str(picture)
+    assert thumbnails(evolink) == [True]
+    assert files(evolink) == []
+
+
+def test_mask_beside_a_reference_that_only_evolink_reads_goes_out_unmeasured(
+    evolink: SimulatorServer, tmp_path: Path, store: StateStore
+) -> None:
+    mask = draw(tmp_path / "mask.png", "#00000000", mode="RGBA")
+    body = {"mask_url": str(mask)}
+    make = edit("https://shop.example.com/a.png", model="gpt-image-2", extra_body=body)
+    TaskRun(make, store=store).run()
+    assert (paid(evolink), uploads(evolink)) == (1, 1)
 
 
 def test_task_without_references_uses_no_file_endpoint(evolink: SimulatorServer, store: StateStore) -> None:
