@@ -25,7 +25,8 @@ UPLOAD_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 MAX_FILES_PER_PAGE = 100
 
 _FILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_UPLOAD_ID = re.compile(r"[A-Za-z0-9._-]{16,128}")
+# Under which EvoLink finds the answer to an upload again.
+UPLOAD_ID = re.compile(r"[A-Za-z0-9._-]{16,128}")
 _FILE_NAME = re.compile(r"[^/\\\x00-\x1f]{1,255}")
 _FOLDER = re.compile(r"[^\\\x00-\x1f]{0,256}")
 
@@ -241,7 +242,7 @@ def checked_name(name: str) -> str:
 
 
 def _checked_upload_id(upload_id: str) -> str:
-    if not _UPLOAD_ID.fullmatch(upload_id):
+    if not UPLOAD_ID.fullmatch(upload_id):
         raise InvalidRequestError(f"{upload_id!r} is not an upload id: 16 to 128 of A-Za-z0-9._-.")
     return upload_id
 

@@ -18,7 +18,7 @@ from airflow_provider_evoimage.client import (
 from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationPage
 from airflow_provider_evoimage.evolink.protocol import Answer, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from airflow_provider_evoimage.evolink.uploads import FilePage, FileQuota, UploadedFile
+from airflow_provider_evoimage.evolink.uploads import UPLOAD_ID, FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
@@ -31,7 +31,7 @@ from airflow_provider_evoimage.exceptions import (
     UnreadableAnswerError,
 )
 from airflow_provider_evoimage.hooks.connection import ConnectionSettings
-from airflow_provider_evoimage.storage.references import reference_type, unique_name
+from airflow_provider_evoimage.storage.reference_image import reference_type, unique_name
 from airflow_provider_evoimage.transport import prepare_for_asyncio
 from airflow_provider_evoimage.version_compat import AirflowNotFoundException
 
@@ -161,7 +161,7 @@ class EvoImageHook(BaseHook):
         """
         source = Path(path)
         content_type = reference_type(source)
-        upload_id = name
+        upload_id = name if name is not None and UPLOAD_ID.fullmatch(name) else None
         name = name or unique_name(source.name, content_type)
         try:
             return self._client.upload_file(

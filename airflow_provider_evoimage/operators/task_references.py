@@ -15,6 +15,7 @@ from airflow_provider_evoimage.storage.reference_uploads import (
     remove_uploads,
 )
 from airflow_provider_evoimage.storage.references import MASK, References, read_references
+from airflow_provider_evoimage.submission.submit import say_of_earlier_try
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -64,7 +65,7 @@ class TaskReferences:
         except EvoImageError as error:
             if is_retry and self._store is None:
                 # Airflow < 3.3: nothing tells whether an earlier try submitted.
-                error.billed = None
+                say_of_earlier_try(error)
             raise
 
     def uploads(self, references: References) -> ReferenceUploads | None:

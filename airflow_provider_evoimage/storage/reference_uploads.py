@@ -63,7 +63,11 @@ class UploadNames:
 
     def name(self, reference: StoredReference) -> str:
         """Return the name of one content; nothing else has it."""
-        return f"{self.prefix}{reference.sha256[:40]}.{reference.extension}"
+        return f"{self.stem(reference)}.{reference.extension}"
+
+    def stem(self, reference: StoredReference) -> str:
+        """Return the name without extension, which is unknown of a file that is gone."""
+        return f"{self.prefix}{reference.sha256[:40]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +164,7 @@ class ReferenceUploads:
         ends: list[float] = [record.expires_at] if newest else []
         try:
             for each in self._stored:
-                if each.sha256 in newest and lives and self._is_listed(self._names.name(each)):
+                if each.sha256 in newest and lives and self._is_listed(each):
                     urls[each.sha256] = newest[each.sha256]
                 else:
                     uploaded = self._earlier(each) or self._upload(each)
@@ -192,9 +196,8 @@ class ReferenceUploads:
 
     def _earlier(self, reference: StoredReference) -> UploadedFile | None:
         """Find what this run has uploaded already, by this task or another."""
-        name = self._names.name(reference)
         try:
-            uploaded = self._hook.get_upload_receipt(name)
+            uploaded = self._hook.get_upload_receipt(self._names.name(reference))
         except AuthenticationError:
             raise
         except EvoImageError:
@@ -202,7 +205,7 @@ class ReferenceUploads:
             return None
         if uploaded is None or uploaded.file_url is None or uploaded.expires_at is None:
             return None
-        if uploaded.expires_at.timestamp() - time.time() < MIN_LIFE_SECONDS or not self._is_listed(name):
+        if uploaded.expires_at.timestamp() - time.time() < MIN_LIFE_SECONDS or not self._is_listed(reference):
             return None
         self._log.info("The reference %s is at EvoLink already.", reference.source)
         return uploaded
@@ -218,14 +221,16 @@ class ReferenceUploads:
         )
         return uploaded
 
-    def _is_listed(self, name: str) -> bool:
+    def _is_listed(self, reference: StoredReference) -> bool:
         if self._listed is None:
             try:
-                self._listed = frozenset(uploaded.file_name for uploaded in _all_files(self._hook))
+                self._listed = frozenset(
+                    uploaded.file_name.rpartition(".")[0] for uploaded in _all_files(self._hook)
+                )
             except EvoImageError:
                 # Uploading again under the same name is always right.
                 self._listed = frozenset()
-        return name in self._listed
+        return self._names.stem(reference) in self._listed
 
 
 def remove_uploads(hook: EvoImageHook, names: UploadNames, log: Logger) -> None:

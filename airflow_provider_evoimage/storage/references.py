@@ -5,24 +5,26 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
-import secrets
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
-
-from airflow.sdk import ObjectStoragePath
 
 from airflow_provider_evoimage.evolink.hosts import is_internal_host
 from airflow_provider_evoimage.evolink.reference_rules import ReferenceRules, reference_rules_of
 from airflow_provider_evoimage.evolink.uploads import MAX_UPLOAD_BYTES, UPLOAD_TYPES
 from airflow_provider_evoimage.exceptions import InvalidRequestError, ReferenceUnreadableError
+from airflow_provider_evoimage.storage.reference_image import (
+    EXTENSIONS,
+    chunks_of,
+    has_alpha,
+    look_at,
+    opened,
+)
 from airflow_provider_evoimage.storage.reference_sources import (
     MAX_TEXT_CHARACTERS,
     images_of,
@@ -30,20 +32,8 @@ from airflow_provider_evoimage.storage.reference_sources import (
     is_web_url,
     sources_of,
 )
-from airflow_provider_evoimage.version_compat import AirflowNotFoundException
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MASK = "mask_url"
-
-_EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/gif": "gif", "image/webp": "webp"}
-_MAX_STEM_CHARACTERS = 60
-_CHUNK_BYTES = 1024 * 1024
-# Some stores read a block of this size ahead; s3fs would take 50 MB.
-_BLOCK_BYTES = 4 * 1024 * 1024
-# Larger images are not decoded, as that takes gigabytes; their header and checksums tell what they can.
-_MAX_DECODED_PIXELS = 25_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +63,7 @@ class StoredReference:
     @property
     def extension(self) -> str:
         """Of its real type, without the dot."""
-        return _EXTENSIONS.get(self.content_type or "", "img")
+        return EXTENSIONS.get(self.content_type or "", "img")
 
     def described(self) -> dict[str, Any]:
         """Tell as plain JSON which file it was."""
@@ -206,7 +196,7 @@ class _Reader:
 
     def _manifest(self, source: str, field: str) -> Mapping[str, Any]:
         try:
-            with _opened(source, field) as file:
+            with opened(source, field) as file:
                 text = file.read(MAX_TEXT_CHARACTERS + 1)
             manifest = json.loads(text)
         except (ValueError, RecursionError):
@@ -261,7 +251,7 @@ class _Reader:
             if source not in self._known:
                 raise
             return StoredReference(source=source, sha256=self._known[source], missing=error)
-        content_type, width, height = _looked_at(path, source, field)
+        content_type, width, height = look_at(path, source, field)
         return StoredReference(
             source=source,
             sha256=sha256,
@@ -276,8 +266,8 @@ class _Reader:
         limit = (self._rules.max_bytes if self._rules else None) or MAX_UPLOAD_BYTES
         path = self._folder / f"{len(self._copies)}"
         digest, size = hashlib.sha256(), 0
-        with _opened(source, field) as reference, path.open("wb") as copy:
-            for chunk in _chunks(reference, source):
+        with opened(source, field) as reference, path.open("wb") as copy:
+            for chunk in chunks_of(reference, source):
                 size += len(chunk)
                 if size > limit:
                     raise InvalidRequestError(
@@ -325,7 +315,7 @@ class _Reader:
         field = f"extra_body.{MASK}: {mask.source}"
         if mask.content_type != "image/png":
             raise self._beyond(f"{field} is {mask.content_type} by its bytes; a mask is a PNG")
-        if (self._rules is None or self._rules.mask == "alpha") and not _has_alpha(mask.path):
+        if (self._rules is None or self._rules.mask == "alpha") and not has_alpha(mask.path):
             raise self._beyond(
                 f"{field} has no alpha channel; its transparent pixels are those that are made anew"
             )
@@ -350,112 +340,3 @@ def _host(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
-
-
-def _opened(source: str, field: str) -> Any:
-    """Open a file of any storage that Airflow knows."""
-    if "://" not in source and not source.startswith("/"):
-        raise InvalidRequestError(
-            f"{field}: {source[:200]!r} is not an http(s) URL, nor a storage URL such as s3://conn@bucket/image.png, "
-            "nor an absolute path."
-        )
-    try:
-        # As "rb" also a folder of some stores opens; it fails when it is read.
-        return ObjectStoragePath(source).open("rb", block_size=_BLOCK_BYTES)
-    except Exception as error:
-        raise _unread(source, field, error) from error
-
-
-def _chunks(file: IO[bytes], source: str) -> Iterator[bytes]:
-    while True:
-        try:
-            chunk = file.read(_CHUNK_BYTES)
-        except Exception as error:
-            raise _unread(source, "image_urls", error) from error
-        if not chunk:
-            return
-        yield chunk
-
-
-def _unread(source: str, field: str, error: Exception) -> InvalidRequestError | ReferenceUnreadableError:
-    """Tell what no retry mends from what one may."""
-    if isinstance(error, FileNotFoundError):
-        return InvalidRequestError(f"{field}: there is no reference file {source}.")
-    if isinstance(error, IsADirectoryError):
-        return InvalidRequestError(f"{field}: {source} is a folder, not an image.")
-    if isinstance(error, ValueError) and "scheme" in str(error):
-        return InvalidRequestError(
-            f"{field}: {source} cannot be opened: {error}. Is the Airflow provider of this storage installed?"
-        )
-    if isinstance(error, (AirflowNotFoundException, ImportError, ValueError)):
-        return InvalidRequestError(f"{field}: {source} cannot be opened: {str(error).rstrip('.')}.")
-    return ReferenceUnreadableError(
-        f"{field}: {source} cannot be read: {type(error).__name__}: {str(error).rstrip('.')}."
-    )
-
-
-def _looked_at(path: Path, source: str, field: str) -> tuple[str, int, int]:
-    """Return Content-Type, width and height of an image by its bytes.
-
-    :raises InvalidRequestError: when it is none, or damaged.
-    """
-    from PIL import Image
-
-    if not path.stat().st_size:
-        raise InvalidRequestError(f"{field}: {source} is empty.")
-    try:
-        with warnings.catch_warnings():
-            # Large, and not decoded here.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                facts = (Image.MIME.get(_kind(image), ""), image.width, image.height)
-                image.verify()
-            if facts[1] * facts[2] <= _MAX_DECODED_PIXELS:
-                # JPEG, GIF and WebP show only when decoded that they end too early.
-                with Image.open(path) as image:
-                    image.load()
-    except Image.DecompressionBombError as error:
-        raise InvalidRequestError(f"{field}: {source} has too many pixels: {error}") from error
-    except Exception as error:
-        raise InvalidRequestError(
-            f"{field}: {source} is no image by its bytes, or a damaged one; EvoLink takes {', '.join(UPLOAD_TYPES)}."
-        ) from error
-    if facts[0] not in UPLOAD_TYPES:
-        raise InvalidRequestError(
-            f"{field}: {source} is {facts[0] or 'of unknown kind'} by its bytes; EvoLink's upload takes "
-            f"{', '.join(UPLOAD_TYPES)}."
-        )
-    return facts
-
-
-def _kind(image: Image) -> str:
-    # A JPEG with a second picture, as phones write it.
-    return "JPEG" if image.format == "MPO" else image.format or ""
-
-
-def _has_alpha(path: Path) -> bool:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.has_transparency_data
-
-
-def reference_type(path: Path) -> str:
-    """Return the Content-Type of a local image by its bytes, checked against what EvoLink takes.
-
-    :raises InvalidRequestError: when there is no such file, it is of another type, or larger than 100 MB.
-    """
-    if not path.is_file():
-        raise InvalidRequestError(f"There is no reference file {path}.")
-    size = path.stat().st_size
-    if size > MAX_UPLOAD_BYTES:
-        raise InvalidRequestError(
-            f"The reference {path} has {size:,} bytes; EvoLink takes up to {MAX_UPLOAD_BYTES:,}."
-        )
-    return _looked_at(path, str(path), "The reference")[0]
-
-
-def unique_name(name: str, content_type: str) -> str:
-    """Return a file name that nothing else has: EvoLink overwrites a file of the same name."""
-    stem = re.sub(r"[^\w.-]+", "-", Path(name).stem)[:_MAX_STEM_CHARACTERS].strip("-.") or "reference"
-    return f"{stem}-{secrets.token_hex(8)}.{_EXTENSIONS[content_type]}"

@@ -232,7 +232,7 @@ class Submission:
             return self._uploads.sendable(request, sent_before=recorded)
         except EvoImageError as error:
             if recorded or (self._is_retry and not self._keeper.has_store):
-                error.billed = None  # Whether an earlier try's request was accepted is still unknown.
+                say_of_earlier_try(error)
             raise
 
     def _post(self, sending: ImageRequest, request: ImageRequest, key: str) -> Submitted:
@@ -288,6 +288,15 @@ class Submission:
             self._log.info(
                 "Asking anew after EvoLink task %s, because %s.", record.evolink_task_id, decision.because
             )
+
+
+def say_of_earlier_try(error: EvoImageError) -> None:
+    """Let an error that stops this try before it submits say what is unknown of an earlier one."""
+    error.billed = None
+    error.on_retry = (
+        "Nothing was submitted by this try, but an earlier one may have been accepted: look in EvoLink's list of "
+        f"tasks, and collect it with EvoImageSaveOperator. {'A retry tries again.' if error.retryable else ''}"
+    ).strip()
 
 
 def identity_of(

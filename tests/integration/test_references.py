@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,22 @@ def test_without_receipts_the_same_content_still_takes_one_place(
     for index in range(3):
         TaskRun(edit(str(picture)), store=StateStore(), map_index=index).run()
     assert (paid(evolink), len(files(evolink))) == (3, 1)
+
+
+def test_tasks_that_start_together_share_one_place_and_all_read_it(
+    evolink: SimulatorServer, picture: Path
+) -> None:
+    tasks = [TaskRun(edit(str(picture)), store=StateStore(), map_index=index) for index in range(12)]
+
+    def start(task: TaskRun) -> None:
+        with pytest.raises(TaskDeferred):
+            task.start()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(start, tasks))
+    generations = evolink.state.generations.values()
+    assert len(files(evolink)) == 1
+    assert [each.picture(0).references[0].thumbnail is not None for each in generations] == [True] * 12
 
 
 def test_mask_is_uploaded_like_a_reference(
@@ -408,6 +425,7 @@ def test_reference_gone_before_airflow_3_3_says_that_the_money_is_unknown(
     with pytest.raises(InvalidRequestError, match="no reference file") as refused:
         task.run()
     assert refused.value.billed is None
+    assert "an earlier one may have been accepted" in str(refused.value)
 
 
 def test_changed_content_is_another_request(
