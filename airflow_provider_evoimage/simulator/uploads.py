@@ -154,9 +154,9 @@ class Uploads:
         if place not in self._files and len(self.of(account)) >= quota:
             location.unlink()
             raise UploadRefusal(QUOTA_EXCEEDED, f"File quota exceeded: {quota} files.")
-        replaced = self._files.pop(place, None)
+        # At once, as object stores do it: whoever is reading in a thread finds the one or the other.
+        replaced = self._files.get(place)
         if replaced is not None:
-            # At once, as object stores do it: whoever is about to read finds the one or the other.
             location = location.replace(replaced.location)
         upload = Upload(
             file_id=self._names.file_id(),
@@ -167,7 +167,8 @@ class Uploads:
             location=location,
             uploaded_at=now,
         )
-        self._files[place] = upload
+        others = {where: each for where, each in self._files.items() if where != place}
+        self._files = {**others, place: upload}
         return upload
 
     def expire(self, now: float, lifetime: float) -> None:

@@ -75,11 +75,13 @@ class ReferenceRecord:
     """What an earlier try of this task instance knew of its references, as the store keeps it.
 
     :param hashes: content hash by source.
-    :param sent: URL by content hash, for each set of uploads that was sent under the current key; newest last.
+    :param key: the idempotency key of the request that they were uploaded for.
+    :param sent: URL by content hash, for each set of uploads that may have been sent under it; newest last.
     :param expires_at: Unix seconds at which EvoLink deletes the first of the newest uploads.
     """
 
     hashes: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
     sent: tuple[Mapping[str, str], ...] = ()
     expires_at: float = 0.0
 
@@ -98,6 +100,7 @@ class ReferenceRecord:
         sent, expires_at = data.get("sent"), data.get("expires_at")
         return cls(
             hashes=_texts(data.get("hashes")),
+            key=str(data.get("key")),
             sent=tuple(map(_texts, sent)) if isinstance(sent, list) else (),
             expires_at=float(expires_at) if isinstance(expires_at, (int, float)) else 0.0,
         )
@@ -112,6 +115,7 @@ class ReferenceRecord:
                 {
                     "v": _V,
                     "hashes": dict(self.hashes),
+                    "key": self.key,
                     "sent": [dict(urls) for urls in self.sent],
                     "expires_at": self.expires_at,
                 },
@@ -146,18 +150,19 @@ class ReferenceUploads:
         self._sent_before: tuple[Mapping[str, str], ...] = ()
         self._listed: frozenset[str] | None = None
 
-    def sendable(self, request: ImageRequest, *, sent_before: bool) -> ImageRequest:
+    def sendable(self, request: ImageRequest, key: str) -> ImageRequest:
         """Upload what is not there, and put the URLs into the request.
 
-        :param sent_before: whether an earlier try may have sent the request under the same key. It then goes
-            out as it did then where that is possible, also when an upload fails: the generation may be paid for.
+        A request that an earlier try may have sent under the same key goes out as it did then where that is
+        possible, also when an upload fails: the generation may be paid for.
+
         :raises EvoImageError: when EvoLink does not take a file; nothing was submitted by this try.
         """
         if not self._stored:
             return request
         record = ReferenceRecord.read(self._store, self._log)
         wanted = {each.sha256 for each in self._stored}
-        before = tuple(urls for urls in record.sent if wanted <= set(urls)) if sent_before else ()
+        before = tuple(urls for urls in record.sent if wanted <= set(urls)) if record.key == key else ()
         newest = before[-1] if before else {}
         lives = record.expires_at - time.time() > MIN_LIFE_SECONDS
         urls: dict[str, str] = {}
@@ -182,6 +187,7 @@ class ReferenceUploads:
         # Before the POST: should this process die during it, the next try sends the same body.
         ReferenceRecord(
             hashes=self._hashes,
+            key=key,
             sent=(*(earlier for earlier in before if _differs(earlier, urls)), urls),
             expires_at=min(ends, default=0.0),
         ).keep(self._store, self._log)

@@ -119,8 +119,8 @@ class RecordKeeper:
 class Uploads(Protocol):
     """References that must be at EvoLink before a request that names them goes out."""
 
-    def sendable(self, request: ImageRequest, *, sent_before: bool) -> ImageRequest:
-        """Upload them, and put their URLs into the request."""
+    def sendable(self, request: ImageRequest, key: str) -> ImageRequest:
+        """Upload them, and put their URLs into the request that goes out under this key."""
 
     def as_sent_before(self, request: ImageRequest) -> list[ImageRequest]:
         """Return the request as earlier tries may have sent it with other URLs."""
@@ -227,10 +227,10 @@ class Submission:
         """Upload the references before the record says "submitting": an upload pays for nothing."""
         if self._uploads is None:
             return request
-        recorded = self._record is not None and self._record.key == key
         try:
-            return self._uploads.sendable(request, sent_before=recorded)
+            return self._uploads.sendable(request, key)
         except EvoImageError as error:
+            recorded = self._record is not None and self._record.key == key
             if recorded or (self._is_retry and not self._keeper.has_store):
                 say_of_earlier_try(error)
             raise

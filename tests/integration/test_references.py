@@ -374,6 +374,19 @@ def test_even_where_urls_cannot_be_foretold_no_retry_ends_in_a_conflict(
 
 
 @pytest.mark.usefixtures("unique_urls")
+def test_lost_record_of_the_submission_alone_ends_in_no_conflict(
+    evolink: SimulatorServer, picture: Path, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evolink.state.configure({"upload_receipts": False})
+    task = TaskRun(edit(str(picture)), store=store)
+    with killed(monkeypatch, "after POST", task), pytest.raises(Killed):
+        task.start()
+    store.delete("evoimage")
+    assert task.run()["status"] == "completed"
+    assert paid(evolink) == 1
+
+
+@pytest.mark.usefixtures("unique_urls")
 def test_paid_generation_is_found_also_when_nothing_can_be_uploaded_any_more(
     evolink: SimulatorServer,
     picture: Path,
