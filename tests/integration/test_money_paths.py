@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import httpx
 import pytest
 from airflow.exceptions import TaskDeferred
 from fake_time import FakeTime
-from task_driver import Killed, StateStore, TaskRun, generate, kept_keys
+from task_driver import KillAtLine, Killed, StateStore, TaskRun, generate, kept_keys
 
 import airflow_provider_evoimage
 from airflow_provider_evoimage.exceptions import (
@@ -240,36 +238,6 @@ def test_ignored_keys_never_pay_twice_after_a_crash(
     else:
         assert manifest["evolink_task_id"] == only_id(evolink)
     assert paid(evolink) <= 1
-
-
-class KillAtLine:
-    """Lets the worker die when it first comes to one line of our code; also notes which lines it came to."""
-
-    def __init__(self, line: tuple[str, int] | None = None) -> None:
-        self.line = line
-        self.lines: dict[tuple[str, int], None] = {}
-
-    def __enter__(self) -> KillAtLine:
-        sys.settrace(self._called)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _called(self, frame: FrameType, event: str, argument: object) -> Any:
-        del event, argument
-        path = frame.f_code.co_filename
-        return self._traced if path.startswith(str(PACKAGE)) and "simulator" not in path else None
-
-    def _traced(self, frame: FrameType, event: str, argument: object) -> Any:
-        del argument
-        if event == "line":
-            here = (Path(frame.f_code.co_filename).name, frame.f_lineno)
-            self.lines[here] = None
-            if here == self.line:
-                sys.settrace(None)
-                raise Killed(f"{here[0]}:{here[1]}")
-        return self._traced
 
 
 SECOND_LEG = (

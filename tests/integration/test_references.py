@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from airflow.sdk.io import attach
 from fake_time import FakeTime
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
-from task_driver import Killed, StateStore, TaskRun, generate
+from task_driver import KillAtLine, Killed, StateStore, TaskRun, generate
 
 from airflow_provider_evoimage.decorators.evoimage import evoimage_task
 from airflow_provider_evoimage.exceptions import (
@@ -296,6 +297,29 @@ def test_crash_around_upload_and_post_pays_once_and_ends_in_no_conflict(
     assert manifest["status"] == "completed"
     assert (paid(evolink), evolink.state.counters.conflicts) == (1, 0)
     assert len(files(evolink)) == (0 if cleanup else 1)
+
+
+FIRST_LEG = ("generate.py", "task_references.py", "submit.py", "reference_uploads.py")
+
+
+def test_crash_at_any_line_before_the_wait_pays_once(
+    evolink: SimulatorServer, picture: Path, maybe_store: StateStore | None
+) -> None:
+    make = edit(str(picture))
+    with KillAtLine() as tracer, pytest.raises(TaskDeferred):
+        TaskRun(make, store=maybe_store and StateStore(), map_index=0).start()
+    lines = [line for line in tracer.lines if line[0] in FIRST_LEG]
+    assert len(lines) > 100
+    for number, line in enumerate(lines, start=1):
+        task = TaskRun(make, store=maybe_store and StateStore(), map_index=number)
+        before = paid(evolink)
+        with KillAtLine(line), contextlib.suppress(Killed, TaskDeferred):
+            task.start()
+        with pytest.raises(TaskDeferred):
+            task.start()
+        assert paid(evolink) - before == 1, line
+        evolink.state.uploads.expire(float("inf"), 0)
+    assert evolink.state.counters.conflicts == 0
 
 
 @pytest.mark.parametrize("step", ["before POST", "after POST"])
