@@ -309,13 +309,21 @@ class EvoLinkClient(_Exchange):
         return self._attempt(protocol.get_credits(), self._reading())
 
     def upload_file(
-        self, path: Path, *, name: str, content_type: str, folder: str | None = None
+        self,
+        path: Path,
+        *,
+        name: str,
+        content_type: str,
+        folder: str | None = None,
+        upload_id: str | None = None,
     ) -> UploadedFile:
         """Send a local file to EvoLink's files, where it lives for 72 hours.
 
         A repeated attempt overwrites its own file, so give a name that nothing else uses.
         """
-        call = uploads.upload_stream(path, name=name, content_type=content_type, folder=folder)
+        call = uploads.upload_stream(
+            path, name=name, content_type=content_type, folder=folder, upload_id=upload_id
+        )
         return self._attempt(call, self._reading())
 
     def upload_base64(self, data: bytes, *, name: str, folder: str | None = None) -> UploadedFile:
@@ -325,6 +333,15 @@ class EvoLinkClient(_Exchange):
     def upload_url(self, url: str, *, name: str | None = None, folder: str | None = None) -> UploadedFile:
         """Have EvoLink fetch a file into its files."""
         return self._attempt(uploads.upload_url(url, name=name, folder=folder), self._reading())
+
+    def get_upload_receipt(self, upload_id: str) -> UploadedFile | None:
+        """Read the answer to an earlier upload again; None where EvoLink has none, or lacks receipts."""
+        try:
+            return self._attempt(uploads.get_upload_receipt(upload_id), self._reading())
+        except EvoLinkApiError as error:
+            if error.http_status not in _NO_SUCH_ENDPOINT:
+                raise
+            return None
 
     def list_files(self, page: int = 1, page_size: int = 20) -> FilePage:
         """Read one page of the account's files, 1 to 100 of them."""
@@ -413,13 +430,21 @@ class AsyncEvoLinkClient(_Exchange):
         return await self._attempt(protocol.get_credits(), self._reading())
 
     async def upload_file(
-        self, path: Path, *, name: str, content_type: str, folder: str | None = None
+        self,
+        path: Path,
+        *,
+        name: str,
+        content_type: str,
+        folder: str | None = None,
+        upload_id: str | None = None,
     ) -> UploadedFile:
         """Send a local file to EvoLink's files, where it lives for 72 hours.
 
         A repeated attempt overwrites its own file, so give a name that nothing else uses.
         """
-        call = uploads.upload_stream(path, name=name, content_type=content_type, folder=folder)
+        call = uploads.upload_stream(
+            path, name=name, content_type=content_type, folder=folder, upload_id=upload_id
+        )
         return await self._attempt(call, self._reading())
 
     async def upload_base64(self, data: bytes, *, name: str, folder: str | None = None) -> UploadedFile:
@@ -431,6 +456,15 @@ class AsyncEvoLinkClient(_Exchange):
     ) -> UploadedFile:
         """Have EvoLink fetch a file into its files."""
         return await self._attempt(uploads.upload_url(url, name=name, folder=folder), self._reading())
+
+    async def get_upload_receipt(self, upload_id: str) -> UploadedFile | None:
+        """Read the answer to an earlier upload again; None where EvoLink has none, or lacks receipts."""
+        try:
+            return await self._attempt(uploads.get_upload_receipt(upload_id), self._reading())
+        except EvoLinkApiError as error:
+            if error.http_status not in _NO_SUCH_ENDPOINT:
+                raise
+            return None
 
     async def list_files(self, page: int = 1, page_size: int = 20) -> FilePage:
         """Read one page of the account's files, 1 to 100 of them."""

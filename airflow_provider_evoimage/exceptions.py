@@ -7,6 +7,7 @@ EvoImageError
 ├── ConnectionSettingsError *        the Airflow connection cannot be used as it stands
 ├── BudgetExceededError *            it may cost more than max_credits, so it was not sent
 │   └── PriceUnknownError *          max_credits is set and no price is known
+├── ReferenceUnreadableError         your storage did not give a reference image
 ├── EvoLinkApiError                  EvoLink answered with an error
 │   ├── RequestRefusedError *        400, 413, 415, 404 for a model: this request will never pass
 │   │   ├── ContentRefusedError *    refused by moderation before a generation began
@@ -140,6 +141,13 @@ class PriceUnknownError(BudgetExceededError):
     """``max_credits`` is set and no price is known for the request; nothing was sent."""
 
 
+class ReferenceUnreadableError(EvoImageError):
+    """Your own storage did not give a reference image, for a reason that may pass; nothing was sent."""
+
+    default_billed = False
+    default_on_retry = "Nothing was submitted by this try; a retry reads the reference again."
+
+
 class EvoLinkApiError(EvoImageError):
     """EvoLink answered with an error; ``http_status``, ``code`` and ``request_id`` say which."""
 
@@ -168,7 +176,7 @@ class FileQuotaError(FileRefusedError):
 
     default_on_retry = (
         "No retry follows: delete uploaded files (EvoImageHook.list_files, delete_file) or wait until they expire, "
-        "72 hours after their upload; then clear the task."
+        "72 hours after their upload; then clear the task. cleanup_references=True removes them after each task."
     )
 
 

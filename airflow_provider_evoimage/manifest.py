@@ -1,23 +1,5 @@
 """The manifest: the plain-JSON record of what was asked, made, saved and charged. Pure.
 
-``v``              version of this shape, 1
-``evolink_task_id``  EvoLink's id of the generation
-``status``         EvoLink's word, ``completed`` where there are images
-``model``          model that EvoLink really used
-``created``        when EvoLink accepted the request (ISO 8601, UTC)
-``completed``      when it was done, where EvoLink tells the duration
-``expires_at``     when the links die at the earliest: 24 hours after ``created``
-``asked``, ``made``  number of images asked for (None where this task did not ask) and made
-``request``        the request as sent, without ``callback_url`` and without signatures of URLs; None where
-                   this task did not send it
-``images``         one object an image: ``index``, ``url``, and once saved ``path``, ``sha256``, ``bytes``,
-                   ``content_type``, ``width``, ``height``
-``usage``          ``estimate`` before it was sent (see :meth:`CostEstimate.to_json`; None where no price is
-                   known), ``reserved`` and ``charged`` credits (None where EvoLink did not tell this task),
-                   ``tokens`` by EvoLink's names
-``made_by``        ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the Airflow task that wrote this
-=================  ==========================================================================================
-=======
 It is what generate, sensor and save return (XCom), and what lies beside saved images (sidecar, without links).
 Each field has a row in ``docs/manifest.md`` and a property in ``manifest.schema.json`` beside this module.
 """
@@ -63,8 +45,14 @@ class Asked:
         body = {name: value for name, value in request.body().items() if name != "callback_url"}
         if request.image_urls:
             body["image_urls"] = [unsigned(url) for url in request.image_urls]
+        if isinstance(mask := body.get("mask_url"), str):
+            body["mask_url"] = unsigned(mask)
         found = estimate_with_prompt(request)
         return cls(request=body, images=request.asked, estimate=None if found is None else found.to_json())
+
+    def kept(self) -> dict[str, Any]:
+        """Return it in the form of a manifest, as :meth:`in_manifest` reads it."""
+        return {"request": self.request, "asked": self.images, "usage": {"estimate": self.estimate}}
 
     @classmethod
     def in_manifest(cls, manifest: object) -> Asked:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 from airflow.sdk.definitions.context import context_merge
 
+from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.manifest import Asked, Manifest
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.operators.task_references import has_references
+from airflow_provider_evoimage.storage.references import References
 from airflow_provider_evoimage.version_compat import determine_kwargs
 
 if TYPE_CHECKING:
@@ -21,7 +24,6 @@ REQUEST_FIELDS = (
     *("prompt", "model", "size", "quality", "n"),
     *("image_urls", "callback_url", "extra_body"),
 )
-XCOM_ASKED = "evoimage_asked"
 
 
 class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
@@ -69,15 +71,17 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
         arguments = determine_kwargs(self.python_callable, self.op_args, context)
         for name, value in _request_fields(self.python_callable(*self.op_args, **arguments)).items():
             setattr(self, name, value)
-        asked = Asked.by(self._build_request())
-        # The function is not called again after the wait: what it asked for is kept for the manifest.
-        kept = {"request": asked.request, "asked": asked.images, "usage": {"estimate": asked.estimate}}
-        context["ti"].xcom_push(key=XCOM_ASKED, value=kept)
         return EvoImageGenerateOperator.execute(self, context)
 
+    def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
+        asked = super()._ask(context, request, references)
+        # The function is not called again after the wait: what it asked for is kept for the manifest.
+        if not has_references(self.image_urls, self.extra_body):
+            self._keep_asked(context, asked)
+        return asked
+
     def _asked(self, context: Context) -> Asked:
-        ti = context["ti"]
-        return Asked.in_manifest(ti.xcom_pull(task_ids=ti.task_id, key=XCOM_ASKED, map_indexes=ti.map_index))
+        return self._kept_asked(context)
 
 
 def _request_fields(returned: object) -> dict[str, Any]:

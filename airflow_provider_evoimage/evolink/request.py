@@ -28,6 +28,9 @@ MAX_CALLBACK_URL_CHARACTERS = 2048
 # gpt-image-2 documents 60,000 bytes besides its 32,000 characters.
 MAX_PROMPT_BYTES = 60_000
 
+# Stands for an image that is still to be uploaded; no request goes out with one.
+CONTENT_ADDRESS = re.compile(r"sha256:[0-9a-f]{64}")
+
 _SHOWN_CHARACTERS = 120
 
 
@@ -108,7 +111,9 @@ class ImageRequest(BaseModel):
         default=None, ge=1, description="number of images; the upper limit is the model's"
     )
     image_urls: Annotated[tuple[str, ...], BeforeValidator(_url_list)] = Field(
-        default=(), description="references, http(s) URLs that EvoLink can read without logging in"
+        default=(),
+        description="references: http(s) URLs that EvoLink can read without logging in; until they are "
+        "uploaded, those of the user's own storage by content, sha256:<hex>",
     )
     callback_url: OptionalText = Field(
         default=None,
@@ -148,6 +153,8 @@ class ImageRequest(BaseModel):
     @classmethod
     def _references_are_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
+            if CONTENT_ADDRESS.fullmatch(url):
+                continue
             parts = _split_url(url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:
                 raise ValueError(f"{_shown(url)} is not an http(s) URL; EvoLink fetches references itself")
@@ -227,6 +234,17 @@ class ImageRequest(BaseModel):
             "callback_url": self.callback_url,
         }
         return {name: value for name, value in fields.items() if value is not None} | self.extra_body
+
+    def with_uploads(self, urls: Mapping[str, str]) -> ImageRequest:
+        """Put URLs in place of the references and the mask that were known by content.
+
+        :param urls: by content address, ``sha256:<hex>``.
+        """
+        extra_body = dict(self.extra_body)
+        if isinstance(mask := extra_body.get("mask_url"), str):
+            extra_body["mask_url"] = urls.get(mask, mask)
+        image_urls = tuple(urls.get(url, url) for url in self.image_urls)
+        return self.model_copy(update={"image_urls": image_urls, "extra_body": extra_body})
 
     @property
     def asked(self) -> int:

@@ -25,6 +25,8 @@ UPLOAD_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 MAX_FILES_PER_PAGE = 100
 
 _FILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# Under which EvoLink finds the answer to an upload again.
+UPLOAD_ID = re.compile(r"[A-Za-z0-9._-]{16,128}")
 _FILE_NAME = re.compile(r"[^/\\\x00-\x1f]{1,255}")
 _FOLDER = re.compile(r"[^\\\x00-\x1f]{0,256}")
 
@@ -100,14 +102,18 @@ class FileQuota(_Answered):
 
 
 def upload_stream(
-    path: Path, *, name: str, content_type: str, folder: str | None = None
+    path: Path, *, name: str, content_type: str, folder: str | None = None, upload_id: str | None = None
 ) -> Call[UploadedFile]:
-    """``POST …/upload/stream``: send a local file as it is."""
+    """``POST …/upload/stream``: send a local file as it is.
+
+    :param upload_id: 16 to 128 characters under which :func:`get_upload_receipt` finds the answer again.
+    """
     return Call(
         method="POST",
         path="/api/v1/files/upload/stream",
         asking="to take a reference file",
         service="files",
+        headers={} if upload_id is None else {"X-Evo-Upload-Id": _checked_upload_id(upload_id)},
         upload=FileToUpload(
             path=path,
             name=checked_name(name),
@@ -146,6 +152,17 @@ def upload_url(url: str, *, name: str | None = None, folder: str | None = None) 
             upload_path=_checked_folder(folder),
             file_name=checked_name(name) if name is not None else None,
         ),
+        read=_read_upload,
+    )
+
+
+def get_upload_receipt(upload_id: str) -> Call[UploadedFile]:
+    """``GET …/upload-receipts/{upload_id}``: the answer to an earlier upload. Older servers lack it (404, 405)."""
+    return Call(
+        method="GET",
+        path=f"/api/v1/files/upload-receipts/{_checked_upload_id(upload_id)}",
+        asking="for the receipt of an upload",
+        service="files",
         read=_read_upload,
     )
 
@@ -222,6 +239,12 @@ def checked_name(name: str) -> str:
     if not _FILE_NAME.fullmatch(name) or name in {".", ".."}:
         raise InvalidRequestError(f"{name!r} is not a file name: 1 to 255 characters, no slash.")
     return name
+
+
+def _checked_upload_id(upload_id: str) -> str:
+    if not UPLOAD_ID.fullmatch(upload_id):
+        raise InvalidRequestError(f"{upload_id!r} is not an upload id: 16 to 128 of A-Za-z0-9._-.")
+    return upload_id
 
 
 def _checked_folder(folder: str | None) -> str | None:

@@ -18,7 +18,7 @@ from airflow_provider_evoimage.client import (
 from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationPage
 from airflow_provider_evoimage.evolink.protocol import Answer, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from airflow_provider_evoimage.evolink.uploads import FilePage, FileQuota, UploadedFile
+from airflow_provider_evoimage.evolink.uploads import UPLOAD_ID, FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
@@ -31,7 +31,7 @@ from airflow_provider_evoimage.exceptions import (
     UnreadableAnswerError,
 )
 from airflow_provider_evoimage.hooks.connection import ConnectionSettings
-from airflow_provider_evoimage.storage.references import reference_type, unique_name
+from airflow_provider_evoimage.storage.reference_image import reference_type, unique_name
 from airflow_provider_evoimage.transport import prepare_for_asyncio
 from airflow_provider_evoimage.version_compat import AirflowNotFoundException
 
@@ -146,21 +146,28 @@ class EvoImageHook(BaseHook):
         """Read again what a callback claims: callbacks are unsigned, so anybody can send one."""
         return self.get_generation(generation.evolink_task_id)
 
-    def upload_reference(self, path: str | Path, *, folder: str | None = None) -> UploadedFile:
+    def upload_reference(
+        self, path: str | Path, *, folder: str | None = None, name: str | None = None
+    ) -> UploadedFile:
         """Bring a local image to where EvoLink can read it; its ``file_url`` goes into ``image_urls``.
 
-        The file gets a name that nothing else uses, as EvoLink overwrites files of the same name. It lives for
-        72 hours and counts towards the account's quota until then, or until :meth:`delete_file`. Costs nothing.
+        It lives for 72 hours and counts towards the account's quota until then, or until :meth:`delete_file`.
+        Costs nothing.
 
+        :param name: EvoLink overwrites files of the same name; default: a name that nothing else uses. A name of
+            16 to 128 characters of ``A-Za-z0-9._-`` is also the upload's id for :meth:`get_upload_receipt`.
         :raises InvalidRequestError: when it is not there, is no JPEG, PNG, GIF or WebP by its bytes, or is
             larger than 100 MB.
         :raises FileQuotaError: when the account holds as many files as it may.
         """
         source = Path(path)
         content_type = reference_type(source)
-        name = unique_name(source.name, content_type)
+        upload_id = name if name is not None and UPLOAD_ID.fullmatch(name) else None
+        name = name or unique_name(source.name, content_type)
         try:
-            return self.upload_file(source, name=name, content_type=content_type, folder=folder)
+            return self._client.upload_file(
+                source, name=name, content_type=content_type, folder=folder, upload_id=upload_id
+            )
         except FileQuotaError as error:
             error.message = f"{error.message} {self._quota_in_words()}".strip()
             raise
@@ -178,6 +185,10 @@ class EvoImageHook(BaseHook):
     def upload_url(self, url: str, *, name: str | None = None, folder: str | None = None) -> UploadedFile:
         """Have EvoLink fetch a file from a public https URL into its files."""
         return self._client.upload_url(url, name=name, folder=folder)
+
+    def get_upload_receipt(self, upload_id: str) -> UploadedFile | None:
+        """Read the answer to an earlier upload again; None where EvoLink has none. The file may be gone since."""
+        return self._client.get_upload_receipt(upload_id)
 
     def list_files(self, page: int = 1, page_size: int = 20) -> FilePage:
         """Read one page of the uploaded files, 1 to 100 of them."""

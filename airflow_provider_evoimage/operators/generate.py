@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -21,8 +21,14 @@ from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, cost_in_words, made_by
 from airflow_provider_evoimage.metrics import generation_ended
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
+from airflow_provider_evoimage.operators.task_references import (
+    TaskReferences,
+    has_references,
+    with_sources,
+)
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.storage.destination import ONE_GENERATION, Destination, FileNames
+from airflow_provider_evoimage.storage.references import References
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.budget import credit_limit, require_within
 from airflow_provider_evoimage.submission.identity import fingerprint
@@ -47,6 +53,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 XCOM_EVOLINK_TASK_ID = "evolink_task_id"
+XCOM_ASKED = "evoimage_asked"
 
 # The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
 DEFERRAL_MARGIN_SECONDS = 120.0
@@ -71,7 +78,11 @@ class EvoImageGenerateOperator(BaseOperator):
     :param size: ``1:1``, ``2:3``, ``3:2``, ``1024x1024``, ``1024x1536``, ``1536x1024``; others by model.
     :param quality: ``low``, ``medium``, ``high``; others by model.
     :param n: number of images.
-    :param image_urls: references, http(s) URLs that EvoLink can read without logging in.
+    :param image_urls: references: http(s) URLs that EvoLink can read without logging in; URLs of Airflow's object
+        storage and absolute paths, which are uploaded just before the submission; manifests of earlier tasks
+        (or paths of their sidecars), which stand for their images. The mask of ``extra_body`` likewise.
+    :param cleanup_references: True removes this task's uploads from EvoLink as soon as the generation has ended.
+        Otherwise all tasks of the DAG run share them, and EvoLink deletes them after 72 hours.
     :param callback_url: https URL that EvoLink calls when the generation has ended.
     :param extra_body: fields of other models, sent as they are.
     :param max_credits: the most this request may cost, in credits (68 are 1 USD). When the upper end of its
@@ -121,7 +132,8 @@ class EvoImageGenerateOperator(BaseOperator):
         size: str | None = None,
         quality: str | None = None,
         n: int | str | None = None,
-        image_urls: Sequence[str] | str | None = None,
+        image_urls: Sequence[Any] | Mapping[str, Any] | str | None = None,
+        cleanup_references: bool = False,
         callback_url: str | None = None,
         extra_body: dict[str, Any] | None = None,
         max_credits: float | str | None = None,
@@ -145,6 +157,11 @@ class EvoImageGenerateOperator(BaseOperator):
         self.quality = quality
         self.n = n
         self.image_urls = image_urls
+        self.cleanup_references = cleanup_references
+        if cleanup_references and not wait_for_completion:
+            raise InvalidRequestError(
+                "cleanup_references needs wait_for_completion: EvoLink reads the references until it is done."
+            )
         self.callback_url = callback_url
         self.extra_body = extra_body
         self.max_credits = max_credits
@@ -168,15 +185,20 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""
-        request = self._build_request()
         max_credits = credit_limit(self.max_credits)
+        with self._read_references(context) as references:
+            return self._run(context, references, max_credits)
+
+    def _run(self, context: Context, references: References, max_credits: Decimal | None) -> Manifest:
+        request = self._build_request(references)
+        asked = self._ask(context, request, references)
         # What can be wrong about the destination is found out before anything is paid.
         saver = self._saver(context)
         self._check_names(request)
         self.log.info("Asking EvoLink for %s: %s", request.summary, request.short_prompt)
         for warning in request.warnings:
             self.log.warning("%s", warning)
-        generation = self._submission(context, request, max_credits).ensure(request)
+        generation = self._ensure(context, request, references, max_credits)
         self._waiting_for = generation.evolink_task_id
         self._credits_reserved = generation.usage.credits_reserved
         # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
@@ -184,10 +206,10 @@ class EvoImageGenerateOperator(BaseOperator):
         self._log_accepted(generation)
         if not self.wait_for_completion:
             self._keeper(context).mark("delivered", generation)
-            asked = self._with_reserved(context, generation, Asked.by(request))
+            asked = self._with_reserved(context, generation, asked)
             return build_manifest(generation, asked=asked, made_by=made_by(context))
         if generation.is_terminal:
-            return self._deliver(context, generation, Asked.by(request), saver)
+            return self._deliver(context, generation, asked, saver)
         deadline = time.time() + self.timeout
         if self.deferrable:
             self._defer(generation, deadline)
@@ -238,16 +260,47 @@ class EvoImageGenerateOperator(BaseOperator):
                 self._waiting_for,
             )
 
-    def _build_request(self) -> ImageRequest:
+    @property
+    def _model(self) -> str:
+        return filled("model", self.model) or self.hook.settings.default_model
+
+    def _references(self, context: Context) -> TaskReferences:
+        return TaskReferences(hook=self.hook, context=context, cleanup=self.cleanup_references, log=self.log)
+
+    def _read_references(self, context: Context) -> References:
+        return self._references(context).read(
+            self.image_urls, self.extra_body, model=self._model, is_retry=self._is_retry(context)
+        )
+
+    def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
+        """Describe the request; with references it is kept for the manifest, as they may be gone after the wait."""
+        asked = with_sources(Asked.by(request), references)
+        if has_references(self.image_urls, self.extra_body):
+            self._keep_asked(context, asked)
+        return asked
+
+    def _ensure(
+        self, context: Context, request: ImageRequest, references: References, max_credits: Decimal | None
+    ) -> Generation:
+        try:
+            return self._submission(context, request, references, max_credits).ensure(request)
+        except EvoImageError as error:
+            if error.billed is False and not error.retryable:
+                self._references(context).remove()
+            raise
+        finally:
+            references.close()
+
+    def _build_request(self, references: References) -> ImageRequest:
         return ImageRequest.build(
-            model=filled("model", self.model) or self.hook.settings.default_model,
+            model=self._model,
             prompt=self.prompt,
             size=self.size,
             quality=self.quality,
             n=self.n,
-            image_urls=self.image_urls,
+            image_urls=references.image_urls,
             callback_url=self.callback_url,
-            extra_body=self.extra_body,
+            extra_body=references.extra_body,
         )
 
     def _saver(self, context: Context) -> ImageSaver | None:
@@ -273,9 +326,9 @@ class EvoImageGenerateOperator(BaseOperator):
                 "the same name: add {index} to it."
             )
 
-    def _submission(self, context: Context, request: ImageRequest, max_credits: Decimal | None) -> Submission:
-        ti = context["ti"]
-        first_try = (ti.max_tries or 0) - (self.retries or 0) + 1
+    def _submission(
+        self, context: Context, request: ImageRequest, references: References, max_credits: Decimal | None
+    ) -> Submission:
         return Submission(
             hook=self.hook,
             identity=identity_of(
@@ -286,15 +339,21 @@ class EvoImageGenerateOperator(BaseOperator):
             keeper=self._keeper(context),
             log=self.log,
             on_clear=self.on_clear,
-            is_retry=ti.try_number > first_try,
+            is_retry=self._is_retry(context),
             submit_timeout=self.submit_timeout,
             before_submit=lambda: self._check_cost(request, max_credits),
+            uploads=self._references(context).uploads(references),
         )
 
     def _check_cost(self, request: ImageRequest, max_credits: Decimal | None) -> None:
         found = require_within(request, max_credits)
         limit = "" if max_credits is None else f"; max_credits is {max_credits:f}"
         self.log.info("Estimated cost: %s%s.", found or "no price is known for this model", limit)
+
+    def _is_retry(self, context: Context) -> bool:
+        ti = context["ti"]
+        first_try = (ti.max_tries or 0) - (self.retries or 0) + 1
+        return bool(ti.try_number > first_try)
 
     def _keeper(self, context: Context) -> RecordKeeper:
         # Airflow 3.3 and later.
@@ -335,13 +394,31 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def _asked(self, context: Context) -> Asked:
         """Describe the request again; what was paid is delivered also when that no longer works."""
+        if has_references(self.image_urls, self.extra_body):
+            return self._kept_asked(context)
         try:
-            return Asked.by(self._build_request())
+            with self._read_references(context) as references:
+                return Asked.by(self._build_request(references))
         except EvoImageError as error:
             self.log.warning("The manifest will lack the request: %s", error.message)
             return Asked()
 
+    def _keep_asked(self, context: Context, asked: Asked) -> None:
+        context["ti"].xcom_push(key=XCOM_ASKED, value=asked.kept())
+
+    def _kept_asked(self, context: Context) -> Asked:
+        ti = context["ti"]
+        return Asked.in_manifest(ti.xcom_pull(task_ids=ti.task_id, key=XCOM_ASKED, map_indexes=ti.map_index))
+
     def _deliver(
+        self, context: Context, generation: Generation, asked: Asked, saver: ImageSaver | None
+    ) -> Manifest:
+        try:
+            return self._hand_over(context, generation, asked, saver)
+        finally:
+            self._references(context).remove()
+
+    def _hand_over(
         self, context: Context, generation: Generation, asked: Asked, saver: ImageSaver | None
     ) -> Manifest:
         self._waiting_for = None

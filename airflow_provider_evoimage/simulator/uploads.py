@@ -154,7 +154,10 @@ class Uploads:
         if place not in self._files and len(self.of(account)) >= quota:
             location.unlink()
             raise UploadRefusal(QUOTA_EXCEEDED, f"File quota exceeded: {quota} files.")
-        self._drop(place)
+        # At once, as object stores do it: whoever is reading in a thread finds the one or the other.
+        replaced = self._files.get(place)
+        if replaced is not None:
+            location = location.replace(replaced.location)
         upload = Upload(
             file_id=self._names.file_id(),
             account=account,
@@ -164,7 +167,8 @@ class Uploads:
             location=location,
             uploaded_at=now,
         )
-        self._files[place] = upload
+        others = {where: each for where, each in self._files.items() if where != place}
+        self._files = {**others, place: upload}
         return upload
 
     def expire(self, now: float, lifetime: float) -> None:

@@ -81,11 +81,14 @@ class RequestIdentity:
 def fingerprint(request: ImageRequest) -> str:
     """Hash everything that EvoLink bills for or draws from (hex, 64 characters).
 
-    References count without the parameters that signing their URL again would change.
+    References and the mask count by content where they are uploaded (``sha256:<hex>`` in the request), else by
+    their URL without the parameters that signing it again would change. Never by the URL of an upload.
     """
     body = {name: value for name, value in request.body().items() if name not in _NOT_BILLABLE}
     if request.image_urls:
         body["image_urls"] = [unsigned(url) for url in request.image_urls]
+    if isinstance(mask := body.get("mask_url"), str):
+        body["mask_url"] = unsigned(mask)
     return hashlib.sha256(_canonical(body).encode()).hexdigest()
 
 

@@ -22,7 +22,14 @@ from airflow_provider_evoimage.submission.identity import unsigned
 
 # Arguments that say where an image goes or who is told, not what is drawn.
 _NOT_ASKED = frozenset(
-    {"save_to", "filename_template", "callback_url", "evoimage_conn_id", "map_index_template"}
+    {
+        "save_to",
+        "filename_template",
+        "callback_url",
+        "cleanup_references",
+        "evoimage_conn_id",
+        "map_index_template",
+    }
 )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
 from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.protocol import Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
@@ -116,12 +117,23 @@ class RecordKeeper:
             self.keep(replace(record, phase=phase, retryable=is_retryable_failure(generation)))
 
 
+class Uploads(Protocol):
+    """References that must be at EvoLink before a request that names them goes out."""
+
+    def sendable(self, request: ImageRequest, key: str) -> ImageRequest:
+        """Upload them, and put their URLs into the request that goes out under this key."""
+
+    def as_sent_before(self, request: ImageRequest) -> list[ImageRequest]:
+        """Return the request as earlier tries may have sent it with other URLs."""
+
+
 class Submission:
     """One logical request of one task instance, from the first try to its delivery.
 
     :param is_retry: whether an earlier try since the last clear may have sent the request.
     :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
     :param before_submit: called when this try is about to ask EvoLink, not when it resumes; may refuse by raising.
+    :param uploads: references that are uploaded first; None where there are none.
     """
 
     def __init__(
@@ -135,6 +147,7 @@ class Submission:
         is_retry: bool = False,
         submit_timeout: float,
         before_submit: Callable[[], object] | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self._hook = hook
         self._identity = identity
@@ -144,6 +157,7 @@ class Submission:
         self._is_retry = is_retry
         self._submit_timeout = submit_timeout
         self._before_submit = before_submit
+        self._uploads = uploads
         self._record: SubmissionRecord | None = None
 
     @property
@@ -199,10 +213,11 @@ class Submission:
 
     def _submit(self, request: ImageRequest, decision: Submit) -> Generation:
         identity, key = decision.identity, decision.key
+        sending = self._with_uploads(request, key)
         while True:
             record = self._about_to_post(identity, key)
             try:
-                submitted = self._hook.submit(request, key, submit_timeout=self._submit_timeout)
+                submitted = self._post(sending, request, key)
             except EvoImageError as error:
                 # Certainly refused, so no later try need fear that it was accepted: the record is again what it
                 # was before. A conflict says that an earlier submission was accepted.
@@ -238,6 +253,30 @@ class Submission:
         expires_at = generation.expires_at
         is_expired = expires_at is not None and expires_at.timestamp() <= time.time()
         return generation.is_terminal and (generation.status != "completed" or is_expired)
+
+    def _with_uploads(self, request: ImageRequest, key: str) -> ImageRequest:
+        """Upload the references before the record says "submitting": an upload pays for nothing."""
+        if self._uploads is None:
+            return request
+        try:
+            return self._uploads.sendable(request, key)
+        except EvoImageError as error:
+            recorded = self._record is not None and self._record.key == key
+            if recorded or (self._is_retry and not self._keeper.has_store):
+                say_of_earlier_try(error)
+            raise
+
+    def _post(self, sending: ImageRequest, request: ImageRequest, key: str) -> Submitted:
+        """Ask for the images; on a conflict, with the URLs that an earlier try may have sent under this key."""
+        try:
+            return self._hook.submit(sending, key, submit_timeout=self._submit_timeout)
+        except IdempotencyConflictError:
+            for earlier in self._uploads.as_sent_before(request) if self._uploads is not None else ():
+                try:
+                    return self._hook.submit(earlier, key, submit_timeout=self._submit_timeout)
+                except IdempotencyConflictError:
+                    continue
+            raise
 
     def _about_to_post(self, identity: RequestIdentity, key: str) -> SubmissionRecord:
         record = record_before_post(
@@ -279,6 +318,15 @@ class Submission:
             self._log.info(
                 "Asking anew after EvoLink task %s, because %s.", record.evolink_task_id, decision.because
             )
+
+
+def say_of_earlier_try(error: EvoImageError) -> None:
+    """Let an error that stops this try before it submits say what is unknown of an earlier one."""
+    error.billed = None
+    error.on_retry = (
+        "Nothing was submitted by this try, but an earlier one may have been accepted: look in EvoLink's list of "
+        f"tasks, and collect it with EvoImageSaveOperator. {'A retry tries again.' if error.retryable else ''}"
+    ).strip()
 
 
 def record_before_post(

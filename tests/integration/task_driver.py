@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from airflow.exceptions import (
@@ -23,6 +26,7 @@ from airflow.exceptions import (
 from airflow.sdk import BaseOperator
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+import airflow_provider_evoimage
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
@@ -31,6 +35,7 @@ from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 
+PACKAGE = Path(airflow_provider_evoimage.__file__).parent
 API_KEY = "sk-evo-secret-of-the-tests"
 CONNECTION = "AIRFLOW_CONN_EVOIMAGE_DEFAULT"
 TRIGGERS = (EvoImageGenerationTrigger, EvoImageBatchTrigger)
@@ -38,6 +43,36 @@ TRIGGERS = (EvoImageGenerationTrigger, EvoImageBatchTrigger)
 
 class Killed(BaseException):
     """A worker that dies: nothing of ours catches it, as nothing of ours sees a SIGKILL."""
+
+
+class KillAtLine:
+    """Lets the worker die when it first comes to one line of our code; also notes which lines it came to."""
+
+    def __init__(self, line: tuple[str, int] | None = None) -> None:
+        self.line = line
+        self.lines: dict[tuple[str, int], None] = {}
+
+    def __enter__(self) -> KillAtLine:
+        sys.settrace(self._called)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _called(self, frame: FrameType, event: str, argument: object) -> Any:
+        del event, argument
+        path = frame.f_code.co_filename
+        return self._traced if path.startswith(str(PACKAGE)) and "simulator" not in path else None
+
+    def _traced(self, frame: FrameType, event: str, argument: object) -> Any:
+        del argument
+        if event == "line":
+            here = (Path(frame.f_code.co_filename).name, frame.f_lineno)
+            self.lines[here] = None
+            if here == self.line:
+                sys.settrace(None)
+                raise Killed(f"{here[0]}:{here[1]}")
+        return self._traced
 
 
 class StateStore:

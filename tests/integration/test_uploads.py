@@ -77,6 +77,32 @@ async def test_evolink_fetches_from_a_url_itself(client: Any, picture: Path):
     assert second.file_id != first.file_id
 
 
+async def test_receipt_tells_of_an_earlier_upload_again(client: Any, picture: Path):
+    upload_id = "ref-0123456789abcdef.png"
+    assert await result(client.get_upload_receipt(upload_id)) is None
+    uploaded = await result(
+        client.upload_file(picture, name="r.png", content_type="image/png", upload_id=upload_id)
+    )
+    receipt = await result(client.get_upload_receipt(upload_id))
+
+    assert (receipt.file_id, receipt.file_url) == (uploaded.file_id, uploaded.file_url)
+
+
+async def test_server_without_receipts_has_none(client: Any, evolink: SimulatorServer):
+    evolink.state.configure({"upload_receipts": False})
+    assert await result(client.get_upload_receipt("ref-0123456789abcdef.png")) is None
+
+
+async def test_upload_id_is_checked_before_anything_is_sent(client: Any, picture: Path):
+    for upload_id in ("short", "../../../../etc/passwd", "x" * 129):
+        with pytest.raises(InvalidRequestError, match="is not an upload id"):
+            await result(client.get_upload_receipt(upload_id))
+        with pytest.raises(InvalidRequestError, match="is not an upload id"):
+            await result(
+                client.upload_file(picture, name="r.png", content_type="image/png", upload_id=upload_id)
+            )
+
+
 async def test_list_quota_and_deletion_agree(client: Any, picture: Path):
     before = await result(client.get_file_quota())
     uploaded = await result(client.upload_file(picture, name="e.png", content_type="image/png"))

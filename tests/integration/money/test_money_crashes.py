@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 from airflow.exceptions import TaskDeferred
 from crashes import STEPS, STEPS_WITHOUT_STORE, crash, only_id, paid
-from task_driver import Killed, StateStore, TaskRun, first_leg, generate
+from task_driver import KillAtLine, Killed, StateStore, TaskRun, first_leg, generate
 
-import airflow_provider_evoimage
 from airflow_provider_evoimage.exceptions import (
     UnrepeatableSubmissionError,
 )
@@ -24,7 +21,6 @@ pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
-PACKAGE = Path(airflow_provider_evoimage.__file__).parent
 
 # Without a crash
 
@@ -145,36 +141,6 @@ def test_ignored_keys_never_pay_twice_after_a_crash(
     else:
         assert manifest["evolink_task_id"] == only_id(evolink)
     assert paid(evolink) <= 1
-
-
-class KillAtLine:
-    """Lets the worker die when it first comes to one line of our code; also notes which lines it came to."""
-
-    def __init__(self, line: tuple[str, int] | None = None) -> None:
-        self.line = line
-        self.lines: dict[tuple[str, int], None] = {}
-
-    def __enter__(self) -> KillAtLine:
-        sys.settrace(self._called)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _called(self, frame: FrameType, event: str, argument: object) -> Any:
-        del event, argument
-        path = frame.f_code.co_filename
-        return self._traced if path.startswith(str(PACKAGE)) and "simulator" not in path else None
-
-    def _traced(self, frame: FrameType, event: str, argument: object) -> Any:
-        del argument
-        if event == "line":
-            here = (Path(frame.f_code.co_filename).name, frame.f_lineno)
-            self.lines[here] = None
-            if here == self.line:
-                sys.settrace(None)
-                raise Killed(f"{here[0]}:{here[1]}")
-        return self._traced
 
 
 SECOND_LEG = (

@@ -535,3 +535,17 @@ def test_any_text_as_url_is_accepted_or_refused_in_words(url):
     for name in ("callback_url", "image_urls"):
         built = request_or_error(**{"model": "gpt-image-1", "prompt": "a fox", name: url})
         assert isinstance(built, ImageRequest) or name in str(built)
+
+
+def test_uploads_take_the_place_of_content_addresses_and_of_nothing_else():
+    one, other = (f"sha256:{letter * 64}" for letter in "ab")
+    request = ImageRequest.build(
+        model="gpt-image-2",
+        prompt="a fox",
+        image_urls=[one, REFERENCE, one],
+        extra_body={"mask_url": other, "background": "opaque"},
+    )
+    body = request.with_uploads({one: "https://x.example/1", other: "https://x.example/2"}).body()
+    assert body["image_urls"] == ["https://x.example/1", REFERENCE, "https://x.example/1"]
+    assert (body["mask_url"], body["background"]) == ("https://x.example/2", "opaque")
+    assert request.extra_body["mask_url"] == other

@@ -184,6 +184,27 @@ def test_billable_change_makes_another_fingerprint(change: dict[str, Any]) -> No
     assert fingerprint(built(**change)) != fingerprint(built())
 
 
+ADDRESS = f"sha256:{'a' * 64}"
+MASKED: dict[str, Any] = {"model": "gpt-image-2", "prompt": "x", "image_urls": [ADDRESS]}
+
+
+def test_uploaded_references_and_mask_count_by_content() -> None:
+    request = ImageRequest.build(**MASKED, extra_body={"mask_url": ADDRESS})
+    other = f"sha256:{'b' * 64}"
+    changed = [
+        ImageRequest.build(**{**MASKED, "image_urls": [other]}, extra_body={"mask_url": ADDRESS}),
+        ImageRequest.build(**MASKED, extra_body={"mask_url": other}),
+        ImageRequest.build(**MASKED),
+    ]
+    assert len({fingerprint(each) for each in [request, *changed]}) == 4
+
+
+def test_mask_signed_again_is_the_same_request() -> None:
+    link = "https://bucket.s3.amazonaws.com/m.png?X-Amz-Date={0}&X-Amz-Signature={0}"
+    one, other = (ImageRequest.build(**MASKED, extra_body={"mask_url": link.format(time)}) for time in (1, 2))
+    assert fingerprint(one) == fingerprint(other)
+
+
 def test_order_of_references_counts_because_models_read_it() -> None:
     one, other = REFERENCE, "https://bucket.example.com/photos/boot.png"
     assert fingerprint(built(image_urls=[one, other])) != fingerprint(built(image_urls=[other, one]))
