@@ -79,8 +79,9 @@ class NewImages:
         from openlineage.client.facet_v2 import output_statistics_output_dataset
 
         namespace, name = _dataset_of(self.folder)
+        sizes = [image["bytes"] for image in self._images if "path" in image]
         statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-            fileCount=len(self._images), size=sum(image["bytes"] for image in self._images)
+            fileCount=len(sizes), size=sum(sizes)
         )
         dataset = OutputDataset(namespace, name, outputFacets={"outputStatistics": statistics})
         return OperatorLineage(outputs=[dataset])

@@ -291,6 +291,9 @@ class _Exchange:
         except DownloadError:
             stream.close()
             raise
+        except OSError as error:  # It is gone already, and so is the peer's address.
+            stream.close()
+            raise httpx.ConnectError(str(error)) from error
 
     def check_time(self) -> None:
         """Raise when the time is over; what was read until then is not the whole."""

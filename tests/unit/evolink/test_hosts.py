@@ -11,6 +11,7 @@ from airflow_provider_evoimage.evolink.hosts import (
     is_loopback_host,
     is_public_address,
     literal_address,
+    network_of_host,
 )
 from airflow_provider_evoimage.exceptions import ConnectionSettingsError
 
@@ -176,3 +177,41 @@ def test_every_spelling_of_an_address_is_judged_alike(address):
         assert literal_address(str(int(address))) == address
         assert literal_address(hex(int(address))) == address
         assert is_internal_host(f"::ffff:{address}") is is_internal_host(str(address))
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("files.evolink.ai", "public"),
+        ("8.8.8.8", "public"),
+        ("[2606:4700::1111]", "public"),
+        ("[64:ff9b::808:808]", "public"),
+        ("127.0.0.1", "loopback"),
+        ("127.8.9.1", "loopback"),
+        ("[::1]", "loopback"),
+        ("[::ffff:127.0.0.1]", "loopback"),
+        ("localhost.", "loopback"),
+        ("10.0.0.5", "private"),
+        ("172.31.255.255", "private"),
+        ("192.168.1.1", "private"),
+        ("100.64.0.1", "private"),
+        ("[fd12::1]", "private"),
+        ("[64:ff9b::10.0.0.5]", "private"),
+        ("[2002:a00:5::]", "private"),
+        ("evolink.internal", "private"),
+        ("169.254.169.254", "special"),
+        ("2852039166", "special"),
+        ("[::ffff:169.254.169.254]", "special"),
+        ("[64:ff9b::a9fe:a9fe]", "special"),
+        ("[fe80::1%eth0]", "special"),
+        ("[fd00:ec2::254]", "special"),
+        ("100.100.100.200", "special"),
+        ("0.0.0.0", "special"),
+        ("[::]", "special"),
+        ("224.0.0.1", "special"),
+        ("255.255.255.255", "special"),
+        ("192.0.2.1", "special"),
+    ],
+)
+def test_every_host_lies_in_one_network(host, network):
+    assert network_of_host(host) == network
