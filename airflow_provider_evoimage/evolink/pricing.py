@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from airflow_provider_evoimage.evolink.prices import PUBLISHED, ModelPrice, PriceList
@@ -116,9 +116,9 @@ def in_usd(credits: Decimal, prices: PriceList = PUBLISHED) -> Decimal:  # noqa:
 
 
 def price_in_usd(usd: Decimal) -> str:
-    """Print USD as EvoLink's pages do: three decimals, four below one cent."""
+    """Print USD as EvoLink's pages do: three decimals, four below one cent, 0.00225 as 0.0022."""
     unit = Decimal("0.001") if usd >= Decimal("0.01") else Decimal("0.0001")
-    return f"{usd.quantize(unit, rounding=ROUND_HALF_UP):,}"
+    return f"{usd.quantize(unit, rounding=ROUND_HALF_EVEN):,}"
 
 
 def _added_up(parts: tuple[CostPart, ...], price: ModelPrice, credits_per_usd: Decimal) -> CostEstimate:
