@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from airflow_provider_evoimage.evolink.prices import PUBLISHED, ModelPrice, PriceList
@@ -63,12 +63,8 @@ class CostEstimate:
         }
 
     def __str__(self) -> str:
-        if self.is_exact:
-            return f"{self.credits_high:,} credits ({price_in_usd(self.usd_high)} USD)"
-        return (
-            f"{self.credits_low:,} to {self.credits_high:,} credits "
-            f"({price_in_usd(self.usd_low)} to {price_in_usd(self.usd_high)} USD)"
-        )
+        credits_ = _range(f"{self.credits_low:,}", f"{self.credits_high:,}")
+        return f"{credits_} credits ({_range(price_in_usd(self.usd_low), price_in_usd(self.usd_high))} USD)"
 
 
 def estimate(
@@ -116,9 +112,13 @@ def in_usd(credits: Decimal, prices: PriceList = PUBLISHED) -> Decimal:  # noqa:
 
 
 def price_in_usd(usd: Decimal) -> str:
-    """Print USD as EvoLink's pages do: three decimals, four below one cent."""
+    """Print USD as EvoLink's pages do: three decimals, four below one cent, 0.00225 as 0.0022."""
     unit = Decimal("0.001") if usd >= Decimal("0.01") else Decimal("0.0001")
-    return f"{usd.quantize(unit, rounding=ROUND_HALF_UP):,}"
+    return f"{usd.quantize(unit, rounding=ROUND_HALF_EVEN):,}"
+
+
+def _range(low: str, high: str) -> str:
+    return high if low == high else f"{low} to {high}"
 
 
 def _added_up(parts: tuple[CostPart, ...], price: ModelPrice, credits_per_usd: Decimal) -> CostEstimate:

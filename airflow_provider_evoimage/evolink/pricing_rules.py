@@ -77,6 +77,10 @@ class PriceRule(Protocol):
     def name(self) -> str:
         """The rule in one word."""
 
+    @property
+    def rates(self) -> dict[str, Decimal]:
+        """Every rate in credits, by what it is charged for."""
+
     def parts(self, request: ImageRequest, text_tokens: Range) -> tuple[CostPart, ...] | None:
         """Return the components; None where the rule knows no price for this request."""
 

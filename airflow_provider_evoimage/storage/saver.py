@@ -7,7 +7,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -109,6 +109,7 @@ class ImageSaver:
     :param if_exists: what to do about a file of the same name: ``overwrite``, ``skip`` (keep it, fetch
         nothing), or ``error``.
     :param parallel: downloads at a time.
+    :param on_image: told the manifest's entry of each image that is in its place, in order.
     """
 
     hook: EvoImageHook
@@ -118,6 +119,7 @@ class ImageSaver:
     made_by: Mapping[str, Any]
     log: Logger
     parallel: int = PARALLEL_DOWNLOADS
+    on_image: Callable[[Mapping[str, Any]], None] | None = None
     _reread: dict[str, Generation] = field(default_factory=dict)
     _rereading: threading.Lock = field(default_factory=threading.Lock)
 
@@ -170,6 +172,9 @@ class ImageSaver:
                 saved.append(future.result())
             except EvoImageError as error:
                 errors.append(error)
+            else:
+                if self.on_image is not None:
+                    self.on_image(saved[-1])
         if errors:
             return SaveOutcome(errors=errors)
         try:

@@ -59,6 +59,28 @@ def require_within(request: ImageRequest, max_credits: Decimal | None) -> CostEs
     return found
 
 
+def most_credits(requests: Iterable[ImageRequest]) -> Decimal:
+    """Return what all of these may cost together at the most, for :func:`require_balance`.
+
+    :raises PriceUnknownError: naming the models without a known price.
+    """
+    most = Decimal(0)
+    unknown: dict[str, int] = {}
+    for request in requests:
+        found = estimate_with_prompt(request)
+        if found is None:
+            unknown[request.model] = unknown.get(request.model, 0) + 1
+        else:
+            most += found.credits_high
+    if unknown:
+        models = ", ".join(f"{model} ({count} requests)" for model, count in unknown.items())
+        raise PriceUnknownError(
+            f"No price is known for {models}, so what all of them need cannot be told. Take models with a published "
+            "price, or leave check_credits out."
+        )
+    return most
+
+
 def price_unknown(request: ImageRequest, max_credits: Decimal) -> PriceUnknownError:
     """Return the error for a limit that cannot be held, as no price is known."""
     return PriceUnknownError(

@@ -1,6 +1,8 @@
 """One real Airflow and one simulated EvoLink for all system tests."""
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,41 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+class StatsdServer:
+    """Keeps what Airflow sends to a StatsD server at this port."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self.received: list[str] = []
+        self._thread = threading.Thread(target=self._receive, daemon=True)
+        self._thread.start()
+
+    def total(self, name: str) -> float:
+        """Return the sum of a counter since the start."""
+        sent = (line.partition(":") for line in list(self.received))
+        return sum(float(value.partition("|")[0]) for found, _, value in sent if found == f"airflow.{name}")
+
+    def stop(self) -> None:
+        self._socket.close()
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                self.received += self._socket.recv(65_536).decode().splitlines()
+            except OSError:  # Closed.
+                return
+
+
+@pytest.fixture(scope="session")
+def statsd() -> Iterator[StatsdServer]:
+    """A StatsD server that the Airflow of these tests sends its metrics to."""
+    server = StatsdServer()
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def empty_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a simulated EvoLink that knows one key, whose account has no credits."""
@@ -42,7 +79,11 @@ def canary_key() -> str:
 
 @pytest.fixture(scope="session")
 def airflow(
-    tmp_path_factory: pytest.TempPathFactory, simulator: str, empty_account: str, canary_key: str
+    tmp_path_factory: pytest.TempPathFactory,
+    simulator: str,
+    empty_account: str,
+    canary_key: str,
+    statsd: StatsdServer,
 ) -> Iterator[LocalAirflow]:
     """A healthy Airflow with the example DAGs and those of the system tests, its EvoLink simulated."""
     connections = {
@@ -59,10 +100,15 @@ def airflow(
         # Only of DAGs that say so.
         "AIRFLOW__OPENLINEAGE__SELECTIVE_ENABLE": "True",
     }
+    metrics = {
+        "AIRFLOW__METRICS__STATSD_ON": "True",
+        "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+        "AIRFLOW__METRICS__STATSD_PORT": str(statsd.port),
+    }
     with LocalAirflow(
         home,
         dags=DAG_FOLDERS,
         connections=connections,
-        env=FAST_TAKEOVER | openlineage,
+        env=FAST_TAKEOVER | openlineage | metrics,
     ) as running:
         yield running

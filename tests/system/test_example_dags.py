@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -70,6 +71,28 @@ def test_example_dag_saves_what_it_paid_for(
     assert len(list(tmp_path.rglob("*.json"))) == generations
     assert paid(simulator) - before == generations * (len(ended_runs(airflow, dag_id)) - earlier)
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_what_was_charged_shows_in_manifest_log_and_metrics(
+    airflow: LocalAirflow, statsd: Any, tmp_path: Path
+):
+    dag_id, name = "evoimage_quick_start", "evoimage.credits_used"
+    before = statsd.total(name)
+    run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
+    assert airflow.wait_for_run(dag_id, run_id, deadline=180) == "success"
+
+    usage = airflow.xcom(dag_id, run_id, "generate")["usage"]
+    assert usage["estimate"]["credits_low"] <= usage["charged"] <= usage["estimate"]["credits_high"]
+    assert usage["reserved"] >= usage["charged"]
+    told = f"cost {usage['charged']:,.4f} credits ("
+    assert sum(told in line for line in airflow.task_log(dag_id, run_id, "generate")) == 1
+    # Other runs of the same Airflow may count meanwhile.
+    poll(
+        lambda: statsd.total(name) - before >= usage["charged"] - 1e-6,
+        seconds=20,
+        what="the metric to arrive",
+    )
+    assert statsd.total("evoimage.bytes_saved") > 0
 
 
 def test_waiting_task_is_deferred_shows_its_id_and_holds_no_worker_process(

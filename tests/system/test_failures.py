@@ -30,6 +30,11 @@ LAST_LINES = {
     "time_out": (["GenerationTimeoutError", "still p", "Billed: unknown.", "goes on waiting for it"], True),
     "no_images": (["NoImagesError", "without a single image", "Billed: yes.", "nothing is paid twice"], True),
     "bad_size": (["InvalidRequestError", "'1000x1000'", "Billed: no.", "Nothing was sent"], False),
+    "too_dear": (
+        ["BudgetExceededError", "max_credits=4", "quality='medium'", "Billed: no.", "Nothing was sent"],
+        False,
+    ),
+    "no_price": (["PriceUnknownError", "leave max_credits out", "Billed: no.", "Nothing was sent"], False),
 }
 
 

@@ -132,3 +132,8 @@ def test_airflow_knows_the_connection_type(installed: Installed):
 
 def test_simulator_command_is_installed(installed: Installed):
     assert "evoimage-simulator" in run(installed.python.parent / "evoimage-simulator", "--help")
+
+
+def test_command_is_installed_and_tells_a_price(installed: Installed):
+    output = run(installed.python.parent / "evoimage", "estimate", "--model", "gpt-image-1", "--json")
+    assert json.loads(output)["estimates"][0]["credits_low"] == 0.6659

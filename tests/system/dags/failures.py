@@ -14,6 +14,8 @@ CASES = {
     "time_out": {"prompt": "A poster [[never]]", "timeout": 3, "poll_interval": 1},
     "no_images": {"prompt": "A poster [[results:0]]"},
     "bad_size": {"size": "1000x1000"},
+    "too_dear": {"quality": "high", "max_credits": "{{ 2 * 2 }}"},
+    "no_price": {"model": "some-other-model", "max_credits": 4},
 }
 
 with DAG(dag_id="failures", schedule=None, catchup=False, params={"save_to": "file:///tmp/never-used"}):

@@ -25,6 +25,7 @@ from airflow_provider_evoimage.submission.budget import (
     Budget,
     changes_that_fit,
     credit_limit,
+    most_credits,
     require_balance,
     require_within,
 )
@@ -275,6 +276,18 @@ def test_threads_never_exceed_the_limit():
 
 
 # The balance
+
+
+def test_what_many_need_is_the_sum_of_their_upper_ends():
+    requests = [ask(quality="low"), ask(n=3), ask("gpt-image-1.5-beta", n=2)]
+
+    assert most_credits(requests) == sum(estimate_with_prompt(each).credits_high for each in requests)
+    assert most_credits([]) == 0
+
+
+def test_what_many_need_cannot_be_told_without_a_price():
+    with pytest.raises(PriceUnknownError, match=r"gpt-image-9 \(2 requests\)"):
+        most_credits([ask(), ask("gpt-image-9"), ask("gpt-image-9")])
 
 
 def balance(account: float, key: float | None = None) -> Credits:

@@ -1,0 +1,80 @@
+"""Which account the command acts for: an Airflow connection, or an API key in the environment."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.exceptions import ConnectionSettingsError
+from airflow_provider_evoimage.hooks.connection import ConnectionSettings
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+
+KEY_VARIABLE = "EVOLINK_API_KEY"
+URL_VARIABLE = "EVOLINK_BASE_URL"
+FILES_URL_VARIABLE = "EVOLINK_FILES_BASE_URL"
+
+
+@dataclass(kw_only=True)
+class _KeyInEnvironment:
+    """What stands in the environment, as a connection that ConnectionSettings reads."""
+
+    conn_id: str = KEY_VARIABLE
+    host: str | None = None
+    schema: str | None = None
+    port: int | None = None
+    password: str | None = None
+    extra: str | None = None
+
+
+class CommandHook(EvoImageHook):
+    """The hook of a person at a terminal.
+
+    :param conn_id: id of an Airflow connection; None takes the API key of the environment if there is one, and
+        else the connection ``evoimage_default``.
+    :param on_look: told of every generation that is read.
+    """
+
+    def __init__(self, conn_id: str | None, on_look: Callable[[Generation], None] | None = None) -> None:
+        super().__init__(conn_id or self.default_conn_name)
+        self._asked_for_connection = conn_id is not None
+        self._on_look = on_look
+
+    @functools.cached_property
+    def settings(self) -> ConnectionSettings:
+        """The account.
+
+        :raises ConnectionSettingsError: when neither a key nor a connection is there.
+        """
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+        if key and not self._asked_for_connection:
+            files = os.environ.get(FILES_URL_VARIABLE, "").strip()
+            return ConnectionSettings.read(
+                _KeyInEnvironment(
+                    password=key,
+                    host=os.environ.get(URL_VARIABLE),
+                    extra=json.dumps({"files_base_url": files}) if files else None,
+                )
+            )
+        # As Airflow's own `airflow connections` does: connections may lie in its database.
+        os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+        try:
+            connection = self.get_connection(self.evoimage_conn_id)
+        except ConnectionSettingsError:
+            raise
+        except Exception as error:  # No connection, no database, a secrets backend that cannot be reached.
+            raise ConnectionSettingsError(
+                f"There is no Airflow connection {self.evoimage_conn_id!r} that can be read here "
+                f"({type(error).__name__}): name one with --conn-id, or set {KEY_VARIABLE}."
+            ) from error
+        return ConnectionSettings.read(connection)
+
+    def get_generation(self, evolink_task_id: str) -> Generation:
+        """Read one generation, and tell who is watching."""
+        generation = super().get_generation(evolink_task_id)
+        if self._on_look is not None:
+            self._on_look(generation)
+        return generation

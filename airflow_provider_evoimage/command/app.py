@@ -1,0 +1,185 @@
+"""The command line of ``evoimage``: its commands and options."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+
+from airflow_provider_evoimage import __version__
+from airflow_provider_evoimage.command import tables
+from airflow_provider_evoimage.command.account import CommandHook
+from airflow_provider_evoimage.command.estimates import Asked, priced
+from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
+from airflow_provider_evoimage.evolink.catalog import DEFAULT_MODEL
+from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
+
+app = typer.Typer(
+    name="evoimage",
+    help="Tell what EvoLink's images cost, what is left, and what became of a generation.",
+    epilog="The account: --conn-id, else EVOLINK_API_KEY (EVOLINK_BASE_URL), else the Airflow connection "
+    "evoimage_default. Exit codes: 0 done, 1 EvoLink or a storage said no, 2 wrong use, 3 not finished yet.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ConnId = Annotated[
+    str | None,
+    typer.Option(
+        "--conn-id", envvar="EVOIMAGE_CONN_ID", help="Airflow connection to use.", show_default=False
+    ),
+]
+TaskId = Annotated[str, typer.Argument(metavar="ID", help="EvoLink task id.", show_default=False)]
+
+
+class IfFileExists(StrEnum):
+    """What to do about a file of the same name."""
+
+    overwrite = "overwrite"
+    skip = "skip"
+    error = "error"
+
+
+def _print(table: RenderableType | None, *lines: str, as_json: bool, data: Any) -> None:
+    """Print a table and lines that must stay whole, or JSON."""
+    if as_json:
+        typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        return
+    if table is not None:
+        Console(highlight=False).print(table)
+    for line in lines:
+        typer.echo(line)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"evoimage {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def evoimage(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Tell what EvoLink's images cost, what is left, and what became of a generation."""
+    del version
+
+
+@app.command()
+def estimate(
+    *,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model id.")] = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Images of one request.")] = 1,
+    references: Annotated[int, typer.Option("--references", "-r", min=0, help="Reference images.")] = 0,
+    size: Annotated[str | None, typer.Option(help="Only this size.", show_default=False)] = None,
+    quality: Annotated[str | None, typer.Option(help="Only this quality.", show_default=False)] = None,
+    resolution: Annotated[
+        str | None, typer.Option(help="Only this tier: 1K, 2K, 4K.", show_default=False)
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Count this prompt too.", show_default=False)] = None,
+    times: Annotated[int, typer.Option("--times", "-x", min=1, help="For so many such requests.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a request will cost: qualities across, sizes down. Needs no account."""
+    asked = Asked(
+        model=model.strip(),
+        n=n,
+        references=references,
+        size=size,
+        quality=quality,
+        resolution=resolution,
+        prompt=prompt,
+        times=times,
+    )
+    cells = priced(asked)
+    data = {
+        "model": asked.model,
+        "n": n,
+        "references": references,
+        "times": times,
+        "estimates": [cell.to_json() for cell in cells],
+    }
+    _print(tables.estimates_table(asked, cells), as_json=as_json, data=data)
+
+
+@app.command()
+def prices(
+    *,
+    historical: Annotated[
+        bool, typer.Option("--historical", help="The list before prices by token.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the prices that estimates are made from, and where they stand. Needs no account."""
+    chosen = MULTIPLIERS if historical else PUBLISHED
+    _print(tables.prices_table(chosen), as_json=as_json, data=tables.prices_json(chosen))
+
+
+@app.command(name="credits")
+def credits_(*, conn_id: ConnId = None, as_json: AsJson = False) -> None:
+    """Tell how many credits the account and the API key have left. Costs nothing."""
+    hook = CommandHook(conn_id)
+    try:
+        balance = hook.get_credits()
+    finally:
+        hook.close()
+    _print(tables.credits_table(balance), as_json=as_json, data=tables.credits_json(balance))
+
+
+@app.command()
+def show(*, evolink_task_id: TaskId, conn_id: ConnId = None, as_json: AsJson = False) -> None:
+    """Show one generation: status, images, charge, error."""
+    hook = CommandHook(conn_id)
+    try:
+        generation = hook.get_generation(evolink_task_id.strip())
+    finally:
+        hook.close()
+    _print(
+        tables.generation_table(generation, now=time.time()),
+        *generation.image_urls,
+        as_json=as_json,
+        data=tables.generation_json(generation),
+    )
+
+
+@app.command(name="save")
+def save_(
+    *,
+    evolink_task_id: TaskId,
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="Folder: a path, or a URL such as s3://conn@bucket/images.")
+    ],
+    names: Annotated[
+        str, typer.Option("--names", help="Template of the names below DEST.", show_default="by id and index")
+    ] = DEFAULT_NAMES,
+    if_exists: Annotated[
+        IfFileExists, typer.Option(help="About files of the same name.")
+    ] = IfFileExists.error,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is finished.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Longest wait, in seconds.")] = 1800.0,
+    conn_id: ConnId = None,
+    as_json: AsJson = False,
+) -> None:
+    """Save the images of a generation, with its manifest beside them. Costs nothing."""
+    task, console = evolink_task_id.strip(), Console(stderr=True, highlight=False)
+    folder = destination if "://" in destination else str(Path(destination).expanduser().absolute())
+    generation = finished(conn_id, task, timeout=timeout if wait else None, console=console)
+    manifest = save(
+        conn_id,
+        generation,
+        destination=folder,
+        names=names,
+        if_exists=if_exists.value,
+        console=console,
+    )
+    _print(None, *tables.saved_lines(manifest["images"]), as_json=as_json, data=manifest)

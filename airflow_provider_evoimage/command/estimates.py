@@ -1,0 +1,132 @@
+"""The table of ``evoimage estimate``: every quality and size of a model, or those that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from airflow_provider_evoimage.evolink.catalog import facts_of
+from airflow_provider_evoimage.evolink.prices import PUBLISHED
+from airflow_provider_evoimage.evolink.pricing import CostEstimate, estimate, prompt_tokens
+from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.exceptions import PriceUnknownError
+
+# One of each shape, or of each tier: other sizes cost the same.
+_SHAPES = ("1:1", "2:3", "3:2")
+_TIERS = ("1K", "2K", "4K")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the estimate is for; None where every value is wanted."""
+
+    model: str
+    n: int
+    references: int
+    size: str | None = None
+    quality: str | None = None
+    resolution: str | None = None
+    prompt: str | None = None
+    times: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priced:
+    """One cell of the table.
+
+    :param row: size or tier, in words.
+    :param quality: ``any`` where the model has no such field, or it does not matter.
+    """
+
+    row: str
+    quality: str
+    request: ImageRequest
+    estimate: CostEstimate
+    times: int
+
+    @property
+    def credits(self) -> tuple[Decimal, Decimal]:
+        """Lower and upper end for all requests together."""
+        return self.estimate.credits_low * self.times, self.estimate.credits_high * self.times
+
+    @property
+    def usd(self) -> tuple[Decimal, Decimal]:
+        """The same in USD."""
+        return self.estimate.usd_low * self.times, self.estimate.usd_high * self.times
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cell as plain JSON, for all requests together."""
+        low, high = self.credits
+        usd_low, usd_high = self.usd
+        body = self.request.body()
+        return {
+            "size": body.get("size"),
+            "resolution": body.get("resolution"),
+            "quality": None if self.quality == "any" else self.quality,
+            **self.estimate.to_json(),
+            "credits_low": float(low),
+            "credits_high": float(high),
+            "usd_low": float(usd_low),
+            "usd_high": float(usd_high),
+        }
+
+
+def priced(asked: Asked) -> list[Priced]:
+    """Estimate everything that was asked for.
+
+    :raises PriceUnknownError: when no price of the model is known.
+    :raises InvalidRequestError: when the model has no such size, quality or number.
+    """
+    if asked.model not in PUBLISHED.models:
+        raise PriceUnknownError(
+            f"No price is known for model {asked.model!r}; there are prices for {', '.join(PUBLISHED.models)}."
+        )
+    tokens = (0, 0) if asked.prompt is None else prompt_tokens(asked.prompt)
+    found = []
+    for row, size, resolution in _rows(asked):
+        for quality in _qualities(asked):
+            request = ImageRequest.build(
+                model=asked.model,
+                prompt=asked.prompt or "an image",
+                size=size,
+                quality=quality,
+                n=asked.n,
+                image_urls=[f"https://example.com/{number}.png" for number in range(asked.references)],
+                extra_body={"resolution": resolution} if resolution else {},
+            )
+            cost = estimate(request, tokens)
+            if cost is None:
+                raise PriceUnknownError(f"No price is known for {request.summary}.")
+            found.append(
+                Priced(row=row, quality=quality or "any", request=request, estimate=cost, times=asked.times)
+            )
+    return found
+
+
+def _qualities(asked: Asked) -> list[str | None]:
+    facts = facts_of(asked.model)
+    if asked.quality is not None:
+        return [asked.quality]
+    if facts is None or PUBLISHED.models[asked.model].rule.name == "flat":
+        return [None]
+    return list(facts.qualities) or [None]
+
+
+def _rows(asked: Asked) -> Iterator[tuple[str, str | None, str | None]]:
+    """Give each row's name, size and resolution."""
+    facts = facts_of(asked.model)
+    if asked.size is not None or facts is None:
+        name = f"{asked.size or 'any'}{f', {asked.resolution}' if asked.resolution else ''}"
+        yield name, asked.size, asked.resolution
+    elif "resolution" in facts.extra_values:
+        for tier in [asked.resolution] if asked.resolution else _TIERS:
+            yield tier, "1:1", tier
+        if facts.qualities and not asked.resolution:
+            yield "auto", "auto", None
+    elif PUBLISHED.models[asked.model].rule.name == "flat":
+        yield "any size", None, None
+    else:
+        for size in _SHAPES:
+            yield size, size, None
