@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import ObjectStoragePath
-from store_servers import RunningStore
+from store_servers import RunningStore, sftp
 from task_driver import TaskRun, generate, save
 
 from airflow_provider_evoimage.exceptions import DestinationError, FileExistsAtDestinationError
@@ -24,6 +24,7 @@ from airflow_provider_evoimage.simulator.processes import poll
 from airflow_provider_evoimage.storage.destination import Destination
 
 HERE = Path(__file__).parent
+EARLIER = b"the image of an earlier run"
 Finish = Callable[..., str]
 Save = Callable[..., Any]
 
@@ -213,12 +214,12 @@ def test_kill_in_mid_publish_leaves_nothing_partial_and_the_next_try_completes(
 ) -> None:
     root = f"{store.root}/{folder}"
     earlier = tmp_path / "earlier"
-    earlier.write_bytes(b"the image of an earlier run")
+    earlier.write_bytes(EARLIER)
     Destination(root).publish(earlier, "campaign/run/save-0.bmp", "image/bmp")
     task = finished(n=2)
     kill_in_mid_publish(store, task, root)
     # Under the final names: what was there before, and nothing.
-    assert store.read(f"{folder}/campaign/run/save-0.bmp").content == earlier.read_bytes()
+    assert store.read(f"{folder}/campaign/run/save-0.bmp").content == EARLIER
     assert f"{folder}/campaign/run/save-1.bmp" not in store.names()
     manifest = TaskRun(save(task, root), task_id="save", run_id="run").run()
     assert_whole(manifest, store)
@@ -317,3 +318,18 @@ def test_saved_image_reads_back_through_airflows_own_path(
     assert path.exists()
     assert path.stat().st_size == image["bytes"]
     assert hashlib.sha256(path.read_bytes()).hexdigest() == image["sha256"]
+
+
+def test_sftp_server_without_posix_rename_gets_whole_files_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = tmp_path / "local"
+    with sftp(tmp_path, "--without-posix-rename") as server:
+        for name, connection in server.connections.items():
+            monkeypatch.setenv(name, connection)
+        destination = Destination(server.root)
+        for content in (b"one", b"another"):
+            local.write_bytes(content)
+            destination.publish(local, "run/a.png", "image/png")
+            assert server.read("run/a.png").content == content
+        assert server.names() == ["run/a.png"]
