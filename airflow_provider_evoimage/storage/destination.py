@@ -226,7 +226,8 @@ def _in_words(error: Exception) -> str:
     match error:
         case MissingContainerError():
             return f"{error}. Make it, or correct save_to."
-        case RefusedCredentialsError():
+        # By name: the latter is asyncssh's, which is imported only where it is used.
+        case _ if isinstance(error, RefusedCredentialsError) or type(error).__name__ == "PermissionDenied":
             return f"its credentials are refused: {error}. Correct the connection that the URL names."
         case PermissionError():
             return f"permission is denied: {error}"
