@@ -65,7 +65,7 @@ def finished(
             generation = hook.get_generation(evolink_task_id)
             if not generation.is_terminal and timeout is not None:
                 wait = Wait(evolink_task_id=evolink_task_id, deadline=time.time() + timeout)
-                event = wait_on_worker(hook, wait, _log_of_warnings())
+                event = wait_on_worker(hook, [wait], _log_of_warnings())
                 generation = read_ended(hook, evolink_task_id, event.endings[evolink_task_id], event.reason)
         finally:
             hook.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import string
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -44,7 +46,9 @@ _NUMBERS = frozenset({"map_index", "item", "index"})
 
 # Most file systems end at 255 bytes; ".part" names need some of them.
 _MAX_NAME_BYTES = 200
-_UNSAFE = re.compile(r"[^\w.+=@-]+")
+_PLAIN = frozenset("_.+=@-")
+# By Windows shares, or as the beginning of something else in a URL.
+_FORBIDDEN = frozenset('\\:*?"<>|#')
 
 
 class FileNames:
@@ -73,8 +77,16 @@ class FileNames:
         if any(ord(letter) < ord(" ") for letter in self.template):
             raise self._wrong("it holds a control character")
         self.fields = frozenset(field for _, field, _, _ in parsed if field is not None)
+        if not self.template.endswith(".{ext}"):
+            raise self._wrong(
+                "it must end with .{ext}, as the type of an image is known from its bytes alone"
+            )
         # A format that does not fit a field shows now, not after the images are paid for.
-        self.name({field: 0 if field in _NUMBERS else field for field in NAME_FIELDS} | {"map_suffix": ""})
+        filled = self.name(
+            {field: 0 if field in _NUMBERS else field for field in NAME_FIELDS} | {"map_suffix": ""}
+        )
+        if forbidden := _FORBIDDEN.intersection(filled):
+            raise self._wrong(f"some stores forbid {' '.join(sorted(forbidden))} in names")
 
     def name(self, fields: Mapping[str, str | int]) -> str:
         """Fill in the template; return a relative path with ``/``."""
@@ -122,6 +134,22 @@ class Destination:
     def url(self, name: str) -> str:
         """Return the full URL of a file."""
         return str(self._base / name)
+
+    def check_length(self, name: str) -> None:
+        """Check that the store takes a name as long as this, with the folder that it lies in.
+
+        :raises InvalidRequestError: when it does not.
+        """
+        longest = self._store.longest_path
+        # The bucket is no part of the name. A hidden record beside the file has a longer one.
+        path = (self._base / name).path.partition("/")[2]
+        if longest is not None and len(path.encode()) > longest - _LONGER_BY:
+            raise InvalidRequestError(
+                f"{self.url(name)} is too long a name: this store takes {longest - _LONGER_BY} bytes. "
+                "Shorten save_to or filename_template.",
+                billed=True,
+                on_retry="No retry follows: correct it and clear the task; the links live 24 hours.",
+            )
 
     def exists(self, name: str) -> bool:
         """Tell whether a file of this name is there."""
@@ -200,6 +228,8 @@ class Destination:
         return DestinationError(f"{self.url(name)} cannot be written or read: {_in_words(error)}")
 
 
+# ".", and "saving.json" in place of "png".
+_LONGER_BY = 16
 # Opened before anything is submitted, also by a try that goes on with a generation.
 _NOTHING_SUBMITTED = "Nothing was submitted by this try; a retry tries again."
 
@@ -209,7 +239,8 @@ def _in_words(error: Exception) -> str:
     match error:
         case MissingContainerError():
             return f"{error}. Make it, or correct save_to."
-        case RefusedCredentialsError():
+        # By name: the latter is asyncssh's, which is imported only where it is used.
+        case _ if isinstance(error, RefusedCredentialsError) or type(error).__name__ == "PermissionDenied":
             return f"its credentials are refused: {error}. Correct the connection that the URL names."
         case PermissionError():
             return f"permission is denied: {error}"
@@ -221,15 +252,25 @@ def _in_words(error: Exception) -> str:
 
 
 def _safe(value: str) -> str:
+    """Keep letters, marks and digits of any script; each run of others becomes one ``_``."""
+    composed = unicodedata.normalize("NFC", value)
+    kept = (
+        letter if letter in _PLAIN or unicodedata.category(letter)[0] in "LMN" else " " for letter in composed
+    )
     # Empty stays empty: the suffix of a task that is not mapped.
-    return _UNSAFE.sub("_", value)
+    return re.sub(" +", "_", "".join(kept))
 
 
 def _shortened(name: str) -> str:
-    """Keep a name within what file systems take, by its middle, so that index and extension stay."""
+    """Keep a name within what file systems take, by its middle, so that index and extension stay.
+
+    A hash of the whole stands there, so that two long names stay apart.
+    """
     if len(name.encode()) <= _MAX_NAME_BYTES:
         return name
+    # Without the extension, so that an image and its manifest keep one name.
+    digest = hashlib.sha256(name.rpartition(".")[0].encode()).hexdigest()[:8]
     head, tail = name, name[-40:]
-    while len(f"{head}~{tail}".encode()) > _MAX_NAME_BYTES:
+    while len(f"{head}~{digest}~{tail}".encode()) > _MAX_NAME_BYTES:
         head = head[:-1]
-    return f"{head}~{tail}"
+    return f"{head}~{digest}~{tail}"

@@ -7,6 +7,7 @@ import json
 import tempfile
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -144,7 +145,7 @@ class ImageSaver:
     def save_each(self, generations: Sequence[GenerationToSave]) -> list[SaveOutcome]:
         """Save what can be saved, and tell for each generation what came of it, in order."""
         plans = [self._plan(each) for each in generations]
-        self._check_names([image for plan in plans for image in plan.images])
+        self._check_names(plans)
         with (
             self._result_client() as client,
             tempfile.TemporaryDirectory(prefix="evoimage-") as folder,
@@ -222,19 +223,25 @@ class ImageSaver:
     def _sidecar_name(self, image: ImageToSave) -> str:
         return self._name(replace(image, fields={**image.fields, "index": 0}), "json")
 
-    def _check_names(self, images: Sequence[ImageToSave]) -> None:
-        taken: dict[str, ImageToSave] = {}
-        for image in images:
-            name = self._name(image, "ext").casefold()
-            if name in taken:
-                raise InvalidRequestError(
-                    f"filename_template {self.names.template!r} gives two images of this save the same name, "
-                    f"{self._name(image, '…')}: add {{index}}, {{item}} or {{evolink_task_id}} to it.",
-                    billed=True,
-                    on_retry="No retry follows: correct it and clear the task; the links live 24 hours.",
-                    evolink_task_id=image.generation.evolink_task_id,
-                )
-            taken[name] = image
+    def _check_names(self, plans: Sequence[_Plan]) -> None:
+        """Refuse names that would meet: of two images, or of an image and another generation's manifest."""
+        taken: set[str] = set()
+        for plan in plans:
+            for image in plan.images:
+                # The manifest has the name of the first image but for its extension, and so have all types.
+                name = self._name(image, "")
+                self.destination.check_length(self._name(image, "json"))
+                # Many file systems know neither case nor how an accent is composed.
+                key = unicodedata.normalize("NFC", name).casefold()
+                if key in taken:
+                    raise InvalidRequestError(
+                        f"filename_template {self.names.template!r} gives two images of this save the same name, "
+                        f"{self._name(image, '…')}: add {{index}}, {{item}} or {{evolink_task_id}} to it.",
+                        billed=True,
+                        on_retry="No retry follows: correct it and clear the task; the links live 24 hours.",
+                        evolink_task_id=image.generation.evolink_task_id,
+                    )
+                taken.add(key)
 
     def _save_one(
         self, client: ResultClient, image: ImageToSave, folder: Path, plan: _Plan

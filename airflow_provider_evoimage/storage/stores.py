@@ -3,7 +3,7 @@
 ===============  ==========================================================  ================================
 store            how a file gets its final name                              compared after the upload
 ===============  ==========================================================  ================================
-local files      hidden part file in the same folder, then rename            size
+local files      a rename, or from another file system a part file and one   size
 SFTP             the same, by ``posix-rename@openssh.com`` where offered     size
 S3               one PUT, or a multipart upload that is completed            size, ETag where it is an MD5
 Google Cloud     one upload that becomes an object when it is finished       size, MD5
@@ -11,7 +11,7 @@ Azure Blob       blocks, each with its MD5, that one list makes a blob       siz
 any other        hidden part file, then the store's own move                 size
 ===============  ==========================================================  ================================
 
-Files are read in pieces of 8 MiB: fsspec's file systems hold far larger ones in memory when not told otherwise.
+Files are read in pieces of 5 MiB: fsspec's file systems hold far larger ones in memory when not told otherwise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from typing import Any, ClassVar
 
 from airflow.sdk import ObjectStoragePath
 
-PIECE_BYTES = 8 * 1024 * 1024
+# The least that S3 takes for a part.
+PIECE_BYTES = 5 * 1024 * 1024
 # Pieces of one file that are under way at a time.
 _PIECES_AT_ONCE = 2
 
@@ -69,7 +70,7 @@ class Store:
         """
 
     def publish(self, local: Path, target: str, content_type: str) -> None:
-        """Bring a complete local file to its final name.
+        """Bring a complete local file to its final name. The local file may be gone then.
 
         :raises DamagedUploadError: when another size or checksum arrived; the file is not there then.
         """
@@ -86,6 +87,12 @@ class Store:
             with suppress(Exception):
                 self.fs.rm_file(part)
             raise
+
+    def _run(self, work: Any, *arguments: Any, **named: Any) -> Any:
+        """Run a coroutine function in the loop of the file system's own client."""
+        from fsspec.asyn import sync
+
+        return sync(self.fs.loop, work, *arguments, **named)
 
     def remove_parts(self, target: str) -> None:
         """Remove part files that a killed save left beside a file."""
@@ -111,10 +118,13 @@ class LocalFiles(Store):
             raise RefusedCredentialsError(f"this process may not write to {nearest}")
 
     def publish(self, local: Path, target: str, content_type: str) -> None:
-        """Copy beside the final name, then rename, which is atomic within one folder."""
+        """Rename where that is possible; else copy beside the final name, and rename then, which is atomic."""
         del content_type
         final = Path(target)
         final.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # Another file system than that of temporary files.
+            local.rename(final)
+            return
         part = Path(_part_of(target))
         try:
             shutil.copyfile(local, part)
@@ -140,7 +150,7 @@ class SftpFiles(Store):
         try:
             self.fs.put_file(str(local), part)
             _same_size(local, self.fs.info(part))
-            _await_in(self.fs, self._rename, part, target)
+            self._run(self._rename, part, target)
         except BaseException:
             with suppress(Exception):
                 self.fs.rm_file(part)
@@ -179,9 +189,6 @@ class ObjectStore(Store):
 
     def _upload(self, local: Path, target: str, content_type: str) -> None:
         raise NotImplementedError
-
-    def _run(self, work: Any, *arguments: Any, **named: Any) -> Any:
-        return _await_in(self.fs, work, *arguments, **named)
 
 
 # What S3 answers to credentials that are wrong, not merely without a right.
@@ -363,13 +370,6 @@ def _hush(logger: str) -> None:
     """Keep out of the task's log what a library says of each request, unless somebody has set its level."""
     if logging.getLogger(logger).level == logging.NOTSET:
         logging.getLogger(logger).setLevel(logging.WARNING)
-
-
-def _await_in(fs: Any, work: Any, *arguments: Any, **named: Any) -> Any:
-    """Run a coroutine in the event loop of an asynchronous file system, and wait for it."""
-    from fsspec.asyn import sync  # noqa: PLC0415 - nothing of it at parse time
-
-    return sync(fs.loop, work, *arguments, **named)
 
 
 def _part_of(target: str) -> str:

@@ -1,10 +1,12 @@
 """Saves one generation, in a process that can be killed: python save_in_process.py EVOLINK_TASK_ID SAVE_TO.
 
-With STOP_IN_MID_COPY set, a copy to a local file stops in its middle and says so on standard output.
+With STOP_IN_MID_COPY set, temporary files lie on another file system than all others, and a copy of an image to
+a local file stops in its middle and says so on standard output.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -30,7 +32,12 @@ def half_a_copy(source: Any, target: Any) -> None:
         signal.pause()
 
 
+def cannot_rename(source: Path, target: Any) -> Path:
+    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source), None, str(target))
+
+
 if __name__ == "__main__":
     if "STOP_IN_MID_COPY" in os.environ:
         shutil.copyfile = half_a_copy
+        Path.rename = cannot_rename
     TaskRun(save(sys.argv[1], sys.argv[2]), task_id="save", run_id="run").run()

@@ -1,6 +1,7 @@
 """Files in the user's storage: complete under their final name, or not there at all."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ def downloaded(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "images of 2026"
+
+
+@pytest.fixture
+def other_file_system(mocker: MockerFixture) -> None:
+    """Have temporary files on another file system than the destination."""
+    mocker.patch.object(Path, "rename", side_effect=OSError(errno.EXDEV, os.strerror(errno.EXDEV)))
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -59,6 +66,7 @@ def copy_that_ends_halfway(end: BaseException) -> Any:
 
 @pytest.mark.parametrize("end", [OSError(errno.ENOSPC, "No space left on device"), Killed()], ids=type)
 @pytest.mark.parametrize("before", [None, b"the image of an earlier run"])
+@pytest.mark.usefixtures("other_file_system")
 def test_copy_that_ends_halfway_leaves_no_half_file_and_no_part(
     folder: Path, downloaded: Path, mocker: MockerFixture, end: BaseException, before: bytes | None
 ) -> None:
@@ -76,6 +84,7 @@ def test_copy_that_ends_halfway_leaves_no_half_file_and_no_part(
         assert (folder / NAME).read_bytes() == before
 
 
+@pytest.mark.usefixtures("other_file_system")
 def test_full_disk_is_an_error_that_says_the_images_are_not_lost(
     folder: Path, downloaded: Path, mocker: MockerFixture
 ) -> None:
@@ -87,6 +96,7 @@ def test_full_disk_is_an_error_that_says_the_images_are_not_lost(
     assert "submits nothing" in str(failed.value)
 
 
+@pytest.mark.usefixtures("other_file_system")
 def test_final_name_appears_by_a_rename_within_its_own_folder(
     folder: Path, downloaded: Path, mocker: MockerFixture
 ) -> None:
@@ -104,6 +114,16 @@ def test_publishing_again_replaces_the_file(folder: Path, downloaded: Path) -> N
     downloaded.write_bytes(b"another")
     destination.publish(downloaded, NAME, "image/png")
     assert (folder / NAME).read_bytes() == b"another"
+
+
+def test_file_on_the_same_file_system_is_renamed_not_copied(
+    folder: Path, downloaded: Path, mocker: MockerFixture
+) -> None:
+    copied = mocker.spy(shutil, "copyfile")
+    inode = downloaded.stat().st_ino
+    Destination(f"file://{folder}").publish(downloaded, NAME, "image/png")
+    assert (folder / NAME).stat().st_ino == inode
+    assert copied.call_count == 0
 
 
 def test_longest_file_name_leaves_room_for_the_part(folder: Path, downloaded: Path) -> None:

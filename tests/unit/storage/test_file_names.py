@@ -56,8 +56,8 @@ def test_task_that_is_not_mapped_has_no_suffix() -> None:
 
 
 def test_every_documented_field_can_be_used() -> None:
-    template = "-".join(f"{{{field}}}" for field in NAME_FIELDS)
-    assert named(template) == "-".join(str(FIELDS[field]) for field in NAME_FIELDS)
+    template = "-".join(f"{{{field}}}" for field in NAME_FIELDS) + ".{ext}"
+    assert named(template) == "-".join(str(FIELDS[field]) for field in NAME_FIELDS) + ".png"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,14 @@ def test_every_documented_field_can_be_used() -> None:
         "folder/",
         "{map_suffix}",
         "a\x00b-{index}.{ext}",
+        # The manifest beside it would have the very same name.
+        "{dag_id}-{index}.png",
+        "{dag_id}-{index}",
+        "{index}.{ext:.0}",
+        "what?-{index}.{ext}",
+        "a:b-{index}.{ext}",
+        "#{index}.{ext}",
+        "{index:*>4}.{ext}",
     ],
 )
 def test_template_that_cannot_be_used_is_refused_before_anything_is_paid(template: str) -> None:
@@ -114,6 +122,25 @@ def test_unsafe_characters_do_not_reach_a_name(unsafe: str) -> None:
 
 def test_letters_of_any_script_stay() -> None:
     assert named("{dag_id}.{ext}", dag_id="кампания-größe-写真") == "кампания-größe-写真.png"
+
+
+def test_marks_of_a_script_stay_with_their_letters() -> None:
+    assert named("{run_id}.{ext}", run_id="हिन्दी สวัสดี") == "हिन्दी_สวัสดี.png"
+
+
+def test_accents_are_composed_so_that_a_name_is_one_on_every_file_system() -> None:
+    assert named("{run_id}.{ext}", run_id="gro\u0308ße") == "größe.png"
+
+
+def test_long_names_that_differ_in_their_middle_stay_apart() -> None:
+    long = [named("{run_id}.{ext}", run_id="a" * 150 + middle + "b" * 150) for middle in "xy"]
+    assert len(set(long)) == 2
+    assert all(len(name.encode()) <= 200 for name in long)
+
+
+def test_image_and_manifest_keep_one_name_when_shortened() -> None:
+    image, manifest = (named("{run_id}.{ext}", run_id="a" * 300, ext=ext) for ext in ("png", "json"))
+    assert image.removesuffix(".png")[:150] == manifest.removesuffix(".json")[:150]
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "写", "\U00010330"])
