@@ -121,7 +121,7 @@ class Destination:
             )
         try:
             self._base = ObjectStoragePath(text)
-            self._fs = self._base.fs
+            self._fs = _connected(self._base)
             self._store = store_of(self._base)
             self._store.check(self._base.path)
         except Exception as error:
@@ -234,13 +234,19 @@ _LONGER_BY = 16
 _NOTHING_SUBMITTED = "Nothing was submitted by this try; a retry tries again."
 
 
+def _connected(path: ObjectStoragePath) -> Any:
+    try:
+        return path.fs
+    except PermissionError as error:  # SFTP logs in at once.
+        raise RefusedCredentialsError(str(error)) from error
+
+
 def _in_words(error: Exception) -> str:
     """Say what a store's error means to the one who set the connection up."""
     match error:
         case MissingContainerError():
             return f"{error}. Make it, or correct save_to."
-        # By name: the latter is asyncssh's, which is imported only where it is used.
-        case _ if isinstance(error, RefusedCredentialsError) or type(error).__name__ == "PermissionDenied":
+        case RefusedCredentialsError():
             return f"its credentials are refused: {error}. Correct the connection that the URL names."
         case PermissionError():
             return f"permission is denied: {error}"

@@ -7,7 +7,7 @@ to be kept where they are complete, to be written again where they are not.
 from __future__ import annotations
 
 import json
-import tempfile
+import secrets
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,15 +35,17 @@ class SaveProgress:
         self._entries = entries_of(self._destination.read_json(self._name), self._evolink_task_id)
         return dict(self._entries)
 
-    def begins(self, entry: Mapping[str, Any]) -> None:
-        """Record a file that is about to be written."""
+    def begins(self, entry: Mapping[str, Any], folder: Path) -> None:
+        """Record a file that is about to be written.
+
+        :param folder: a local folder for temporary files.
+        """
         with self._lock:
             self._entries[entry["index"]] = entry
             record = {"evolink_task_id": self._evolink_task_id, "images": list(self._entries.values())}
-            with tempfile.TemporaryDirectory(prefix="evoimage-") as folder:
-                local = Path(folder) / "saving.json"
-                local.write_text(json.dumps(record), encoding="utf-8")
-                self._destination.publish(local, self._name, "application/json")
+            local = folder / f"saving-{secrets.token_hex(4)}.json"
+            local.write_text(json.dumps(record), encoding="utf-8")
+            self._destination.publish(local, self._name, "application/json")
 
     def ends(self) -> None:
         """Remove the record: the sidecar says it all now."""

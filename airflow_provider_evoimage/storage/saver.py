@@ -260,7 +260,7 @@ class ImageSaver:
             name = self._name(image, file.extension)
             entry = _saved(image.index, self.destination.url(name), file)
             if plan.progress is not None:
-                plan.progress.begins(entry)
+                plan.progress.begins(entry, folder)
             if before is not None:
                 self.destination.remove_parts(name)
             path = self.destination.publish(local, name, file.content_type)

@@ -265,18 +265,16 @@ class GoogleObjects(ObjectStore):
             raise MissingContainerError(f"there is no bucket {bucket} ({error})") from error
         except GoogleAuthError as error:
             raise RefusedCredentialsError(str(error)) from error
-        except OSError as error:
-            if getattr(error, "code", None) == 401:
+        except Exception as error:
+            # gcsfs: HttpError with a code, but a plain OSError "Forbidden: …" for 403.
+            if str(getattr(error, "code", "")) == "401":
                 raise RefusedCredentialsError(str(error)) from error
-            if getattr(error, "code", None) != 403:
+            if not (isinstance(error, OSError) and str(error).startswith("Forbidden")):
                 raise
 
     def _upload(self, local: Path, target: str, content_type: str) -> None:
         self.fs.put_file(str(local), target, content_type=content_type, chunksize=PIECE_BYTES)
-        try:
-            about = self.fs.info(target)
-        except PermissionError:  # A role that may write and not read.
-            return
+        about = self.fs.info(target)
         _same_size(local, about)
         _same_md5(local, about.get("md5Hash"))
 
