@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from decimal import ROUND_HALF_UP, Decimal
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_evoimage.evolink import pricing
 from airflow_provider_evoimage.evolink.catalog import MODELS
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, OLD_CREDITS_PER_USD, PUBLISHED, PriceList
 from airflow_provider_evoimage.evolink.pricing import (
@@ -372,3 +374,8 @@ def test_pricing_is_light_to_import():
     added = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
 
     assert added.stdout.strip() in {"[]", "['_decimal', 'decimal']", "['_decimal', 'decimal', 'numbers']"}
+
+
+def test_the_example_in_the_docstring_is_right():
+    assert doctest.testmod(pricing, raise_on_error=False).failed == 0
+    assert doctest.testmod(pricing).attempted > 0
