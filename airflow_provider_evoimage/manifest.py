@@ -6,15 +6,16 @@ Each field has a row in ``docs/manifest.md`` and a property in ``manifest.schema
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
-from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt, in_usd
+from airflow_provider_evoimage.evolink.prices import CREDITS_PER_USD
+from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.submission.identity import unsigned
@@ -61,12 +62,11 @@ class Asked:
             return cls()
         request, images, usage = manifest.get("request"), manifest.get("asked"), manifest.get("usage")
         usage = usage if isinstance(usage, Mapping) else {}
-        estimate, reserved = usage.get("estimate"), usage.get("reserved")
         return cls(
             request=dict(request) if isinstance(request, Mapping) else None,
             images=images if isinstance(images, int) else None,
-            estimate=dict(estimate) if isinstance(estimate, Mapping) else None,
-            credits_reserved=float(reserved) if isinstance(reserved, (int, float)) else None,
+            estimate=_estimate(usage.get("estimate")),
+            credits_reserved=_amount(usage.get("reserved")),
         )
 
 
@@ -116,7 +116,7 @@ def cost_in_words(manifest: Manifest) -> str:
     if charged is None:
         cost = "an unknown number of credits"
     else:
-        cost = f"{charged:,.4f} credits ({in_usd(Decimal(str(charged))):,.4f} USD)"
+        cost = f"{charged:,.4f} credits ({charged / float(CREDITS_PER_USD):,.4f} USD)"
     notes = []
     if estimate is not None:
         low, high = estimate["credits_low"], estimate["credits_high"]
@@ -162,6 +162,29 @@ def generations_named_by(value: object) -> dict[str, Asked]:
     if not named:
         raise InvalidRequestError("generation is an empty list: there is nothing to save.")
     return named
+
+
+def _estimate(value: object) -> dict[str, Any] | None:
+    """Take over an estimate; None where its ends are not both there."""
+    if not isinstance(value, Mapping):
+        return None
+    known = {
+        name: told
+        for name, told in value.items()
+        if isinstance(name, str) and (isinstance(told, str) or _amount(told) is not None)
+    }
+    has_ends = all(_amount(known.get(name)) is not None for name in ("credits_low", "credits_high"))
+    return known if has_ends else None
+
+
+def _amount(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        amount = float(value)
+    except OverflowError:
+        return None
+    return amount if math.isfinite(amount) else None
 
 
 def _id_of(value: object) -> str:

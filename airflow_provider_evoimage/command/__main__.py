@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -24,6 +25,10 @@ UNFINISHED = 3
 
 def main() -> None:
     """Run the command; end with 0, 1 (EvoLink or a storage said no), 2 (wrong use) or 3 (not finished yet)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows no × must not turn an answer into an error.
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="evoimage")
     except EvoImageError as error:

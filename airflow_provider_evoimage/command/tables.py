@@ -117,7 +117,7 @@ def credits_table(balance: Credits) -> RenderableType:
         ("this API key", balance.key_remaining, balance.key_used),
     )
     for name, left, used in rows:
-        in_dollars = "" if left is None else f"{float(left) / 68:,.2f}"
+        in_dollars = "" if left is None else f"{in_usd(Decimal(str(left))):,.2f}"
         table.add_row(name, "no own limit" if left is None else f"{left:,.4f}", in_dollars, _amount(used))
     usable = f"The next request may cost {balance.usable:,.4f} credits at the most."
     return Group(table, Text(usable, style="" if balance.usable > 0 else "red"))

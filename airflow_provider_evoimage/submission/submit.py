@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 
+_EARLIER_TRY_MAY_HAVE_PAID = (
+    "This try sent nothing and no retry follows; an earlier try may have submitted the same request. Look in EvoLink's "
+    "list of tasks: if the generation is there, collect it with EvoImageSaveOperator."
+)
+
+
 class StateStore(Protocol):
     """Airflow's task state store (3.3 and later), as far as it is used here."""
 
@@ -196,9 +202,10 @@ class Submission:
         try:
             self._before_submit()
         except EvoImageError as error:
-            if self._record is not None and self._record.key == decision.key:
-                # An earlier try sent it under this key, and may have been accepted.
+            is_repeat = self._record is not None and self._record.key == decision.key
+            if is_repeat or (self._is_retry and not self._keeper.has_store):
                 error.billed = None
+                error.on_retry = _EARLIER_TRY_MAY_HAVE_PAID
             raise
 
     def _resume(self, decision: Resume) -> Generation:

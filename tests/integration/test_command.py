@@ -120,6 +120,12 @@ def in_terminal(arguments: list[str], columns: int, env: dict[str, str] | None =
     return output.decode().replace("\r\n", "\n")
 
 
+def test_a_terminal_without_unicode_shows_the_table_all_the_same():
+    text = printed("estimate", "-m", "gpt-image-1", env={"PYTHONIOENCODING": "ascii"})
+
+    assert "| 1:1  |  0.6659 | 2.5851 | 10.1837 |" in text
+
+
 def test_estimate_as_json_is_for_all_requests_together():
     found = as_json("estimate", "-m", "gpt-image-1.5-beta", "-n", "2", "--times", "100")
 

@@ -112,6 +112,17 @@ def test_a_limit_lowered_after_an_unknown_outcome_does_not_claim_that_nothing_is
     store.rows["evoimage"] = json.dumps(record)
     run.make = generate(quality="high", max_credits=1)
 
+    with pytest.raises(BudgetExceededError, match="an earlier try may have submitted") as raised:
+        run.start()
+    assert raised.value.billed is None
+
+
+def test_a_limit_lowered_where_no_record_is_kept_does_not_claim_it_either():
+    run = TaskRun(generate(quality="high"))
+    with pytest.raises(TaskDeferred):
+        run.start()
+    run.make = generate(quality="high", max_credits=1)
+
     with pytest.raises(BudgetExceededError) as raised:
         run.start()
     assert raised.value.billed is None

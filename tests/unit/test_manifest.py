@@ -159,6 +159,22 @@ answers = st.builds(
 )
 
 
+@given(
+    answers,
+    st.fixed_dictionaries(
+        {"usage": st.fixed_dictionaries({}, optional={"estimate": json_values, "reserved": json_values})}
+    )
+    | st.just({"usage": {"estimate": {"credits_low": 1, "credits_high": 10**400}, "reserved": 10**400}})
+    | st.just({"usage": {"estimate": {"credits_low": 1, "credits_high": 2.5, "x": [1]}, "reserved": True}}),
+)
+def test_what_people_edit_never_keeps_the_cost_from_being_told(
+    answer: dict[str, Any], edited: dict[str, Any]
+) -> None:
+    manifest = build_manifest(Generation.read(answer), asked=Asked.in_manifest(edited), made_by=MADE_BY)
+    assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
+    assert cost_in_words(manifest).startswith(f"EvoLink task {TASK} cost ")
+
+
 @given(answers)
 def test_any_answer_of_evolink_makes_a_manifest_of_plain_json(answer: dict[str, Any]) -> None:
     manifest = build_manifest(Generation.read(answer), asked=Asked(), made_by=MADE_BY)

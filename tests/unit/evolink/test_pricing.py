@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from decimal import ROUND_HALF_UP, Decimal
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_evoimage.evolink import pricing
 from airflow_provider_evoimage.evolink.catalog import MODELS
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, OLD_CREDITS_PER_USD, PUBLISHED, PriceList
 from airflow_provider_evoimage.evolink.pricing import (
@@ -23,6 +25,7 @@ from airflow_provider_evoimage.evolink.pricing import (
 )
 from airflow_provider_evoimage.evolink.pricing_rules import LEDGER_UNIT, total
 from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.exceptions import InvalidRequestError
 
 EN = "evolink.ai/gpt-image-1"
 ZH = "evolink.ai/zh/gpt-image-1"
@@ -174,6 +177,36 @@ def test_gpt_image_2_is_near_the_price_that_a_reseller_lists(quality: str, tier:
     amount = exact(ask("gpt-image-2", quality=quality, size="1:1", extra_body={"resolution": tier}))
 
     assert float(amount / PUBLISHED.credits_per_usd) == pytest.approx(float(usd), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("quality", "tokens"), [("low", 196), ("medium", 439), ("high", 1756), ("xhigh", 3122), ("max", 7024)]
+)
+@pytest.mark.parametrize("model", ["gpt-image-2.5-flare", "gpt-image-2.5-sunburst"])
+def test_tokens_of_gpt_image_2_5_are_those_of_its_documentation(model: str, quality: str, tokens: int):
+    assert cost(ask(model, quality=quality, size="1024x1024")).parts[0].high == tokens
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.sampled_from([*PUBLISHED.models, "some-other-model"]),
+    st.dictionaries(st.sampled_from(["resolution", "mask_url", "background", "x"]), json_values),
+    st.text(min_size=1).filter(str.strip),
+)
+def test_whatever_can_be_sent_can_be_estimated_or_has_no_price(model: str, extra_body: dict, prompt: str):
+    try:
+        request = ImageRequest.build(model=model, prompt=prompt, extra_body=extra_body)
+    except InvalidRequestError:
+        return
+    found = estimate_with_prompt(request)
+    assert found is None or found.credits_high > 0
+    assert found is not None or model == "some-other-model"
 
 
 def test_each_part_is_rounded_up_to_the_ledger_s_unit():
@@ -341,3 +374,8 @@ def test_pricing_is_light_to_import():
     added = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
 
     assert added.stdout.strip() in {"[]", "['_decimal', 'decimal']", "['_decimal', 'decimal', 'numbers']"}
+
+
+def test_the_example_in_the_docstring_is_right():
+    assert doctest.testmod(pricing, raise_on_error=False).failed == 0
+    assert doctest.testmod(pricing).attempted > 0
