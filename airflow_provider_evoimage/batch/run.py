@@ -31,7 +31,7 @@ from airflow_provider_evoimage.waiting.polling import Ending
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-LEDGER_NAME = "{dag_id}/{run_id}/{task_id}{map_suffix}.batch.jsonl"
+LEDGER_NAME = "{dag_id}/{run_id}/{task_id}{map_suffix}.batch.{ext}"
 SUMMARY_VERSION = 1
 
 _SHOWN_FAILURES = 20
@@ -86,7 +86,7 @@ class BatchRun:
         if limit is not None:
             _check_prices(items, limit)
         destination = Destination(save_to)
-        ledger = BatchLedger(destination, FileNames(LEDGER_NAME).name(task_fields(maker)))
+        ledger = BatchLedger(destination, FileNames(LEDGER_NAME).name({**task_fields(maker), "ext": "jsonl"}))
         lines = _lines(items, ledger.read(), log)
         budget = Budget(limit)
         hold_earlier(budget, items, lines)
