@@ -19,13 +19,16 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_evoimage.batch.items import BatchItem
-from airflow_provider_evoimage.exceptions import EvoImageError
-from airflow_provider_evoimage.manifest import Manifest, without_links
+from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
+from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError
+from airflow_provider_evoimage.manifest import Asked, Manifest, without_links
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.submission.resume import SubmissionRecord
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
 
 LEDGER_VERSION = 1
 
@@ -56,6 +59,7 @@ class ItemError:
 class LedgerLine:
     """What is known of one item.
 
+    :param asked: what it asks for, so that what comes after the submission needs no list of requests any more.
     :param manifest: of its generation, without links, once its images are saved.
     """
 
@@ -63,6 +67,7 @@ class LedgerLine:
     name: str
     fingerprint: str
     occurrence: int
+    asked: Asked
     state: State = "waiting"
     record: SubmissionRecord | None = None
     manifest: Manifest | None = None
@@ -71,7 +76,18 @@ class LedgerLine:
     @classmethod
     def new(cls, item: BatchItem) -> LedgerLine:
         """Begin the line of an item that nobody has asked for yet."""
-        return cls(item=item.number, name=item.name, fingerprint=item.fingerprint, occurrence=item.occurrence)
+        return cls(
+            item=item.number,
+            name=item.name,
+            fingerprint=item.fingerprint,
+            occurrence=item.occurrence,
+            asked=item.asked,
+        )
+
+    @property
+    def key(self) -> LedgerKey:
+        """What the item is known by, wherever it stands."""
+        return self.fingerprint, self.occurrence
 
     @property
     def evolink_task_id(self) -> str | None:
@@ -80,7 +96,7 @@ class LedgerLine:
 
     def at(self, item: BatchItem) -> LedgerLine:
         """Return the line for the place at which the item stands now."""
-        return replace(self, item=item.number, name=item.name)
+        return replace(self, item=item.number, name=item.name, asked=item.asked)
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as plain JSON."""
@@ -90,7 +106,7 @@ class LedgerLine:
             "name": self.name,
             "state": self.state,
             "error": asdict(self.error) if self.error else None,
-            **({"evolink_task_id": self.evolink_task_id} if self.manifest is None else self.manifest),
+            **(self.manifest or {"evolink_task_id": self.evolink_task_id, **self.asked.kept()}),
             "submission": {
                 "fingerprint": self.fingerprint,
                 "occurrence": self.occurrence,
@@ -121,6 +137,7 @@ class LedgerLine:
             name=str(data.get("name") or ""),
             fingerprint=mark,
             occurrence=occurrence,
+            asked=Asked.in_manifest(data),
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,
             manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}
@@ -154,14 +171,14 @@ class BatchLedger:
         """Where the file is."""
         return self._destination.url(self._name)
 
-    def read(self) -> dict[tuple[str, int], LedgerLine]:
-        """Return the lines of an earlier try by fingerprint and occurrence; what does not read is left out.
+    def read(self) -> dict[LedgerKey, LedgerLine]:
+        """Return the lines of an earlier leg or try by fingerprint and occurrence; what does not read is left out.
 
         :raises DestinationError: when the storage fails, which is not the same as an absent file.
         """
         text = self._destination.read_text(self._name)
         lines = (_line(each) for each in (text or "").split("\n") if each.strip())
-        return {(line.fingerprint, line.occurrence): line for line in lines if line is not None}
+        return {line.key: line for line in lines if line is not None}
 
     def write(self, lines: Iterable[LedgerLine]) -> None:
         """Write all lines; the file is complete or the earlier one.
@@ -174,6 +191,13 @@ class BatchLedger:
                 for line in sorted(lines, key=lambda each: each.item):
                     file.write(json.dumps(line.to_json(), ensure_ascii=False) + "\n")
             self._destination.publish(local, self._name, "application/x-ndjson")
+
+    def write_if_possible(self, lines: Iterable[LedgerLine], log: Logger) -> None:
+        """Write all lines; a storage that fails is a warning, as the keys protect."""
+        try:
+            self.write(lines)
+        except DestinationError as error:
+            log.warning("The ledger of this batch cannot be written (%s); going on.", error.message)
 
 
 def saved(line: LedgerLine, manifest: Manifest) -> LedgerLine:

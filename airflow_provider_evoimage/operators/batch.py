@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -25,9 +25,11 @@ from airflow_provider_evoimage.waiting.event import WaitEvent
 from airflow_provider_evoimage.waiting.polling import Wait
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from airflow_provider_evoimage.batch.run import BatchRun
+    from airflow_provider_evoimage.lineage import NewImages
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 # The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
@@ -44,8 +46,8 @@ class EvoImageBatchOperator(BaseOperator):
     ``{dag_id}/{run_id}/{task_id}.batch.jsonl`` below ``save_to``; a retry reads it and redoes only what may
     succeed. The worker wakes now and then to save, so links never come near their end.
 
-    Returns a small summary: ``{v, manifest, items, saved, failed, left_out, images, credits, failures}``, where
-    ``manifest`` is the URL of the batch manifest, ``credits`` holds ``estimate`` and ``charged``, and
+    Returns a small summary: ``{v, manifest, items, saved, failed, left_out, images, credits, failures, made_by}``,
+    where ``manifest`` is the URL of the batch manifest, ``credits`` holds ``estimate`` and ``charged``, and
     ``failures`` describes the first twenty items without images.
 
     :param requests: a list (each item a prompt, or a mapping of request fields), the output of another task, or
@@ -57,7 +59,8 @@ class EvoImageBatchOperator(BaseOperator):
     :param size: see EvoImageGenerateOperator.
     :param quality: see EvoImageGenerateOperator; EvoLink's default for GPT Image 1 and 1.5 is ``high``.
     :param n: number of images of each item.
-    :param image_urls: references of each item.
+    :param image_urls: references of each item, see EvoImageGenerateOperator.
+    :param cleanup_references: True removes the batch's uploads from EvoLink once all generations have ended.
     :param callback_url: https URL that EvoLink calls when a generation has ended.
     :param extra_body: fields of other models, sent as they are.
     :param filename_template: names below ``save_to``; fields in ``storage.destination.NAME_FIELDS``.
@@ -109,7 +112,8 @@ class EvoImageBatchOperator(BaseOperator):
         size: str | None = None,
         quality: str | None = None,
         n: int | str | None = None,
-        image_urls: Sequence[str] | str | None = None,
+        image_urls: Sequence[Any] | Mapping[str, Any] | str | None = None,
+        cleanup_references: bool = False,
         callback_url: str | None = None,
         extra_body: dict[str, Any] | None = None,
         filename_template: str = MANY_GENERATIONS,
@@ -138,6 +142,7 @@ class EvoImageBatchOperator(BaseOperator):
         self.quality = quality
         self.n = n
         self.image_urls = image_urls
+        self.cleanup_references = cleanup_references
         self.callback_url = callback_url
         self.extra_body = extra_body
         self.filename_template = filename_template
@@ -154,6 +159,7 @@ class EvoImageBatchOperator(BaseOperator):
         self.on_clear = one_of("on_clear", on_clear, get_args(OnClear))
         self.evoimage_conn_id = evoimage_conn_id
         self._waiting_for = 0
+        self._made: NewImages | None = None
 
     @functools.cached_property
     def hook(self) -> EvoImageHook:
@@ -172,6 +178,7 @@ class EvoImageBatchOperator(BaseOperator):
         """Save what has ended; wait again, or come to the end. Harmless when it runs twice."""
         ended = WaitEvent.read(event)
         run = self._run(context)
+        run.resume()
         run.collect(ended.endings)
         return self._go_on(context, run, deadline=time.time() if deadline is None else deadline)
 
@@ -182,8 +189,14 @@ class EvoImageBatchOperator(BaseOperator):
         except (TaskDeferralTimeout, TaskDeferralError) as error:
             self.log.warning("Airflow ended the wait: %s", error)
             run = self._run(context)
+            run.resume()
             run.collect(dict.fromkeys(run.waiting, "timeout"))
-            return run.finish()
+            return self._finish(context, run)
+
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
+        """Name the folder that was written, where OpenLineage is installed."""
+        del task_instance
+        return self._made.openlineage() if self._made is not None else None
 
     def on_kill(self) -> None:
         """Say what goes on being billed when this task is killed on its worker."""
@@ -201,7 +214,7 @@ class EvoImageBatchOperator(BaseOperator):
                 run.collect(dict.fromkeys(waiting, "timeout"))
                 break
             if self.deferrable:
-                self._defer(waiting, run, deadline)
+                self._defer(waiting, deadline)
             event = wait_on_worker(
                 self.hook,
                 [
@@ -209,7 +222,6 @@ class EvoImageBatchOperator(BaseOperator):
                         evolink_task_id=each,
                         deadline=deadline,
                         poll_interval=self.poll_interval,
-                        estimated_time=run.estimated_time,
                     )
                     for each in waiting
                 ],
@@ -219,9 +231,13 @@ class EvoImageBatchOperator(BaseOperator):
             )
             run.collect(event.endings)
         self._waiting_for = 0
-        return run.finish()
+        return self._finish(context, run)
 
-    def _defer(self, waiting: Sequence[str], run: BatchRun, deadline: float) -> None:
+    def _finish(self, context: Context, run: BatchRun) -> dict[str, Any]:
+        summary, self._made = run.finish(context, self.outlets)
+        return summary
+
+    def _defer(self, waiting: Sequence[str], deadline: float) -> None:
         left = max(1.0, deadline - time.time())
         self.log.info(
             "Waiting for %d generations in the triggerer for up to %s; no worker is held.",
@@ -236,7 +252,6 @@ class EvoImageBatchOperator(BaseOperator):
                 save_every=self.save_every,
                 save_after=self.save_after,
                 poll_interval=self.poll_interval,
-                estimated_time=run.estimated_time,
             ),
             method_name="execute_complete",
             kwargs={"deadline": deadline},
@@ -244,14 +259,13 @@ class EvoImageBatchOperator(BaseOperator):
         )
 
     def _run(self, context: Context) -> BatchRun:
-        from airflow_provider_evoimage.batch.run import BatchRun  # noqa: PLC0415 - nothing of it at parse time
+        # Nothing of it at parse time.
+        from airflow_provider_evoimage.batch.run import BatchArguments, BatchRun  # noqa: PLC0415
 
         save_to = filled("save_to", self.save_to)
         if save_to is None:
             raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
-        return BatchRun.begin(
-            context,
-            hook=self.hook,
+        arguments = BatchArguments(
             requests=self.requests,
             defaults={
                 "model": filled("model", self.model) or self.hook.settings.default_model,
@@ -267,9 +281,10 @@ class EvoImageBatchOperator(BaseOperator):
             filename_template=self.filename_template,
             max_credits=self.max_credits,
             check_credits=self.check_credits,
+            cleanup_references=self.cleanup_references,
             accepts_failures=self.on_item_failure == "continue",
             parallel=self.parallel,
             submit_timeout=self.submit_timeout,
             on_clear=self.on_clear,
-            log=self.log,
         )
+        return BatchRun(context, hook=self.hook, arguments=arguments, log=self.log)

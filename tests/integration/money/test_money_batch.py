@@ -17,7 +17,12 @@ from task_driver import CONNECTION, Killed, TaskRun, batch, connection
 
 from airflow_provider_evoimage.batch import collection, submission
 from airflow_provider_evoimage.batch.ledger import BatchLedger
-from airflow_provider_evoimage.exceptions import BatchFailedError, BatchIncompleteError, InvalidRequestError
+from airflow_provider_evoimage.exceptions import (
+    BatchFailedError,
+    BatchIncompleteError,
+    DestinationError,
+    InvalidRequestError,
+)
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
 from airflow_provider_evoimage.storage.destination import Destination
@@ -287,6 +292,94 @@ def test_mistakes_are_found_before_anything_is_paid(
     with pytest.raises(InvalidRequestError if "model" not in arguments else Exception, match=words) as caught:
         TaskRun(batch(save_to=tmp_path, **arguments)).run()
     assert caught.value.billed is False
+    assert paid(evolink) == 0
+
+
+def test_ledger_that_is_lost_while_waiting_costs_nothing(evolink: SimulatorServer, tmp_path: Path) -> None:
+    task = TaskRun(batch(PROMPTS, tmp_path))
+    with pytest.raises(TaskDeferred) as deferred:
+        task.start()
+    event = task.wait_in_triggerer(task.stored(deferred.value))
+    (ledger,) = tmp_path.rglob("*.batch.jsonl")
+    ledger.unlink()
+    with contextlib.suppress(TaskDeferred):
+        task.resume(deferred.value, event)
+    task.run()
+    check_whole(evolink, tmp_path, PROMPTS)
+
+
+def test_storage_that_takes_no_ledger_costs_nothing(
+    evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = BatchLedger.write
+
+    def refuse(*_: Any) -> None:
+        raise DestinationError("the storage is full")
+
+    task = TaskRun(batch(PROMPTS, tmp_path))
+    monkeypatch.setattr(BatchLedger, "write", refuse)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.start()
+    event = task.wait_in_triggerer(task.stored(deferred.value))
+    monkeypatch.setattr(BatchLedger, "write", write)
+    with contextlib.suppress(TaskDeferred):
+        task.resume(deferred.value, event)
+    task.run()
+    check_whole(evolink, tmp_path, PROMPTS)
+
+
+def test_list_is_needed_for_the_submission_only(evolink: SimulatorServer, tmp_path: Path) -> None:
+    source = tmp_path / "requests.jsonl"
+    source.write_text("".join(json.dumps({"prompt": each}) + "\n" for each in PROMPTS))
+    images = tmp_path / "images"
+    task = TaskRun(batch(str(source), images))
+    with pytest.raises(TaskDeferred) as deferred:
+        task.start()
+    source.unlink()
+    event = task.wait_in_triggerer(task.stored(deferred.value))
+    while True:
+        try:
+            task.resume(deferred.value, event)
+            break
+        except TaskDeferred as again:
+            event = task.wait_in_triggerer(task.stored(again))
+    check_whole(evolink, images, PROMPTS)
+    assert all(
+        line["request"]["prompt"] == line_prompt
+        for line, line_prompt in zip(lines(images), PROMPTS, strict=True)
+    )
+
+
+def reference(path: Path, colour: str) -> str:
+    Image.new("RGB", (64, 64), colour).save(path)
+    return str(path)
+
+
+def test_references_are_uploaded_once_each(evolink: SimulatorServer, tmp_path: Path) -> None:
+    shoe, mug = reference(tmp_path / "shoe.png", "red"), reference(tmp_path / "mug.png", "blue")
+    requests = [
+        {"prompt": "on a table", "image_urls": [shoe]},
+        {"prompt": "in a box", "image_urls": [shoe]},
+        {"prompt": "in a box", "image_urls": [mug]},
+    ]
+    images = tmp_path / "images"
+    task = TaskRun(batch(requests, images, parallel=1))
+    with pytest.raises(TaskDeferred):
+        task.start()
+    assert evolink.state.counters.uploads == 2
+    task.run()
+    assert paid(evolink) == 3
+    assert evolink.state.counters.uploads == 2
+    told = [line["request"]["references"][0]["source"] for line in lines(images)]
+    assert told == [shoe, shoe, mug]
+
+
+def test_reference_that_is_not_there_is_found_before_anything_is_paid(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    requests = [{"prompt": "on a table"}, {"prompt": "in a box", "image_urls": ["/no/such.png"]}]
+    with pytest.raises(InvalidRequestError, match="item 1"):
+        TaskRun(batch(requests, tmp_path)).run()
     assert paid(evolink) == 0
 
 
