@@ -36,7 +36,7 @@ START_SECONDS = 10.0
 
 def durations(count: int, seed: int) -> list[float]:
     """Draw how long tasks take: log-normal, 5 to 90 s."""
-    chance = random.Random(seed)  # noqa: S311 (no secret)
+    chance = random.Random(seed)
     drawn = []
     while len(drawn) < count:
         seconds = chance.lognormvariate(math.log(MEDIAN), SIGMA)
@@ -47,7 +47,7 @@ def durations(count: int, seed: int) -> list[float]:
 
 async def wait_for_all(name: str, count: int, seed: int) -> list[float]:
     """Start the tasks over ten seconds; return the seconds from the end of each to its event."""
-    chance = random.Random(-seed)  # noqa: S311 (no secret)
+    chance = random.Random(-seed)
     conn_id = f"round_{seed}"
 
     async def one(counter: int, seconds: float) -> float:

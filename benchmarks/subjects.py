@@ -122,7 +122,7 @@ def no_op(number: int) -> BaseTrigger:
 
 def openai(number: int) -> BaseTrigger:
     """Make the trigger of the official OpenAI provider."""
-    from airflow.providers.openai.triggers.openai import OpenAIBatchTrigger  # noqa: PLC0415
+    from airflow.providers.openai.triggers.openai import OpenAIBatchTrigger
 
     return OpenAIBatchTrigger(
         conn_id="openai_default", batch_id=f"batch_{number}", poll_interval=POLL_SECONDS, timeout=FAR_AWAY
@@ -131,7 +131,7 @@ def openai(number: int) -> BaseTrigger:
 
 def common_ai(number: int) -> BaseTrigger:
     """Make the batch trigger of common-ai, over OpenAI's protocol."""
-    from airflow.providers.common.ai.triggers.llm_batch import LLMBatchTrigger  # noqa: PLC0415
+    from airflow.providers.common.ai.triggers.llm_batch import LLMBatchTrigger
 
     return LLMBatchTrigger(
         llm_conn_id="common_ai",
@@ -146,8 +146,8 @@ def common_ai(number: int) -> BaseTrigger:
 
 def dbt_cloud(number: int) -> BaseTrigger:
     """Make the trigger of the dbt Cloud provider; over plain HTTP, which costs it less."""
-    from airflow.providers.dbt.cloud.hooks.dbt import DbtCloudHook  # noqa: PLC0415
-    from airflow.providers.dbt.cloud.triggers.dbt import DbtCloudRunJobTrigger  # noqa: PLC0415
+    from airflow.providers.dbt.cloud.hooks.dbt import DbtCloudHook
+    from airflow.providers.dbt.cloud.triggers.dbt import DbtCloudRunJobTrigger
 
     def plain_url(tenant: str, endpoint: str, *_: object, **__: object) -> tuple[str, dict[str, Any]]:
         return f"http://{tenant}/api/v2/accounts/{endpoint}", {}
@@ -164,14 +164,14 @@ def dbt_cloud(number: int) -> BaseTrigger:
 
 def http(number: int) -> BaseTrigger:
     """Make the sensor trigger of the HTTP provider: 404 until the end."""
-    from airflow.providers.http.triggers.http import HttpSensorTrigger  # noqa: PLC0415
+    from airflow.providers.http.triggers.http import HttpSensorTrigger
 
     return HttpSensorTrigger(endpoint=f"http-sensor/{number}", poke_interval=POLL_SECONDS)
 
 
 def airbyte(number: int) -> BaseTrigger:
     """Make the trigger of the Airbyte provider."""
-    from airflow.providers.airbyte.triggers.airbyte import AirbyteSyncTrigger  # noqa: PLC0415
+    from airflow.providers.airbyte.triggers.airbyte import AirbyteSyncTrigger
 
     return AirbyteSyncTrigger(
         job_id=number,
