@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
+from airflow_provider_evoimage.defaults import DEFAULT_SUBMIT_TIMEOUT
 from airflow_provider_evoimage.evolink import protocol, uploads
 from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationPage, GenerationState
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted
@@ -45,7 +46,6 @@ Result = TypeVar("Result")
 # Calls to carry out one after the other, each with how to repeat it; the client sends back what came of it.
 Plan = Generator[tuple[Call[Any], dict[str, Any]], Any, Result]
 
-DEFAULT_SUBMIT_TIMEOUT = 300.0
 READ_ATTEMPTS = 4
 # A read waits this long in all between its attempts; longer troubles are the caller's to outlast.
 READ_RETRY_SECONDS = 90.0

@@ -17,6 +17,7 @@ from airflow_provider_evoimage.batch.submission import (
     hold_earlier,
     progress_in_words,
 )
+from airflow_provider_evoimage.defaults import OnClear
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.exceptions import BatchFailedError, BatchIncompleteError, InvalidRequestError
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -25,7 +26,6 @@ from airflow_provider_evoimage.storage.destination import Destination, FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver, task_fields
 from airflow_provider_evoimage.submission.budget import Budget, credit_limit, price_unknown, require_balance
 from airflow_provider_evoimage.submission.identity import RequestIdentity
-from airflow_provider_evoimage.submission.resume import OnClear
 from airflow_provider_evoimage.waiting.polling import Ending
 
 if TYPE_CHECKING:
