@@ -31,7 +31,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test test-stores test-faults bench-saving lint format types wheel check clean venv
+.PHONY: help demo ui test test-stores test-faults bench bench-saving lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,10 @@ bench-saving: ## memory and speed of saving, beside a bare download loop and bot
 
 test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes docs/reliability.md
 	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
+
+bench: ## what waiting costs, beside other providers' triggers, about 25 minutes; writes docs/benchmarks.md
+	@$(MAKE) --no-print-directory venv VENV=.venv-bench REQUIREMENTS=.ci/requirements/bench.txt
+	.venv-bench/bin/python -m benchmarks --report docs/benchmarks.md
 
 lint: $(READY) ## style, likely mistakes, formatting
 	$(RUN) ruff check .

@@ -19,6 +19,7 @@ from airflow_provider_evoimage.batch.submission import (
     progress_in_words,
 )
 from airflow_provider_evoimage.batch.summary import missing_in_words, summary_of
+from airflow_provider_evoimage.defaults import OnClear
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.exceptions import BatchFailedError, BatchIncompleteError, InvalidRequestError
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -35,7 +36,6 @@ from airflow_provider_evoimage.submission.budget import (
     require_balance,
 )
 from airflow_provider_evoimage.submission.identity import RequestIdentity
-from airflow_provider_evoimage.submission.resume import OnClear
 from airflow_provider_evoimage.waiting.polling import Ending
 
 if TYPE_CHECKING:

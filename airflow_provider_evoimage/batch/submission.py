@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
+from airflow_provider_evoimage.defaults import OnClear
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,
     BudgetExceededError,
@@ -27,7 +28,6 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.submission.budget import Budget
 from airflow_provider_evoimage.submission.identity import RequestIdentity
 from airflow_provider_evoimage.submission.resume import (
-    OnClear,
     Refuse,
     SubmissionRecord,
     Submit,

@@ -10,25 +10,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.client import DEFAULT_SUBMIT_TIMEOUT
+from airflow_provider_evoimage.defaults import (
+    DEFAULT_CONN_ID,
+    DEFAULT_SUBMIT_TIMEOUT,
+    MANY_GENERATIONS,
+    OnClear,
+)
 from airflow_provider_evoimage.exceptions import InvalidRequestError
-from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds, whole_number
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
-from airflow_provider_evoimage.storage.destination import MANY_GENERATIONS
-from airflow_provider_evoimage.submission.resume import OnClear
-from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
-from airflow_provider_evoimage.waiting.blocking import wait_on_worker
-from airflow_provider_evoimage.waiting.ending import duration_in_words
-from airflow_provider_evoimage.waiting.event import WaitEvent
-from airflow_provider_evoimage.waiting.polling import Wait
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from airflow_provider_evoimage.batch.run import BatchRun
+    from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.lineage import NewImages
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
@@ -128,7 +126,7 @@ class EvoImageBatchOperator(BaseOperator):
         poll_interval: float | None = None,
         submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT,
         on_clear: OnClear = "auto",
-        evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        evoimage_conn_id: str = DEFAULT_CONN_ID,
         # A default of the signature survives .partial(); one set in kwargs would not.
         retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
         **kwargs: Any,
@@ -164,6 +162,8 @@ class EvoImageBatchOperator(BaseOperator):
     @functools.cached_property
     def hook(self) -> EvoImageHook:
         """The hook of this task's connection."""
+        from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+
         return EvoImageHook(self.evoimage_conn_id)
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -176,6 +176,8 @@ class EvoImageBatchOperator(BaseOperator):
         self, context: Context, event: Any = None, deadline: float | None = None
     ) -> dict[str, Any]:
         """Save what has ended; wait again, or come to the end. Harmless when it runs twice."""
+        from airflow_provider_evoimage.waiting.event import WaitEvent
+
         ended = WaitEvent.read(event)
         run = self._run(context)
         run.resume()
@@ -208,6 +210,9 @@ class EvoImageBatchOperator(BaseOperator):
             )
 
     def _go_on(self, context: Context, run: BatchRun, *, deadline: float) -> dict[str, Any]:
+        from airflow_provider_evoimage.waiting.blocking import wait_on_worker
+        from airflow_provider_evoimage.waiting.polling import Wait
+
         while waiting := run.waiting:
             self._waiting_for = len(waiting)
             if time.time() >= deadline:
@@ -238,6 +243,9 @@ class EvoImageBatchOperator(BaseOperator):
         return summary
 
     def _defer(self, waiting: Sequence[str], deadline: float) -> None:
+        from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
+        from airflow_provider_evoimage.waiting.ending import duration_in_words
+
         left = max(1.0, deadline - time.time())
         self.log.info(
             "Waiting for %d generations in the triggerer for up to %s; no worker is held.",
@@ -259,8 +267,7 @@ class EvoImageBatchOperator(BaseOperator):
         )
 
     def _run(self, context: Context) -> BatchRun:
-        # Nothing of it at parse time.
-        from airflow_provider_evoimage.batch.run import BatchArguments, BatchRun  # noqa: PLC0415
+        from airflow_provider_evoimage.batch.run import BatchArguments, BatchRun
 
         save_to = filled("save_to", self.save_to)
         if save_to is None:
