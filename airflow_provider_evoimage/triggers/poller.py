@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.client import Account, AsyncEvoLinkClient
 from airflow_provider_evoimage.evolink.models import GenerationState
 from airflow_provider_evoimage.evolink.protocol import MAX_IDS_PER_BATCH
@@ -237,6 +238,7 @@ class Poller:
     async def _look(self, group: dict[str, list[Watched]]) -> None:
         try:
             found = await self._read(list(group))
+            metrics.ids_read(len(group))
             now = time.time()
             for evolink_task_id, all_watched in group.items():
                 for watched in all_watched:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.evolink.protocol import MAX_IDS_PER_BATCH
 from airflow_provider_evoimage.exceptions import (
@@ -58,6 +59,7 @@ def wait_on_worker(
         due = sorted(looks, key=looks.__getitem__)[:MAX_IDS_PER_BATCH]
         due = [each for each in due if looks[each] <= time.time() + SHARED_LOOK_SECONDS]
         seen = _look(hook, due)
+        metrics.ids_read(len(due))
         if any(isinstance(found, AuthenticationError) for found in seen.values()) and not has_reconnected:
             has_reconnected = True
             hook.reconnect()

@@ -93,6 +93,8 @@ def test_what_was_charged_shows_in_manifest_log_and_metrics(
         what="the metric to arrive",
     )
     assert statsd.total("evoimage.bytes_saved") > 0
+    # The triggerer counts what it reads while it waits.
+    assert statsd.total("evoimage.ids_read") > 0
 
 
 def test_waiting_task_is_deferred_shows_its_id_and_holds_no_worker_process(
