@@ -81,10 +81,7 @@ def wait_on_worker(
 
 def _look(hook: EvoImageHook, due: Sequence[str]) -> _Found:
     try:
-        if len(due) == 1:
-            found = {due[0]: hook.get_generation(due[0])}
-        else:
-            found = hook.get_generations(list(due))
+        found = {due[0]: hook.get_generation(due[0])} if len(due) == 1 else hook.get_generations(list(due))
     except EvoImageError as error:
         return dict.fromkeys(due, error)
     metrics.ids_read(len(due))
