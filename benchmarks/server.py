@@ -23,6 +23,11 @@ _REASONS = {200: "OK", 404: "Not Found"}
 
 Reply = tuple[int, Any]
 
+# Tasks whose end is set to this moment (the year 2200) end when the server is told, over half a minute.
+WHEN_TOLD = 7_258_118_400.0
+TOLD_SPREAD_SECONDS = 30.0
+_told: list[tuple[float, int]] = []
+
 
 def task_number(ends_at: float, counter: int) -> int:
     """Return the number of a task that ends at ``ends_at`` (Unix seconds)."""
@@ -39,7 +44,11 @@ def ends_at(text: str) -> float:
 
 def has_ended(text: str) -> bool:
     """Tell whether the task of an id has ended."""
-    return time.time() >= ends_at(text)
+    end = ends_at(text)
+    if end == WHEN_TOLD and _told:
+        (told_at, tasks), counter = _told[0], int(text[-5:])
+        end = told_at + TOLD_SPREAD_SECONDS * counter / tasks
+    return time.time() >= end
 
 
 def evolink_task(task_id: str) -> dict[str, Any]:
@@ -102,6 +111,9 @@ class Service:
         """Answer one request."""
         if path == "/counts":
             return 200, {"requests": self.requests, "ids": self.ids}
+        if path.startswith("/end-all/"):
+            _told.append((time.time(), int(path.rpartition("/")[2])))
+            return 200, {}
         who = authorization.rpartition(" ")[2] or path.split("/")[1]
         ids = (
             json.loads(body)["task_ids"]
@@ -158,7 +170,7 @@ class Connection(asyncio.Protocol):
             self._received = rest[length:]
             path = request.split(" ")[1].partition("?")[0]
             # Counting and the state of the task are of the moment of the answer.
-            delay = 0.0 if path == "/counts" else self._latency
+            delay = 0.0 if path.startswith(("/counts", "/end-all")) else self._latency
             authorization = headers.get("authorization", "")
             asyncio.get_running_loop().call_later(
                 delay, partial(self._answer, path, authorization, rest[:length])

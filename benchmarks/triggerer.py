@@ -18,11 +18,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
 from airflow_provider_evoimage.simulator.processes import poll, session_processes
+from benchmarks.server import TOLD_SPREAD_SECONDS
 
-LONGEST_RAMP_SECONDS = 90.0
-STEADY_SECONDS = 30.0
+LONGEST_RAMP_SECONDS = 200.0
+# Until whoever polls every 5 s has done so twice.
+SETTLE_SECONDS = 10.0
+STEADY_SECONDS = 20.0
 
 
 class Triggerer:
@@ -61,39 +66,37 @@ class Triggerer:
 
 
 def measure(subject: str, url: str, tasks: int, home: Path) -> dict[str, float]:
-    """Start Airflow, let all tasks wait, measure, and wait for their events."""
+    """Start Airflow, let all tasks wait, measure, end the tasks, and wait for their events."""
     project = Path(__file__).parents[1]
-    first_end = time.time() + LONGEST_RAMP_SECONDS + STEADY_SECONDS + 30
     environment = {
         "PYTHONPATH": str(project),
         "BENCH_SUBJECT": subject,
         "BENCH_TASKS": str(tasks),
-        "BENCH_FIRST_END": str(first_end),
         "AIRFLOW__TRIGGERER__CAPACITY": str(tasks + 500),
         "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "120",
+        "AIRFLOW__SCHEDULER__MAX_DAGRUNS_TO_CREATE_PER_LOOP": "100",
+        "AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": "100",
+        "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "512",
     }
     connections = {
-        "evoimage_default": {"conn_type": "evoimage", "host": url, "password": f"triggerer-{subject}"}
+        "evoimage_default": {"conn_type": "evoimage", "host": url, "password": subject.replace(" ", "-")}
     }
-    with LocalAirflow(
-        home, dags=project / "benchmarks" / "dags", connections=connections, env=environment
-    ) as airflow:
-        dag_ids = [f"waiting_{number}" for number in range(tasks // 20)]
-        poll(lambda: airflow.has_dag(dag_ids[-1]), seconds=120, what="the DAGs to be found", interval=0.5)
+    dags = project / "benchmarks" / "dags"
+    with LocalAirflow(home, dags=dags, connections=connections, env=environment) as airflow:
         began = time.time()
-        for dag_id in dag_ids:
-            airflow.run(dag_id)
         triggerer = Triggerer(airflow)
-        ramp_ends = first_end - STEADY_SECONDS - 5
-        poll(
-            lambda: triggerer.states().get("deferred", 0) == tasks,
-            seconds=ramp_ends - time.time(),
-            what="all tasks to wait",
-            interval=1,
-        )
+        with contextlib.suppress(TimeoutError):
+            poll(
+                lambda: triggerer.states().get("deferred", 0) == tasks,
+                seconds=LONGEST_RAMP_SECONDS,
+                what="all tasks to wait",
+                interval=1,
+            )
         ramp = time.time() - began
         airflow.stop_component("scheduler")
         airflow.stop_component("dag-processor")
+        waiting = triggerer.states().get("deferred", 0)
+        time.sleep(SETTLE_SECONDS)
         ages = []
         cpu, begin = triggerer.cpu(), time.time()
         while time.time() < begin + STEADY_SECONDS:
@@ -101,15 +104,16 @@ def measure(subject: str, url: str, tasks: int, home: Path) -> dict[str, float]:
             time.sleep(0.5)
         cpu_percent = (triggerer.cpu() - cpu) / (time.time() - begin) * 100
         memory = triggerer.megabytes()
-        last_end = first_end + 30
+        httpx.get(f"{url}/end-all/{tasks}", trust_env=False)
+        last_end = time.time() + TOLD_SPREAD_SECONDS
         while triggerer.states().get("deferred", 0) and time.time() < last_end + 90:
             ages.append(triggerer.heartbeat_age())
             time.sleep(0.5)
         after_last_end = time.time() - last_end
-        arrived = tasks - triggerer.states().get("deferred", 0)
+        arrived = waiting - triggerer.states().get("deferred", 0)
         airflow.kill_component("triggerer")
     return {
-        "tasks": tasks,
+        "tasks": waiting,
         "events": arrived,
         "ramp_seconds": ramp,
         "all_events_after_last_end": after_last_end,

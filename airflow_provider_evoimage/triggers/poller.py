@@ -266,7 +266,7 @@ class Poller:
                 self._unusable_answers += 1
             return dict.fromkeys(evolink_task_ids, error)
         self._unusable_answers = 0
-        self._note_success()
+        self._note_success(len(evolink_task_ids))
         return {
             each: seen.get(each) or GenerationNotFoundError("EvoLink does not know it.", evolink_task_id=each)
             for each in evolink_task_ids
@@ -282,7 +282,7 @@ class Poller:
             return {evolink_task_id: error}
         if was_doubtful:
             self._stop_asking_for_many()
-        self._note_success()
+        self._note_success(1)
         return {evolink_task_id: state}
 
     def _asks_for_many(self) -> bool:
@@ -294,7 +294,8 @@ class Poller:
         self._unusable_answers = 0
         self._without_batch[self.account.base_url] = time.monotonic() + SINGLE_READS_SECONDS
 
-    def _note_success(self) -> None:
+    def _note_success(self, ids: int) -> None:
+        metrics.ids_read(ids)
         self._allowed = min(self._allowed + 0.5, self._most_in_flight)
 
     def _note_failure(self, error: EvoImageError) -> None:
