@@ -139,9 +139,12 @@ def test_page_tells_every_field_of_a_line(mixed: tuple[dict[str, Any], list[dict
     for line in (saved, *others):
         own = {name: value for name, value in line.items() if line is not saved or name not in manifest}
         found += [(name, value) for name, value in fields(own) if not name.startswith("submission.")]
+    # What was asked for stands in each line, as in a manifest.
+    of_a_manifest = {"v", "evolink_task_id", "request", "asked", "usage"}
     for line in others:
-        assert set(line) == {name for name in rows("line") if "." not in name} | {"v", "evolink_task_id"}
-    check("line", [(name, value) for name, value in found if name not in {"v", "evolink_task_id"}])
+        assert set(line) == {name for name in rows("line") if "." not in name} | of_a_manifest
+        assert line["request"]["prompt"]
+    check("line", [(name, value) for name, value in found if name.partition(".")[0] not in of_a_manifest])
     assert [state for state in get_args(State) if f"`{state}`" not in PAGE] == []
     for told in (saved["error"], *(line["error"] for line in others)):
         assert told is None or len(told["message"]) <= 500

@@ -311,7 +311,7 @@ def test_cells_become_what_a_request_takes(write: Write):
         "name,prompt,model,size,quality,n,image_urls,callback_url,extra_body\n"
         'fox,A fox,gpt-image-1.5,1536x1024,low,2,https://example.com/a.png,,"{""background"": ""opaque""}"\n',
     )
-    (item,) = build_items(read_requests(path), {})
+    (item,) = build_items(read_requests(path), {}, lambda fields: None)
     assert (item.name, item.request.n, item.request.quality) == ("fox", 2, "low")
     assert item.request.image_urls == ("https://example.com/a.png",)
     assert item.request.extra_body == {"background": "opaque"}
