@@ -97,7 +97,7 @@ def test_what_is_neither_list_nor_path_is_shown(requests: object):
     assert repr(requests) in message
 
 
-@pytest.mark.parametrize("requests", [[], (), "[]", iter([])], ids=repr)
+@pytest.mark.parametrize("requests", [[], (), "[]", iter([])], ids=lambda value: type(value).__name__)
 def test_empty_list_is_refused(requests: object):
     assert refused(requests) == "requests is empty: there is nothing to ask for."
 

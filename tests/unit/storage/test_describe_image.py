@@ -192,7 +192,7 @@ def test_padding_after_an_image_is_nothing(file: Path, kind: str) -> None:
         ("TIFF", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]}),
         ("TIFF", "I;16", {}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value,
 )
 def test_every_way_to_write_a_kind_is_taken(file: Path, kind: str, mode: str, options: dict) -> None:
     noise = Image.effect_noise((47, 31), 80)
