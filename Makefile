@@ -14,6 +14,8 @@ PYTHON ?=
 # What pytest runs, and further options for it: make test TESTS=tests/unit PYTEST_OPTIONS='-k retry'
 TESTS ?= tests
 PYTEST_OPTIONS ?=
+# Tests that run side by side: most wait for something. A real Airflow is shared by all that need it, so those do not.
+TESTS_AT_ONCE ?= 4
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 UI_OPTIONS ?=
@@ -43,7 +45,8 @@ ui: $(READY) ## an Airflow to click in, with the example DAGs and a simulated Ev
 	@$(RUN) airflow_provider_evoimage.simulator.ui $(UI_OPTIONS)
 
 test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8 takes another Airflow)
-	$(RUN) pytest $(TESTS) $(PYTEST_OPTIONS)
+	$(RUN) pytest $(TESTS) -m "not system" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_OPTIONS)
+	$(RUN) pytest $(TESTS) -m system $(PYTEST_OPTIONS) || [ $$? = 5 ]
 
 test-stores: $(AZURITE) ## saving to real servers of S3, Google Cloud, Azure Blob and SFTP on this machine
 	@$(IN_STORES) test TESTS="$(if $(filter file,$(origin TESTS)),tests/integration/stores,$(TESTS))"

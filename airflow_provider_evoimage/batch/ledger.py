@@ -5,6 +5,7 @@ are manifests (:mod:`airflow_provider_evoimage.manifest`) with these fields more
 
 =================  ==========================================================================================
 ``item``           place in the list of requests, from 0
+``number``         its place when it was first seen: ``{item}`` in the names of its files, which stay
 ``name``           the item's own name, "" where it has none
 ``state``          ``waiting``, ``saved``, ``failed`` or ``left out``
 ``error``          why it failed or was left out: ``code``, ``message``, ``retryable``; else None
@@ -64,6 +65,7 @@ class LedgerLine:
     """
 
     item: int
+    number: int
     name: str
     fingerprint: str
     occurrence: int
@@ -74,10 +76,11 @@ class LedgerLine:
     error: ItemError | None = None
 
     @classmethod
-    def new(cls, item: BatchItem) -> LedgerLine:
+    def new(cls, item: BatchItem, number: int) -> LedgerLine:
         """Begin the line of an item that nobody has asked for yet."""
         return cls(
             item=item.number,
+            number=number,
             name=item.name,
             fingerprint=item.fingerprint,
             occurrence=item.occurrence,
@@ -96,17 +99,20 @@ class LedgerLine:
 
     def at(self, item: BatchItem) -> LedgerLine:
         """Return the line for the place at which the item stands now."""
-        return replace(self, item=item.number, name=item.name, asked=item.asked)
+        # What is saved keeps its name, as its files do.
+        name = self.name if self.state == "saved" else item.name
+        return replace(self, item=item.number, name=name, asked=item.asked)
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as plain JSON."""
         return {
-            "v": LEDGER_VERSION,
             "item": self.item,
+            "number": self.number,
             "name": self.name,
             "state": self.state,
             "error": asdict(self.error) if self.error else None,
             **(self.manifest or {"evolink_task_id": self.evolink_task_id, **self.asked.kept()}),
+            "v": LEDGER_VERSION,
             "submission": {
                 "fingerprint": self.fingerprint,
                 "occurrence": self.occurrence,
@@ -126,17 +132,19 @@ class LedgerLine:
         submission = data.get("submission")
         if not isinstance(submission, Mapping):
             return None
-        mark, occurrence, item = submission.get("fingerprint"), submission.get("occurrence"), data.get("item")
-        if not isinstance(mark, str) or not isinstance(occurrence, int) or not isinstance(item, int):
+        mark, places = submission.get("fingerprint"), (data.get("item"), data.get("number"))
+        occurrence = submission.get("occurrence")
+        if not isinstance(mark, str) or not all(isinstance(each, int) for each in (occurrence, *places)):
             return None
         record = SubmissionRecord.read(submission)
         error = data.get("error")
         is_saved = data["state"] == "saved" and record is not None and record.evolink_task_id is not None
         return cls(
-            item=item,
+            item=data["item"],
+            number=data["number"],
             name=str(data.get("name") or ""),
             fingerprint=mark,
-            occurrence=occurrence,
+            occurrence=submission["occurrence"],
             asked=Asked.in_manifest(data),
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,
@@ -153,7 +161,9 @@ class LedgerLine:
         )
 
 
-_OWN_FIELDS = frozenset({"item", "name", "state", "error", "submission"})
+# Characters that JSON need not escape, and that some readers take for the end of a line.
+_LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+_OWN_FIELDS = frozenset({"item", "number", "name", "state", "error", "submission"})
 
 
 class BatchLedger:
@@ -189,7 +199,7 @@ class BatchLedger:
             local = Path(folder) / "ledger.jsonl"
             with local.open("w", encoding="utf-8") as file:
                 for line in sorted(lines, key=lambda each: each.item):
-                    file.write(json.dumps(line.to_json(), ensure_ascii=False) + "\n")
+                    file.write(json.dumps(line.to_json(), ensure_ascii=False).translate(_LINE_BREAKS) + "\n")
             self._destination.publish(local, self._name, "application/x-ndjson")
 
     def write_if_possible(self, lines: Iterable[LedgerLine], log: Logger) -> None:

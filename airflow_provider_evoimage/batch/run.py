@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +19,15 @@ from airflow_provider_evoimage.batch.submission import (
     hold_earlier,
     progress_in_words,
 )
-from airflow_provider_evoimage.batch.summary import missing_in_words, summary_of
+from airflow_provider_evoimage.batch.summary import counted, missing_in_words, summary_of
 from airflow_provider_evoimage.defaults import OnClear
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
-from airflow_provider_evoimage.exceptions import BatchFailedError, BatchIncompleteError, InvalidRequestError
+from airflow_provider_evoimage.exceptions import (
+    BatchFailedError,
+    BatchIncompleteError,
+    BudgetExceededError,
+    InvalidRequestError,
+)
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import made_by
@@ -76,7 +82,7 @@ class BatchRun:
         self._log = log
         self._made_by = made_by(context)
         self._names = FileNames(arguments.filename_template)
-        destination = Destination(arguments.save_to)
+        destination = self._destination = Destination(arguments.save_to)
         name = FileNames(LEDGER_NAME).name({**task_fields(self._made_by), "ext": "jsonl"})
         self._ledger = BatchLedger(destination, name)
         self._lines: Lines = {}
@@ -121,16 +127,21 @@ class BatchRun:
         items = build_items(
             read_requests(self._arguments.requests), self._arguments.defaults, self._references.read
         )
-        self._check_names(items)
         if self._budget.limit is not None:
             for item in items:
                 if estimate_with_prompt(item.request) is None:
                     raise price_unknown(item.request, self._budget.limit)
-        self._take(_lines(items, self._ledger.read(), self._log))
+        lines = _lines(items, self._ledger.read(), self._log)
+        self._check_names(items, lines)
+        self._take(lines)
+        most = most_credits([item.request for item in items])
+        limit = self._budget.limit
         self._log.info(
-            "A batch of %d requests for %d images; its manifest is %s.",
-            len(items),
-            sum(item.request.asked for item in items),
+            "A batch of %s for %s, at most %s credits%s; its manifest is %s.",
+            counted(len(items), "request"),
+            counted(sum(item.request.asked for item in items), "image"),
+            f"{most:,.2f}",
+            "" if limit is None else f" (max_credits is {limit:f})",
             self._ledger.url,
         )
         for warning in sorted({warning for item in items for warning in item.request.warnings}):
@@ -141,6 +152,7 @@ class BatchRun:
             lines=self._lines,
             identity_of=self._identity_of,
             uploads_of=self._references.uploads_of,
+            is_there=self._is_there,
             on_clear=self._arguments.on_clear,
             submit_timeout=self._arguments.submit_timeout,
             budget=self._budget,
@@ -176,11 +188,7 @@ class BatchRun:
         :raises DestinationError: when the batch manifest cannot be written.
         """
         missing = [line for line in self._lines.values() if line.state != "saved"]
-        self._log.info(
-            "%s. The batch manifest: %s",
-            progress_in_words(self._lines.values()).capitalize(),
-            self._ledger.url,
-        )
+        self._log.info("%s: %s.", counted(len(self._lines), "item"), progress_in_words(self._lines.values()))
         if not any(line.state == "waiting" for line in missing):
             self._references.remove()
         if missing:
@@ -207,8 +215,16 @@ class BatchRun:
         # Paid for and not saved: no setting accepts that.
         is_unfinished = any(line.state == "waiting" for line in missing)
         may_succeed = any(line.error is None or line.error.retryable for line in missing)
+        # Nor that the account was refused or empty half-way, which is no item's failure; a limit of one's own is.
+        was_stopped = any(
+            line.state == "left out" and line.error and line.error.code != BudgetExceededError.__name__
+            for line in missing
+        )
         is_accepted = (
-            self._arguments.accepts_failures and not is_unfinished and len(missing) < len(self._lines)
+            self._arguments.accepts_failures
+            and not is_unfinished
+            and not was_stopped
+            and len(missing) < len(self._lines)
         )
         has_tries_left = self._ti.try_number <= (self._ti.max_tries or 0)
         if may_succeed and (has_tries_left or not is_accepted):
@@ -239,16 +255,22 @@ class BatchRun:
         needed = most_credits([item.request for item in to_submit])
         require_balance(self._hook.get_credits(), needed)
 
-    def _check_names(self, items: Sequence[BatchItem]) -> None:
-        """Find two images of one name before anything is paid."""
+    def _is_there(self, line: LedgerLine) -> bool:
+        images = (line.manifest or {}).get("images")
+        paths = [image.get("path") for image in images or () if isinstance(image, Mapping)]
+        return bool(paths) and all(isinstance(path, str) and self._destination.holds(path) for path in paths)
+
+    def _check_names(self, items: Sequence[BatchItem], lines: Mapping[LedgerKey, LedgerLine]) -> None:
+        """Find two images of one name before anything is paid; what is saved keeps its names."""
         names = self._names
         taken: dict[str, BatchItem] = {}
         for item in items:
+            line = lines[item.ledger_key]
             fields = {
                 **task_fields(self._made_by),
-                "item": item.number,
-                "name": item.name or str(item.number),
-                "evolink_task_id": f"task-{item.number}",
+                "item": line.number,
+                "name": line.name or str(line.number),
+                "evolink_task_id": f"task-{line.number}",
                 "model": item.request.model,
                 "ext": "",
             }
@@ -277,10 +299,16 @@ def _lines(
     items: Sequence[BatchItem], found: Mapping[LedgerKey, LedgerLine], log: Logger
 ) -> dict[LedgerKey, LedgerLine]:
     """Give each item the line of an earlier try, wherever it stood then."""
-    lines = {
-        item.ledger_key: found[item.ledger_key].at(item) if item.ledger_key in found else LedgerLine.new(item)
-        for item in items
-    }
+    taken = {found[item.ledger_key].number for item in items if item.ledger_key in found}
+    free = itertools.count(max([len(items), *(number + 1 for number in taken)]))
+    lines = {}
+    for item in items:
+        earlier = found.get(item.ledger_key)
+        if earlier is None:
+            number = next(free) if item.number in taken else item.number
+            lines[item.ledger_key] = LedgerLine.new(item, number)
+        else:
+            lines[item.ledger_key] = earlier.at(item)
     gone = [
         line.evolink_task_id
         for key, line in found.items()

@@ -66,6 +66,7 @@ class BatchSubmission:
     """Brings every item to a generation: an earlier try's, or a new one.
 
     :param identity_of: which logical request an item is.
+    :param is_there: whether the files of a saved item are still there.
     :param uploads_of: what uploads the references of an item just before it is submitted.
     :param lines: what is known of each item; changed in place.
     """
@@ -75,6 +76,7 @@ class BatchSubmission:
     lines: Lines
     identity_of: Callable[[BatchItem], RequestIdentity]
     uploads_of: Callable[[BatchItem], Uploads | None]
+    is_there: Callable[[LedgerLine], bool]
     on_clear: OnClear
     submit_timeout: float
     budget: Budget
@@ -98,13 +100,15 @@ class BatchSubmission:
         if chosen and before_first is not None:
             before_first(chosen)
         to_submit = iter(chosen)
-        done = 0
         while chunk := list(islice(to_submit, CHUNK)):
             if self._stopped_by is None:
                 self._announce(chunk)
                 self._submit_chunk(chunk)
-                done += len(chunk)
-                self.log.info("Submitted %d items; %s.", done, progress_in_words(self.lines.values()))
+                self.log.info(
+                    "%s, %s credits reserved.",
+                    progress_in_words(self.lines.values()).capitalize(),
+                    f"{self.budget.held:,.2f}",
+                )
             else:
                 for item in chunk:
                     self._leave_out(item, self._stopped_by)
@@ -137,11 +141,15 @@ class BatchSubmission:
             return False
         if line.record is not None:
             record = replace(line.record, epoch=identity.epoch)
-            has_ended = line.state == "saved" or record.phase == "failed"
+            is_saved = line.state == "saved"
+            if is_saved and line.record.epoch != identity.epoch:
+                # Cleared: what was saved may have been removed since, and is saved again then.
+                is_saved = self.is_there(line)
+            has_ended = is_saved or record.phase == "failed"
             self._keep(
                 replace(line, record=record)
                 if has_ended
-                else replace(line, record=record, state="waiting", error=None)
+                else replace(line, record=record, state="waiting", manifest=None, error=None)
             )
         return False
 

@@ -37,7 +37,7 @@ def summary_of(lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[
         "failures": [
             {
                 "item": line.item,
-                "name": line.name,
+                "name": line.name[:_SHOWN_CHARACTERS],
                 "evolink_task_id": line.evolink_task_id,
                 "code": line.error.code if line.error else None,
                 "message": line.error.message[:_SHOWN_CHARACTERS] if line.error else None,
@@ -53,10 +53,16 @@ def missing_in_words(missing: Sequence[LedgerLine], of: int, manifest_url: str) 
     first = missing[0]
     why = first.error.message if first.error else "It is still running."
     numbers = ranges_in_words([line.item for line in missing])
+    are = "item has" if of == 1 else "items have"
     return (
-        f"{len(missing):,} of {of:,} items have no images (items {numbers}). The first: {why} "
-        f"The others are saved; {manifest_url} says what became of each."
+        f"{len(missing):,} of {of:,} {are} no images: {numbers}, counted from 0. The first: {why} "
+        f"{of - len(missing):,} saved; {manifest_url} says what became of each."
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: ``1 item``, ``2,000 items``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def ranges_in_words(numbers: Iterable[int]) -> str:

@@ -66,7 +66,7 @@ class EvoImageBatchOperator(BaseOperator):
         it, counting what EvoLink reserved and charged; what is left out is listed.
     :param check_credits: fail before the first request when account or API key have too few credits for all.
     :param on_item_failure: ``continue`` delivers what there is once tries no longer help; ``fail`` fails the task
-        in the end, with everything saved that could be.
+        in the end, with everything saved that could be. A refused key or an empty account always fails it.
     :param save_every: wake the worker to save when so many requests have ended.
     :param save_after: or when the first of those that ended did so this many seconds (or a timedelta) ago.
     :param parallel: submissions at a time.
@@ -248,8 +248,9 @@ class EvoImageBatchOperator(BaseOperator):
 
         left = max(1.0, deadline - time.time())
         self.log.info(
-            "Waiting for %d generations in the triggerer for up to %s; no worker is held.",
+            "Waiting for %d generation%s in the triggerer for up to %s; no worker is held.",
             len(waiting),
+            "" if len(waiting) == 1 else "s",
             duration_in_words(left),
         )
         self.defer(

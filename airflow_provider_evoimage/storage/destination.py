@@ -152,6 +152,11 @@ class Destination:
         except Exception as error:
             raise self._failure(name, error) from error
 
+    def holds(self, url: str) -> bool:
+        """Tell whether a file that was saved here is still there; never so for one of another folder."""
+        prefix = self.url("x").removesuffix("x")
+        return url.startswith(prefix) and self.exists(url.removeprefix(prefix))
+
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
         try:

@@ -59,7 +59,6 @@ def wait_on_worker(
         due = sorted(looks, key=looks.__getitem__)[:MAX_IDS_PER_BATCH]
         due = [each for each in due if looks[each] <= time.time() + SHARED_LOOK_SECONDS]
         seen = _look(hook, due)
-        metrics.ids_read(len(due))
         if any(isinstance(found, AuthenticationError) for found in seen.values()) and not has_reconnected:
             has_reconnected = True
             hook.reconnect()

@@ -107,15 +107,14 @@ def check(table: str, found: list[tuple[str, Any]]) -> None:
 
 
 @pytest.fixture
-def mixed(evolink: SimulatorServer, tmp_path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def mixed(tmp_path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Summary and manifest of a batch with an item in every state that a batch may end with."""
-    evolink.state.configure({"credits": 4})
     requests = [
         {"name": "mug", "prompt": "a mug"},
         "a shoe [[fail:content_policy_violation]]",
         {"prompt": "a lamp", "quality": "high"},
     ]
-    summary = TaskRun(batch(requests, tmp_path, parallel=1), retries=0).run()
+    summary = TaskRun(batch(requests, tmp_path, parallel=1, max_credits=4), retries=0).run()
     (file,) = tmp_path.rglob("*.batch.jsonl")
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     assert [line["state"] for line in lines] == ["saved", "failed", "left out"]

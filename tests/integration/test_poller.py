@@ -384,8 +384,7 @@ async def test_rotated_key_is_read_again_for_everybody(
     evolink.state.configure({"revoked_keys": [API_KEY]})
     airflow_connection(api_key="sk-evo-the-next-key")
     assert set(await waiting) == {"completed"}
-    assert 2 <= len(lookups) <= 5
-    assert len(clients) == 2
+    assert 2 <= len(clients) <= len(lookups) <= 5
 
 
 async def test_poller_inherits_nobodys_context(

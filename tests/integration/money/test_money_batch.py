@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -199,6 +200,52 @@ def test_retry_redoes_only_what_may_succeed(evolink: SimulatorServer, tmp_path: 
     assert len(set(keys)) == len(keys)
 
 
+def test_saved_images_stay_where_they_are_when_rows_move(evolink: SimulatorServer, tmp_path: Path) -> None:
+    listed = ["p", "q", "slow [[fail:service_error]]"]
+    task = TaskRun(batch(listed, tmp_path))
+    with pytest.raises(BatchIncompleteError):
+        task.run()
+    listed.insert(0, "new")
+    with pytest.raises(BatchIncompleteError):
+        task.run()
+    saved = [line for line in lines(tmp_path) if line["state"] == "saved"]
+    assert [line["request"]["prompt"] for line in saved] == ["new", "p", "q"]
+    paths = [line["images"][0]["path"] for line in saved]
+    assert len(set(paths)) == len(list(tmp_path.rglob("*.png"))) == 3
+    for line in saved:
+        content = Path(line["images"][0]["path"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == line["images"][0]["sha256"]
+
+
+def test_cleared_batch_saves_again_what_was_removed(evolink: SimulatorServer, tmp_path: Path) -> None:
+    task = TaskRun(batch(PROMPTS[:3], tmp_path, on_clear="reuse"))
+    task.run()
+    for file in list(tmp_path.rglob("*.png"))[:2]:
+        file.unlink()
+    task.clear()
+    assert task.run()["saved"] == 3
+    check_whole(evolink, tmp_path, PROMPTS[:3])
+
+
+def test_key_that_is_refused_half_way_is_no_success(evolink: SimulatorServer, tmp_path: Path) -> None:
+    evolink.state.faults.post("submit", Fault("status", 401, times=1))
+    task = TaskRun(batch(PROMPTS, tmp_path, parallel=1))
+    with pytest.raises(BatchFailedError):
+        task.run()
+    task.clear()
+    task.run()
+    check_whole(evolink, tmp_path, PROMPTS)
+
+
+def test_each_item_is_one_line_whatever_its_prompt_holds(evolink: SimulatorServer, tmp_path: Path) -> None:
+    TaskRun(batch(["a\u2028b\u2029c\x85d", {"prompt": "e", "name": "n" * 5000}], tmp_path)).run()
+    (file,) = tmp_path.rglob("*.batch.jsonl")
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    assert found[0]["request"]["prompt"] == "a\u2028b\u2029c\x85d"
+    assert len(found) == 2
+    assert paid(evolink) == 2
+
+
 def test_failure_of_an_item_fails_the_task_when_it_is_told_to(
     evolink: SimulatorServer, tmp_path: Path
 ) -> None:
@@ -244,10 +291,11 @@ def test_empty_account_leaves_out_the_rest_and_delivers_what_was_paid(
 ) -> None:
     evolink.state.configure({"credits": 2})
     task = TaskRun(batch(PROMPTS, tmp_path, parallel=1))
-    summary = task.run()
-    assert 0 < summary["saved"] < len(PROMPTS)
-    assert summary["saved"] + summary["left_out"] == len(PROMPTS)
-    assert paid(evolink) == summary["saved"]
+    with pytest.raises(BatchFailedError, match="items have no images"):
+        task.run()
+    states = Counter(line["state"] for line in lines(tmp_path))
+    assert set(states) == {"saved", "left out"}
+    assert paid(evolink) == states["saved"] == len(list(tmp_path.rglob("*.png")))
 
 
 @pytest.mark.parametrize("parallel", [1, 8])
