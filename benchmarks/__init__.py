@@ -1,0 +1,1 @@
+"""What waiting for images costs, beside well-known providers, measured in one run: `python -m benchmarks`."""
