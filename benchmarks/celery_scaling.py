@@ -16,8 +16,8 @@ from typing import Any
 from airflow_provider_evoimage.simulator.processes import poll
 from benchmarks.cluster import Cluster, Meter, run_to_the_end, table
 
-MAPPED, BATCH = 40, 1000
-MAPPED_SECONDS, BATCH_SECONDS = 60.0, 60.0
+MAPPED, BATCH = 30, 1000
+MAPPED_SECONDS, BATCH_SECONDS = 60.0, 40.0
 LIMIT_PER_SECOND, LIMITED_BATCHES, LIMITED_ITEMS = 5.0, 3, 100
 WINDOW_SECONDS = 10.0
 BOUNDED_ITEMS, BOUND, BOUNDED_SECONDS = 12, 4, 15.0
@@ -49,7 +49,7 @@ def campaign(airflow: Cluster, dag_id: str, items: int, folder: Path, *, kills: 
     seen: dict[str, Any] = {"shares": "", "takeover": None}
 
     def meanwhile(run_id: str) -> None:
-        most = items * 2 // 3 if dag_id == "mapped" else 1
+        most = items // 3 if dag_id == "mapped" else 1
         poll(
             lambda: sum(holders(airflow).values()) >= most,
             seconds=180,
@@ -67,6 +67,7 @@ def campaign(airflow: Cluster, dag_id: str, items: int, folder: Path, *, kills: 
     if kills:
         airflow.start_triggerer(seen["takeover"][0])
     images = len(list(save_to.rglob("*.png")))
+    print(f"{dag_id} of {items}, killed: {kills}, {meter.wall:.0f} s, {seen}, {meter.counters}", flush=True)
     what = f"{items:,} mapped tasks" if dag_id == "mapped" else f"one batch of {items:,}"
     return (
         f"{what}{', one triggerer killed' if kills else ''}",

@@ -137,6 +137,8 @@ def main() -> None:
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(MEASUREMENTS):
         parser.error(f"there is no measurement {', '.join(sorted(unknown))}")
+    if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
+        parser.error(f"{options.keep} is not empty: files of another run would be counted")
     began = time.monotonic()
     pictures = options.report.parent if options.report else Path(tempfile.gettempdir())
     sections = measure(wanted, pictures, options.keep)
