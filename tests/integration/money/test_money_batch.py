@@ -306,6 +306,15 @@ def test_limit_is_never_passed(evolink: SimulatorServer, tmp_path: Path, paralle
     assert summary["credits"]["charged"] == float(evolink.state.counters.credits_charged)
 
 
+def test_limit_is_never_passed_by_two_hundred_at_once(evolink: SimulatorServer, tmp_path: Path) -> None:
+    requests = [f"a poster {number}" for number in range(200)]
+    summary = TaskRun(batch(requests, tmp_path, parallel=25, max_credits=40), retries=0).run()
+    charged = float(evolink.state.counters.credits_charged)
+    assert 30 < charged <= 40
+    assert summary["saved"] + summary["left_out"] == 200
+    assert paid(evolink) == summary["saved"] == len(list(tmp_path.rglob("*.png")))
+
+
 def test_limit_holds_over_tries(evolink: SimulatorServer, tmp_path: Path) -> None:
     task = TaskRun(batch(PROMPTS, tmp_path, max_credits=5), retries=3)
     first = task.run()
