@@ -14,6 +14,8 @@ PYTHON ?=
 # What pytest runs, and further options for it: make test TESTS=tests/unit PYTEST_OPTIONS='-k retry'
 TESTS ?= tests
 PYTEST_OPTIONS ?=
+# Tests that run side by side: most wait for something. A real Airflow is shared by all that need it, so those do not.
+TESTS_AT_ONCE ?= 4
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 UI_OPTIONS ?=
@@ -24,16 +26,14 @@ READY := $(VENV)/.ready-airflow-$(AIRFLOW)
 REQUIREMENTS ?= .ci/requirements/airflow-$(AIRFLOW).txt
 # The clients of all stores are 1.7 GB, so they have an environment of their own.
 STORES_VENV ?= .venv-stores$(if $(filter $(GATE_AIRFLOW),$(AIRFLOW)),,-airflow-$(AIRFLOW))
-IN_STORES := $(MAKE) AIRFLOW=$(AIRFLOW) VENV=$(STORES_VENV) REQUIREMENTS=.ci/requirements/airflow-$(AIRFLOW)-stores.txt BYTECODE=
+IN_STORES := $(MAKE) TESTS_AT_ONCE=2 AIRFLOW=$(AIRFLOW) VENV=$(STORES_VENV) REQUIREMENTS=.ci/requirements/airflow-$(AIRFLOW)-stores.txt BYTECODE=
 BYTECODE ?= --compile-bytecode
 AZURITE := .azurite/.ready-3.35.0
 UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-# Airflow with the clients of a broker and of PostgreSQL; the servers themselves are the system's.
-SCALING_VENV := .venv-scaling
-.PHONY: help demo ui test test-stores test-faults bench-saving bench-scaling lint format types wheel check clean venv
+.PHONY: help demo ui test test-stores test-faults bench bench-saving bench-scaling lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -45,7 +45,8 @@ ui: $(READY) ## an Airflow to click in, with the example DAGs and a simulated Ev
 	@$(RUN) airflow_provider_evoimage.simulator.ui $(UI_OPTIONS)
 
 test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8 takes another Airflow)
-	$(RUN) pytest $(TESTS) $(PYTEST_OPTIONS)
+	$(RUN) pytest $(TESTS) -m "not system" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_OPTIONS)
+	$(RUN) pytest $(TESTS) -m system $(PYTEST_OPTIONS) || [ $$? = 5 ]
 
 test-stores: $(AZURITE) ## saving to real servers of S3, Google Cloud, Azure Blob and SFTP on this machine
 	@$(IN_STORES) test TESTS="$(if $(filter file,$(origin TESTS)),tests/integration/stores,$(TESTS))"
@@ -54,12 +55,16 @@ bench-saving: ## memory and speed of saving, beside a bare download loop and bot
 	@$(IN_STORES) venv
 	$(STORES_VENV)/bin/python -P benchmarks/saving.py $(BENCH_OPTIONS)
 
-bench-scaling: ## batch beside mapped tasks, growth, and a Celery cluster; about 20 minutes; needs PostgreSQL and Redis
-	@$(MAKE) --no-print-directory venv VENV=$(SCALING_VENV) REQUIREMENTS=.ci/requirements/scaling.txt BYTECODE=
-	$(SCALING_VENV)/bin/python -m benchmarks.scaling --report docs/scaling.md $(BENCH_OPTIONS)
-
 test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes docs/reliability.md
 	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
+
+bench: ## what waiting costs, beside other providers' triggers, about 25 minutes; writes docs/benchmarks.md
+	@$(MAKE) --no-print-directory venv VENV=.venv-bench REQUIREMENTS=.ci/requirements/bench.txt
+	.venv-bench/bin/python -m benchmarks --report docs/benchmarks.md
+
+bench-scaling: ## batch beside mapped tasks, growth, and a Celery cluster; about 20 minutes; needs PostgreSQL and Redis
+	@$(MAKE) --no-print-directory venv VENV=.venv-scaling REQUIREMENTS=.ci/requirements/scaling.txt BYTECODE=
+	.venv-scaling/bin/python -m benchmarks.scaling --report docs/scaling.md $(BENCH_OPTIONS)
 
 lint: $(READY) ## style, likely mistakes, formatting
 	$(RUN) ruff check .

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 import tenacity
 
+from airflow_provider_evoimage.defaults import DEFAULT_SUBMIT_TIMEOUT
 from airflow_provider_evoimage.evolink import protocol, uploads
-from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationPage
+from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationPage, GenerationState
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.evolink.uploads import FilePage, FileQuota, UploadedFile
@@ -45,7 +46,6 @@ Result = TypeVar("Result")
 # Calls to carry out one after the other, each with how to repeat it; the client sends back what came of it.
 Plan = Generator[tuple[Call[Any], dict[str, Any]], Any, Result]
 
-DEFAULT_SUBMIT_TIMEOUT = 300.0
 READ_ATTEMPTS = 4
 # A read waits this long in all between its attempts; longer troubles are the caller's to outlast.
 READ_RETRY_SECONDS = 90.0
@@ -414,12 +414,16 @@ class AsyncEvoLinkClient(_Exchange):
         """Read many generations, 50 in one request; those that EvoLink does not know are missing."""
         return await self._carry_out(self._generations(evolink_task_ids))
 
-    async def get_generation_batch(self, evolink_task_ids: Sequence[str]) -> dict[str, Generation]:
-        """Read up to 50 generations in one request, without a way round where EvoLink has no such endpoint.
+    async def get_state(self, evolink_task_id: str) -> GenerationState:
+        """Read how far one generation has come."""
+        return await self._attempt(protocol.get_state(evolink_task_id), self._reading())
 
-        :raises EvoLinkApiError: with ``http_status`` 404 or 405 where it has none.
+    async def get_states(self, evolink_task_ids: Sequence[str]) -> dict[str, GenerationState]:
+        """Read how far up to 50 generations have come, in one request; unknown ones are missing.
+
+        :raises EvoLinkApiError: with ``http_status`` 404 or 405 where EvoLink has no such endpoint.
         """
-        return await self._attempt(protocol.get_generations(evolink_task_ids), self._reading())
+        return await self._attempt(protocol.get_states(evolink_task_ids), self._reading())
 
     async def list_generations(self, **query: Any) -> GenerationPage:
         """Read one page of what the account asked for, newest first; see ``protocol.list_generations``."""
@@ -493,6 +497,9 @@ class AsyncEvoLinkClient(_Exchange):
             return result
 
     async def _attempt(self, call: Call[Result], retrying: dict[str, Any]) -> Result:
+        if self._read_attempts == 1 and not call.pays:
+            # Nothing to repeat: the thousands of reads of a poller need no machinery for it.
+            return await self._once(call)
         once: Callable[[Call[Result]], Awaitable[Result]] = self._once
         return await tenacity.AsyncRetrying(**retrying)(once, call)
 

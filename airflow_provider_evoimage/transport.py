@@ -1,4 +1,4 @@
-"""What leaves this process: the only module that imports httpx.
+"""What leaves this process: the only module that imports httpx and httpcore.
 
 :class:`Transport` and :class:`AsyncTransport` send one request to EvoLink and return its answer;
 :class:`ResultClient` fetches result links and knows no API key.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.metadata
+import math
 import platform
 import socket
 import ssl
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpcore
 import httpx
 
 from airflow_provider_evoimage import __version__
@@ -178,7 +180,7 @@ class ResultStream:
     """An open answer of a result host.
 
     :param length: bytes announced; None where the host does not say.
-    :param chunks: the body, unpacked, read from the network as it is consumed; no chunk is above 64 kB.
+    :param chunks: the body, unpacked, read from the network as it is consumed; no chunk is above 256 KiB.
     """
 
     status: int
@@ -202,11 +204,13 @@ class ResultClient:
         options["headers"]["Accept-Encoding"] = "identity"
         # A connection of its own for each link, so that its peer is checked and its time can be ended.
         self._http = httpx.Client(**options, limits=httpx.Limits(max_keepalive_connections=0))
+        self._watch = _Watch()
 
     def __enter__(self) -> ResultClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watch.close()
         self._http.close()
 
     @contextmanager
@@ -221,7 +225,7 @@ class ResultClient:
             exchange = _Exchange(deadline, check_peer=functools.partial(self._check_peer, url))
             try:
                 with (
-                    exchange,
+                    self._watch.over(exchange),
                     self._http.stream("GET", url, extensions={"trace": exchange.trace}) as response,
                 ):
                     if response.next_request is None:
@@ -264,19 +268,10 @@ class _Exchange:
     """
 
     def __init__(self, deadline: Deadline, *, check_peer: Callable[[str], None]) -> None:
-        self._deadline = deadline
+        self.deadline = deadline
         self._check_peer = check_peer
         self._is_over = False
         self._socket: socket.socket | None = None
-        self._timer = threading.Timer(deadline.left, self._end)
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._socket = None
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Look at each connection when it stands, before a byte is sent over it (httpcore's hook)."""
@@ -298,9 +293,10 @@ class _Exchange:
     def check_time(self) -> None:
         """Raise when the time is over; what was read until then is not the whole."""
         if self._is_over:
-            raise DownloadError(f"The download was not done within {self._deadline.seconds:g} s.")
+            raise DownloadError(f"The download was not done within {self.deadline.seconds:g} s.")
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Cut the connection, whoever is reading it."""
         self._is_over = True
         if (connected := self._socket) is not None:
             with suppress(OSError):
@@ -308,20 +304,103 @@ class _Exchange:
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
+class _Watch:
+    """Ends exchanges whose time is over: one thread for all, as starting one for each costs more than a small image."""
+
+    def __init__(self) -> None:
+        self._exchanges: set[_Exchange] = set()
+        self._changed = threading.Condition()
+        self._wakes_at = math.inf
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def over(self, exchange: _Exchange) -> Iterator[None]:
+        """End an exchange at its deadline, unless the block is left before."""
+        with self._changed:
+            self._exchanges.add(exchange)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="evoimage-deadlines", daemon=True)
+                self._thread.start()
+            elif exchange.deadline.at < self._wakes_at:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._exchanges.discard(exchange)
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._is_closed:
+                for exchange in [each for each in self._exchanges if not each.deadline.left]:
+                    self._exchanges.discard(exchange)
+                    exchange.end()
+                # It is not woken when an exchange is done in time, and finds nothing to do then.
+                self._wakes_at = min((each.deadline.at for each in self._exchanges), default=math.inf)
+                self._changed.wait(min(max(0.0, self._wakes_at - time.monotonic()), threading.TIMEOUT_MAX))
+
+
 def _opened(response: httpx.Response) -> ResultStream:
     length = response.headers.get("content-length", "")
     encoding = response.headers.get("content-encoding", "").strip().lower()
     is_plain = encoding in {"", "identity"}
+    sent = int(length) if length.isdigit() and "transfer-encoding" not in response.headers else None
     return ResultStream(
         status=response.status_code,
         content_type=response.headers.get("content-type", ""),
         # A compressed body is shorter on the wire than what it unpacks to.
-        length=int(length) if is_plain and length.isdigit() else None,
-        chunks=response.iter_raw() if is_plain else _unpacked(response, encoding),
+        length=sent if is_plain else None,
+        chunks=_plain(response, sent) if is_plain else _unpacked(response, encoding),
     )
 
 
 _CHUNK_BYTES = 64 * 1024
+_READ_BYTES = 256 * 1024
+
+
+def _plain(response: httpx.Response, length: int | None) -> Iterator[bytes]:
+    """Give a body as it comes.
+
+    Where its length is known it is read from the connection itself after the first piece: that takes half of the
+    processor's time, as httpcore reads 64 kB at a time, and each is copied thrice.
+    """
+    pieces = response.iter_raw()
+    if length is None:
+        yield from pieces
+        return
+    # All that came along with the headers.
+    first = next(pieces, b"")
+    yield first
+    missing = length - len(first)
+    while missing > 0:
+        piece = _read(response, min(missing, _READ_BYTES))
+        if not piece:
+            raise httpx.RemoteProtocolError(
+                f"peer closed connection without sending complete message body "
+                f"(received {length - missing} bytes, expected {length})"
+            )
+        missing -= len(piece)
+        yield piece
+
+
+def _read(response: httpx.Response, count: int) -> bytes:
+    """Read from the connection of an answer; this is below httpx, which has the errors in words of its own."""
+    connection: httpcore.NetworkStream = response.extensions["network_stream"]
+    try:
+        return connection.read(count, timeout=response.request.extensions["timeout"]["read"])
+    except httpcore.TimeoutException as error:
+        raise httpx.ReadTimeout(str(error), request=response.request) from error
+    except httpcore.NetworkError as error:
+        raise httpx.ReadError(str(error), request=response.request) from error
 
 
 def _unpacked(response: httpx.Response, encoding: str) -> Iterator[bytes]:

@@ -4,7 +4,8 @@
 
 Needs what `make test-stores` installs (`make bench-saving` sees to it). A simulated EvoLink gives the images, a
 moto server is the S3; both are processes of their own on this machine. Each measurement is a fresh process,
-which saves one small image first, so that what is measured is saving and not importing. Prints medians.
+which saves one small image first, so that what is measured is saving and not importing. Prints medians: the time
+that passed, and the processor's time of the saving process, which says more while the machine does other work.
 """
 
 from __future__ import annotations
@@ -282,6 +283,7 @@ def _in_words(figures: dict[str, float]) -> str:
 def print_table(results: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> None:
     """Print medians, ratios and versions."""
     seconds = {what: statistics.median(each["seconds"] for each in found) for what, found in results.items()}
+    cpu = {what: statistics.median(each["cpu"] for each in found) for what, found in results.items()}
     grown = {what: max(each["grown"] for each in found) / 1e6 for what, found in results.items()}
     total = options.images * options.megabytes
     print(
@@ -296,7 +298,8 @@ def print_table(results: dict[str, list[dict[str, float]]], options: argparse.Na
     }
     for what, title in ((what, rows[what]) for what in results):
         print(
-            f"{title:<42} {seconds[what]:6.2f} s  {total / seconds[what]:5.0f} MB/s  RSS +{grown[what]:.0f} MB"
+            f"{title:<42} {seconds[what]:6.2f} s  {total / seconds[what]:5.0f} MB/s"
+            f"  {cpu[what]:5.2f} s of CPU  RSS +{grown[what]:.0f} MB"
         )
     for ours, other in (("file", "bare"), ("s3", "bare+boto3")):
         if {ours, other} <= seconds.keys():

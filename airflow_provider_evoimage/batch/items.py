@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
+from airflow_provider_evoimage.manifest import Asked
+from airflow_provider_evoimage.operators.task_references import with_sources
+from airflow_provider_evoimage.storage.references import References
 from airflow_provider_evoimage.submission.identity import fingerprint
 
 MAX_ITEMS = 2_000
@@ -19,31 +22,50 @@ ITEM_FIELDS = ("name", "prompt", "model", "size", "quality", "n", "image_urls", 
 _SHOWN_PROBLEMS = 10
 
 
+#: Fingerprint and occurrence: what an item is known by, wherever it stands.
+LedgerKey = tuple[str, int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class BatchItem:
     """One request of a batch.
 
     :param number: its place in the list, from 0; it names files and log lines.
     :param name: its own name for its files, "" where it has none.
+    :param references: its references as they were read, their local copies gone; None where it has none.
+    :param given: the fields ``image_urls`` and ``extra_body`` as the user gave them, to read the references again.
     :param occurrence: how many equal requests stand before it.
     """
 
     number: int
     name: str
     request: ImageRequest
+    references: References | None
+    given: Mapping[str, Any]
     fingerprint: str
     occurrence: int
 
     @property
-    def ledger_key(self) -> tuple[str, int]:
+    def asked(self) -> Asked:
+        """What it asks for, as the manifest tells it."""
+        asked = Asked.by(self.request)
+        return asked if self.references is None else with_sources(asked, self.references)
+
+    @property
+    def ledger_key(self) -> LedgerKey:
         """What it is found by in the ledger, wherever it stands."""
         return self.fingerprint, self.occurrence
 
 
-def build_items(entries: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[BatchItem]:
+def build_items(
+    entries: Sequence[Mapping[str, Any]],
+    defaults: Mapping[str, Any],
+    read_references: Callable[[Mapping[str, Any]], References | None],
+) -> list[BatchItem]:
     """Check every request before anything is paid.
 
     :param defaults: fields for all items; what an item says itself goes before.
+    :param read_references: reads the references that the fields of a request name.
     :raises InvalidRequestError: naming each wrong item, or when there are too many.
     """
     if len(entries) > MAX_ITEMS:
@@ -56,7 +78,12 @@ def build_items(entries: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any
     seen: Counter[str] = Counter()
     for number, entry in enumerate(entries):
         try:
-            request = _request(entry, defaults)
+            fields = _fields(entry, defaults)
+            given = {name: fields.get(name) for name in ("image_urls", "extra_body")}
+            references = read_references(fields)
+            if references is not None:
+                fields |= {"image_urls": references.image_urls, "extra_body": references.extra_body}
+            request = ImageRequest.build(**fields)
         except EvoImageError as error:
             problems.append(f"item {number}: {error.message}")
             continue
@@ -67,6 +94,8 @@ def build_items(entries: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any
                 number=number,
                 name="" if name is None else str(name).strip(),
                 request=request,
+                references=references,
+                given=given,
                 fingerprint=mark,
                 occurrence=seen[mark],
             )
@@ -79,7 +108,7 @@ def build_items(entries: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any
     return items
 
 
-def _request(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> ImageRequest:
+def _fields(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(str(name) for name in entry if name not in ITEM_FIELDS)
     if unknown:
         raise InvalidRequestError(
@@ -87,4 +116,4 @@ def _request(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> ImageRequ
             "extra_body)."
         )
     own = {name: value for name, value in entry.items() if name != "name" and value is not None}
-    return ImageRequest.build(**{**defaults, **own})
+    return {**defaults, **own}

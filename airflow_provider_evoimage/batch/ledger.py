@@ -5,6 +5,7 @@ are manifests (:mod:`airflow_provider_evoimage.manifest`) with these fields more
 
 =================  ==========================================================================================
 ``item``           place in the list of requests, from 0
+``number``         its place when it was first seen: ``{item}`` in the names of its files, which stay
 ``name``           the item's own name, "" where it has none
 ``state``          ``waiting``, ``saved``, ``failed`` or ``left out``
 ``error``          why it failed or was left out: ``code``, ``message``, ``retryable``; else None
@@ -19,13 +20,16 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_evoimage.batch.items import BatchItem
-from airflow_provider_evoimage.exceptions import EvoImageError
-from airflow_provider_evoimage.manifest import Manifest, without_links
+from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
+from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError
+from airflow_provider_evoimage.manifest import Asked, Manifest, without_links
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.submission.resume import SubmissionRecord
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
 
 LEDGER_VERSION = 1
 
@@ -56,22 +60,37 @@ class ItemError:
 class LedgerLine:
     """What is known of one item.
 
+    :param asked: what it asks for, so that what comes after the submission needs no list of requests any more.
     :param manifest: of its generation, without links, once its images are saved.
     """
 
     item: int
+    number: int
     name: str
     fingerprint: str
     occurrence: int
+    asked: Asked
     state: State = "waiting"
     record: SubmissionRecord | None = None
     manifest: Manifest | None = None
     error: ItemError | None = None
 
     @classmethod
-    def new(cls, item: BatchItem) -> LedgerLine:
+    def new(cls, item: BatchItem, number: int) -> LedgerLine:
         """Begin the line of an item that nobody has asked for yet."""
-        return cls(item=item.number, name=item.name, fingerprint=item.fingerprint, occurrence=item.occurrence)
+        return cls(
+            item=item.number,
+            number=number,
+            name=item.name,
+            fingerprint=item.fingerprint,
+            occurrence=item.occurrence,
+            asked=item.asked,
+        )
+
+    @property
+    def key(self) -> LedgerKey:
+        """What the item is known by, wherever it stands."""
+        return self.fingerprint, self.occurrence
 
     @property
     def evolink_task_id(self) -> str | None:
@@ -80,17 +99,20 @@ class LedgerLine:
 
     def at(self, item: BatchItem) -> LedgerLine:
         """Return the line for the place at which the item stands now."""
-        return replace(self, item=item.number, name=item.name)
+        # What is saved keeps its name, as its files do.
+        name = self.name if self.state == "saved" else item.name
+        return replace(self, item=item.number, name=name, asked=item.asked)
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as plain JSON."""
         return {
-            "v": LEDGER_VERSION,
             "item": self.item,
+            "number": self.number,
             "name": self.name,
             "state": self.state,
             "error": asdict(self.error) if self.error else None,
-            **({"evolink_task_id": self.evolink_task_id} if self.manifest is None else self.manifest),
+            **(self.manifest or {"evolink_task_id": self.evolink_task_id, **self.asked.kept()}),
+            "v": LEDGER_VERSION,
             "submission": {
                 "fingerprint": self.fingerprint,
                 "occurrence": self.occurrence,
@@ -110,17 +132,20 @@ class LedgerLine:
         submission = data.get("submission")
         if not isinstance(submission, Mapping):
             return None
-        mark, occurrence, item = submission.get("fingerprint"), submission.get("occurrence"), data.get("item")
-        if not isinstance(mark, str) or not isinstance(occurrence, int) or not isinstance(item, int):
+        mark, places = submission.get("fingerprint"), (data.get("item"), data.get("number"))
+        occurrence = submission.get("occurrence")
+        if not isinstance(mark, str) or not all(isinstance(each, int) for each in (occurrence, *places)):
             return None
         record = SubmissionRecord.read(submission)
         error = data.get("error")
         is_saved = data["state"] == "saved" and record is not None and record.evolink_task_id is not None
         return cls(
-            item=item,
+            item=data["item"],
+            number=data["number"],
             name=str(data.get("name") or ""),
             fingerprint=mark,
-            occurrence=occurrence,
+            occurrence=submission["occurrence"],
+            asked=Asked.in_manifest(data),
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,
             manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}
@@ -136,7 +161,9 @@ class LedgerLine:
         )
 
 
-_OWN_FIELDS = frozenset({"item", "name", "state", "error", "submission"})
+# Characters that JSON need not escape, and that some readers take for the end of a line.
+_LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+_OWN_FIELDS = frozenset({"item", "number", "name", "state", "error", "submission"})
 
 
 class BatchLedger:
@@ -154,14 +181,14 @@ class BatchLedger:
         """Where the file is."""
         return self._destination.url(self._name)
 
-    def read(self) -> dict[tuple[str, int], LedgerLine]:
-        """Return the lines of an earlier try by fingerprint and occurrence; what does not read is left out.
+    def read(self) -> dict[LedgerKey, LedgerLine]:
+        """Return the lines of an earlier leg or try by fingerprint and occurrence; what does not read is left out.
 
         :raises DestinationError: when the storage fails, which is not the same as an absent file.
         """
         text = self._destination.read_text(self._name)
         lines = (_line(each) for each in (text or "").split("\n") if each.strip())
-        return {(line.fingerprint, line.occurrence): line for line in lines if line is not None}
+        return {line.key: line for line in lines if line is not None}
 
     def write(self, lines: Iterable[LedgerLine]) -> None:
         """Write all lines; the file is complete or the earlier one.
@@ -172,8 +199,15 @@ class BatchLedger:
             local = Path(folder) / "ledger.jsonl"
             with local.open("w", encoding="utf-8") as file:
                 for line in sorted(lines, key=lambda each: each.item):
-                    file.write(json.dumps(line.to_json(), ensure_ascii=False) + "\n")
+                    file.write(json.dumps(line.to_json(), ensure_ascii=False).translate(_LINE_BREAKS) + "\n")
             self._destination.publish(local, self._name, "application/x-ndjson")
+
+    def write_if_possible(self, lines: Iterable[LedgerLine], log: Logger) -> None:
+        """Write all lines; a storage that fails is a warning, as the keys protect."""
+        try:
+            self.write(lines)
+        except DestinationError as error:
+            log.warning("The ledger of this batch cannot be written (%s); going on.", error.message)
 
 
 def saved(line: LedgerLine, manifest: Manifest) -> LedgerLine:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextvars
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_evoimage.batch.items import BatchItem
+from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
+from airflow_provider_evoimage.defaults import OnClear
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,
     BudgetExceededError,
@@ -27,7 +28,6 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.submission.budget import Budget
 from airflow_provider_evoimage.submission.identity import RequestIdentity
 from airflow_provider_evoimage.submission.resume import (
-    OnClear,
     Refuse,
     SubmissionRecord,
     Submit,
@@ -36,6 +36,7 @@ from airflow_provider_evoimage.submission.resume import (
 from airflow_provider_evoimage.submission.submit import (
     RecordKeeper,
     Submission,
+    Uploads,
     record_before_post,
     unrepeatable,
 )
@@ -57,7 +58,7 @@ _STOPPING = (
     RateLimitError,
 )
 
-Lines = dict[tuple[str, int], LedgerLine]
+Lines = dict[LedgerKey, LedgerLine]
 
 
 @dataclass(kw_only=True)
@@ -65,6 +66,8 @@ class BatchSubmission:
     """Brings every item to a generation: an earlier try's, or a new one.
 
     :param identity_of: which logical request an item is.
+    :param is_there: whether the files of a saved item are still there.
+    :param uploads_of: what uploads the references of an item just before it is submitted.
     :param lines: what is known of each item; changed in place.
     """
 
@@ -72,13 +75,15 @@ class BatchSubmission:
     ledger: BatchLedger
     lines: Lines
     identity_of: Callable[[BatchItem], RequestIdentity]
+    uploads_of: Callable[[BatchItem], Uploads | None]
+    is_there: Callable[[LedgerLine], bool]
     on_clear: OnClear
     submit_timeout: float
     budget: Budget
     log: Logger
     parallel: int = PARALLEL_SUBMISSIONS
     _stopped_by: EvoImageError | None = field(default=None, init=False)
-    _decisions: dict[tuple[str, int], Submit] = field(default_factory=dict, init=False)
+    _decisions: dict[LedgerKey, Submit] = field(default_factory=dict, init=False)
 
     def ensure(
         self,
@@ -95,26 +100,21 @@ class BatchSubmission:
         if chosen and before_first is not None:
             before_first(chosen)
         to_submit = iter(chosen)
-        done = 0
         while chunk := list(islice(to_submit, CHUNK)):
             if self._stopped_by is None:
                 self._announce(chunk)
                 self._submit_chunk(chunk)
-                done += len(chunk)
-                self.log.info("Submitted %d items; %s.", done, progress_in_words(self.lines.values()))
+                self.log.info(
+                    "%s, %s credits reserved.",
+                    progress_in_words(self.lines.values()).capitalize(),
+                    f"{self.budget.held:,.2f}",
+                )
             else:
                 for item in chunk:
                     self._leave_out(item, self._stopped_by)
-        self.write()
+        self.ledger.write_if_possible(self.lines.values(), self.log)
         if self._stopped_by is not None:
             self.log.warning("Submitting stopped: %s", self._stopped_by.message)
-
-    def write(self) -> None:
-        """Write the ledger; a storage that fails is a warning, as the keys protect."""
-        try:
-            self.ledger.write(self.lines.values())
-        except DestinationError as error:
-            self.log.warning("The ledger of this batch cannot be written (%s); going on.", error.message)
 
     @property
     def _trusted(self) -> bool:
@@ -141,11 +141,15 @@ class BatchSubmission:
             return False
         if line.record is not None:
             record = replace(line.record, epoch=identity.epoch)
-            has_ended = line.state == "saved" or record.phase == "failed"
+            is_saved = line.state == "saved"
+            if is_saved and line.record.epoch != identity.epoch:
+                # Cleared: what was saved may have been removed since, and is saved again then.
+                is_saved = self.is_there(line)
+            has_ended = is_saved or record.phase == "failed"
             self._keep(
                 replace(line, record=record)
                 if has_ended
-                else replace(line, record=record, state="waiting", error=None)
+                else replace(line, record=record, state="waiting", manifest=None, error=None)
             )
         return False
 
@@ -192,20 +196,21 @@ class BatchSubmission:
             on_clear=self.on_clear,
             submit_timeout=self.submit_timeout,
             before_submit=lambda: self._hold(item),
+            uploads=self.uploads_of(item),
         )
         try:
             generation = submission.ensure(item.request)
         except EvoImageError as error:
             self._failed(item, error)
         else:
-            self.budget.accepted(name_in_budget(item), generation.usage.credits_reserved)
+            self.budget.accepted(name_in_budget(item.ledger_key), generation.usage.credits_reserved)
 
     def _hold(self, item: BatchItem) -> None:
-        self.budget.hold(name_in_budget(item), item.request)
+        self.budget.hold(name_in_budget(item.ledger_key), item.request)
 
     def _failed(self, item: BatchItem, error: EvoImageError) -> None:
         if error.billed is False:
-            self.budget.release(name_in_budget(item))
+            self.budget.release(name_in_budget(item.ledger_key))
         if isinstance(error, _STOPPING) and error.billed is False:
             self._stopped_by = self._stopped_by or error
             self._leave_out(item, error)
@@ -217,22 +222,21 @@ class BatchSubmission:
         self._keep(replace(self.lines[item.ledger_key], state="left out", error=ItemError.of(because)))
 
     def _keep(self, line: LedgerLine) -> None:
-        self.lines[line.fingerprint, line.occurrence] = line
+        self.lines[line.key] = line
 
 
-def hold_earlier(budget: Budget, items: Sequence[BatchItem], lines: Lines) -> None:
+def hold_earlier(budget: Budget, lines: Iterable[LedgerLine]) -> None:
     """Count against a budget what earlier tries have spent, or may have."""
-    for item in items:
-        line = lines[item.ledger_key]
-        name = name_in_budget(item)
+    for line in lines:
+        name = name_in_budget(line.key)
         if line.manifest is not None:
             usage = line.manifest.get("usage")
             budget.settle(name, usage.get("charged") if isinstance(usage, dict) else None)
-        elif line.evolink_task_id is not None and line.state == "waiting":
-            budget.accepted(name, line.record.credits_reserved if line.record else None)
+        elif line.record is not None and line.record.evolink_task_id and line.state == "waiting":
+            budget.accepted(name, line.record.credits_reserved)
 
 
-def progress_in_words(lines: Iterator[LedgerLine] | Any) -> str:
+def progress_in_words(lines: Iterable[LedgerLine]) -> str:
     """Tell in one line how far a batch is, and what it has cost."""
     states: Counter[str] = Counter()
     charged = 0.0
@@ -246,9 +250,9 @@ def progress_in_words(lines: Iterator[LedgerLine] | Any) -> str:
     return f"{counts}; {charged:,.2f} credits charged so far"
 
 
-def name_in_budget(item: BatchItem) -> str:
-    """Return what a budget knows the item by."""
-    return f"{item.fingerprint} {item.occurrence}"
+def name_in_budget(key: LedgerKey) -> str:
+    """Return what a budget knows an item by."""
+    return f"{key[0]} {key[1]}"
 
 
 class _LineStore:

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from airflow_provider_evoimage.command.account import CommandHook
+from airflow_provider_evoimage.defaults import IfExists
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.exceptions import GenerationUnfinishedError
 from airflow_provider_evoimage.manifest import Asked, Manifest
-from airflow_provider_evoimage.storage.destination import Destination, FileNames, IfExists
+from airflow_provider_evoimage.storage.destination import Destination, FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.waiting.blocking import wait_on_worker
 from airflow_provider_evoimage.waiting.ending import read_ended, require_images

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 from airflow.sdk.definitions.context import context_merge
 
-from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError
-from airflow_provider_evoimage.manifest import Asked, Manifest
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
-from airflow_provider_evoimage.operators.task_references import has_references
-from airflow_provider_evoimage.storage.references import References
 from airflow_provider_evoimage.version_compat import determine_kwargs
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_provider_evoimage.evolink.request import ImageRequest
+    from airflow_provider_evoimage.manifest import Asked, Manifest
+    from airflow_provider_evoimage.storage.references import References
 
 #: What the function may return besides a prompt: a dict of these.
 REQUEST_FIELDS = (
@@ -74,6 +74,8 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
         return EvoImageGenerateOperator.execute(self, context)
 
     def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
+        from airflow_provider_evoimage.operators.task_references import has_references
+
         asked = super()._ask(context, request, references)
         # The function is not called again after the wait: what it asked for is kept for the manifest.
         if not has_references(self.image_urls, self.extra_body):

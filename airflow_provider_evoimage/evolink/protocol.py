@@ -10,7 +10,13 @@ from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import urlencode
 
 from airflow_provider_evoimage.evolink.errors import ErrorBody, http_error
-from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Credits, Generation, GenerationPage
+from airflow_provider_evoimage.evolink.models import (
+    EVOLINK_TASK_ID,
+    Credits,
+    Generation,
+    GenerationPage,
+    GenerationState,
+)
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, UnreadableAnswerError
 
@@ -18,6 +24,7 @@ from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestEr
 MAX_IDS_PER_BATCH = 50
 
 Result = TypeVar("Result")
+Task = TypeVar("Task", Generation, GenerationState)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +149,30 @@ def submit_generation(request: ImageRequest, idempotency_key: str) -> Call[Submi
 
 def get_generation(evolink_task_id: str) -> Call[Generation]:
     """``GET /v1/tasks/{id}``."""
+    return _one(evolink_task_id, Generation.read)
 
-    def read(answer: Answer) -> Generation:
-        generation = Generation.read(answer.json())
-        if generation.evolink_task_id != evolink_task_id:
-            raise UnreadableAnswerError(f"EvoLink answered with another task, {generation.evolink_task_id}.")
-        return generation
+
+def get_state(evolink_task_id: str) -> Call[GenerationState]:
+    """``GET /v1/tasks/{id}``, of which only the state is read."""
+    return _one(evolink_task_id, GenerationState.read)
+
+
+def get_generations(evolink_task_ids: Sequence[str]) -> Call[dict[str, Generation]]:
+    """``POST /v1/tasks/batch``: up to 50 generations by id; unknown ones are missing from the answer."""
+    return _many(evolink_task_ids, Generation.read)
+
+
+def get_states(evolink_task_ids: Sequence[str]) -> Call[dict[str, GenerationState]]:
+    """``POST /v1/tasks/batch``, of which only the states are read."""
+    return _many(evolink_task_ids, GenerationState.read)
+
+
+def _one(evolink_task_id: str, read_task: Callable[[object], Task]) -> Call[Task]:
+    def read(answer: Answer) -> Task:
+        task = read_task(answer.json())
+        if task.evolink_task_id != evolink_task_id:
+            raise UnreadableAnswerError(f"EvoLink answered with another task, {task.evolink_task_id}.")
+        return task
 
     return Call(
         method="GET",
@@ -158,16 +183,14 @@ def get_generation(evolink_task_id: str) -> Call[Generation]:
     )
 
 
-def get_generations(evolink_task_ids: Sequence[str]) -> Call[dict[str, Generation]]:
-    """``POST /v1/tasks/batch``: up to 50 generations by id; unknown ones are missing from the answer."""
-
-    def read(answer: Answer) -> dict[str, Generation]:
+def _many(evolink_task_ids: Sequence[str], read_task: Callable[[object], Task]) -> Call[dict[str, Task]]:
+    def read(answer: Answer) -> dict[str, Task]:
         data = answer.json()
         items = data.get("data") if isinstance(data, dict) else None
         if not isinstance(items, list):
             raise UnreadableAnswerError("EvoLink's answer to a batch read holds no list of tasks.")
-        generations = [Generation.read(item) for item in items if isinstance(item, dict) and item.get("id")]
-        return {generation.evolink_task_id: generation for generation in generations}
+        tasks = [read_task(item) for item in items if isinstance(item, dict) and item.get("id")]
+        return {task.evolink_task_id: task for task in tasks}
 
     return Call(
         method="POST",

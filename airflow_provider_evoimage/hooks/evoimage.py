@@ -10,11 +10,11 @@ from typing import Any
 from airflow.sdk import BaseHook
 
 from airflow_provider_evoimage.client import (
-    DEFAULT_SUBMIT_TIMEOUT,
     READ_ATTEMPTS,
     AsyncEvoLinkClient,
     EvoLinkClient,
 )
+from airflow_provider_evoimage.defaults import DEFAULT_CONN_ID, DEFAULT_SUBMIT_TIMEOUT
 from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationPage
 from airflow_provider_evoimage.evolink.protocol import Answer, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
@@ -51,7 +51,7 @@ class EvoImageHook(BaseHook):
     """
 
     conn_name_attr = "evoimage_conn_id"
-    default_conn_name = "evoimage_default"
+    default_conn_name = DEFAULT_CONN_ID
     conn_type = "evoimage"
     hook_name = "EvoLink Images"
 

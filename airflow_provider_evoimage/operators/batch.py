@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.client import DEFAULT_SUBMIT_TIMEOUT
+from airflow_provider_evoimage.defaults import (
+    DEFAULT_CONN_ID,
+    DEFAULT_SUBMIT_TIMEOUT,
+    MANY_GENERATIONS,
+    OnClear,
+)
 from airflow_provider_evoimage.exceptions import InvalidRequestError
-from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds, whole_number
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
-from airflow_provider_evoimage.storage.destination import MANY_GENERATIONS
-from airflow_provider_evoimage.submission.resume import OnClear
-from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
-from airflow_provider_evoimage.waiting.blocking import wait_on_worker
-from airflow_provider_evoimage.waiting.ending import duration_in_words
-from airflow_provider_evoimage.waiting.event import WaitEvent
-from airflow_provider_evoimage.waiting.polling import Wait
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from airflow_provider_evoimage.batch.run import BatchRun
+    from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+    from airflow_provider_evoimage.lineage import NewImages
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 # The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
@@ -44,8 +44,8 @@ class EvoImageBatchOperator(BaseOperator):
     ``{dag_id}/{run_id}/{task_id}.batch.jsonl`` below ``save_to``; a retry reads it and redoes only what may
     succeed. The worker wakes now and then to save, so links never come near their end.
 
-    Returns a small summary: ``{v, manifest, items, saved, failed, left_out, images, credits, failures}``, where
-    ``manifest`` is the URL of the batch manifest, ``credits`` holds ``estimate`` and ``charged``, and
+    Returns a small summary: ``{v, manifest, items, saved, failed, left_out, images, credits, failures, made_by}``,
+    where ``manifest`` is the URL of the batch manifest, ``credits`` holds ``estimate`` and ``charged``, and
     ``failures`` describes the first twenty items without images.
 
     :param requests: a list (each item a prompt, or a mapping of request fields), the output of another task, or
@@ -57,7 +57,8 @@ class EvoImageBatchOperator(BaseOperator):
     :param size: see EvoImageGenerateOperator.
     :param quality: see EvoImageGenerateOperator; EvoLink's default for GPT Image 1 and 1.5 is ``high``.
     :param n: number of images of each item.
-    :param image_urls: references of each item.
+    :param image_urls: references of each item, see EvoImageGenerateOperator.
+    :param cleanup_references: True removes the batch's uploads from EvoLink once all generations have ended.
     :param callback_url: https URL that EvoLink calls when a generation has ended.
     :param extra_body: fields of other models, sent as they are.
     :param filename_template: names below ``save_to``; fields in ``storage.destination.NAME_FIELDS``.
@@ -65,7 +66,7 @@ class EvoImageBatchOperator(BaseOperator):
         it, counting what EvoLink reserved and charged; what is left out is listed.
     :param check_credits: fail before the first request when account or API key have too few credits for all.
     :param on_item_failure: ``continue`` delivers what there is once tries no longer help; ``fail`` fails the task
-        in the end, with everything saved that could be.
+        in the end, with everything saved that could be. A refused key or an empty account always fails it.
     :param save_every: wake the worker to save when so many requests have ended.
     :param save_after: or when the first of those that ended did so this many seconds (or a timedelta) ago.
     :param parallel: submissions at a time.
@@ -109,7 +110,8 @@ class EvoImageBatchOperator(BaseOperator):
         size: str | None = None,
         quality: str | None = None,
         n: int | str | None = None,
-        image_urls: Sequence[str] | str | None = None,
+        image_urls: Sequence[Any] | Mapping[str, Any] | str | None = None,
+        cleanup_references: bool = False,
         callback_url: str | None = None,
         extra_body: dict[str, Any] | None = None,
         filename_template: str = MANY_GENERATIONS,
@@ -124,7 +126,7 @@ class EvoImageBatchOperator(BaseOperator):
         poll_interval: float | None = None,
         submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT,
         on_clear: OnClear = "auto",
-        evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        evoimage_conn_id: str = DEFAULT_CONN_ID,
         # A default of the signature survives .partial(); one set in kwargs would not.
         retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
         **kwargs: Any,
@@ -138,6 +140,7 @@ class EvoImageBatchOperator(BaseOperator):
         self.quality = quality
         self.n = n
         self.image_urls = image_urls
+        self.cleanup_references = cleanup_references
         self.callback_url = callback_url
         self.extra_body = extra_body
         self.filename_template = filename_template
@@ -154,10 +157,13 @@ class EvoImageBatchOperator(BaseOperator):
         self.on_clear = one_of("on_clear", on_clear, get_args(OnClear))
         self.evoimage_conn_id = evoimage_conn_id
         self._waiting_for = 0
+        self._made: NewImages | None = None
 
     @functools.cached_property
     def hook(self) -> EvoImageHook:
         """The hook of this task's connection."""
+        from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+
         return EvoImageHook(self.evoimage_conn_id)
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -170,8 +176,11 @@ class EvoImageBatchOperator(BaseOperator):
         self, context: Context, event: Any = None, deadline: float | None = None
     ) -> dict[str, Any]:
         """Save what has ended; wait again, or come to the end. Harmless when it runs twice."""
+        from airflow_provider_evoimage.waiting.event import WaitEvent
+
         ended = WaitEvent.read(event)
         run = self._run(context)
+        run.resume()
         run.collect(ended.endings)
         return self._go_on(context, run, deadline=time.time() if deadline is None else deadline)
 
@@ -182,8 +191,14 @@ class EvoImageBatchOperator(BaseOperator):
         except (TaskDeferralTimeout, TaskDeferralError) as error:
             self.log.warning("Airflow ended the wait: %s", error)
             run = self._run(context)
+            run.resume()
             run.collect(dict.fromkeys(run.waiting, "timeout"))
-            return run.finish()
+            return self._finish(context, run)
+
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
+        """Name the folder that was written, where OpenLineage is installed."""
+        del task_instance
+        return self._made.openlineage() if self._made is not None else None
 
     def on_kill(self) -> None:
         """Say what goes on being billed when this task is killed on its worker."""
@@ -195,13 +210,16 @@ class EvoImageBatchOperator(BaseOperator):
             )
 
     def _go_on(self, context: Context, run: BatchRun, *, deadline: float) -> dict[str, Any]:
+        from airflow_provider_evoimage.waiting.blocking import wait_on_worker
+        from airflow_provider_evoimage.waiting.polling import Wait
+
         while waiting := run.waiting:
             self._waiting_for = len(waiting)
             if time.time() >= deadline:
                 run.collect(dict.fromkeys(waiting, "timeout"))
                 break
             if self.deferrable:
-                self._defer(waiting, run, deadline)
+                self._defer(waiting, deadline)
             event = wait_on_worker(
                 self.hook,
                 [
@@ -209,7 +227,6 @@ class EvoImageBatchOperator(BaseOperator):
                         evolink_task_id=each,
                         deadline=deadline,
                         poll_interval=self.poll_interval,
-                        estimated_time=run.estimated_time,
                     )
                     for each in waiting
                 ],
@@ -219,13 +236,21 @@ class EvoImageBatchOperator(BaseOperator):
             )
             run.collect(event.endings)
         self._waiting_for = 0
-        return run.finish()
+        return self._finish(context, run)
 
-    def _defer(self, waiting: Sequence[str], run: BatchRun, deadline: float) -> None:
+    def _finish(self, context: Context, run: BatchRun) -> dict[str, Any]:
+        summary, self._made = run.finish(context, self.outlets)
+        return summary
+
+    def _defer(self, waiting: Sequence[str], deadline: float) -> None:
+        from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
+        from airflow_provider_evoimage.waiting.ending import duration_in_words
+
         left = max(1.0, deadline - time.time())
         self.log.info(
-            "Waiting for %d generations in the triggerer for up to %s; no worker is held.",
+            "Waiting for %d generation%s in the triggerer for up to %s; no worker is held.",
             len(waiting),
+            "" if len(waiting) == 1 else "s",
             duration_in_words(left),
         )
         self.defer(
@@ -236,7 +261,6 @@ class EvoImageBatchOperator(BaseOperator):
                 save_every=self.save_every,
                 save_after=self.save_after,
                 poll_interval=self.poll_interval,
-                estimated_time=run.estimated_time,
             ),
             method_name="execute_complete",
             kwargs={"deadline": deadline},
@@ -244,14 +268,12 @@ class EvoImageBatchOperator(BaseOperator):
         )
 
     def _run(self, context: Context) -> BatchRun:
-        from airflow_provider_evoimage.batch.run import BatchRun  # noqa: PLC0415 - nothing of it at parse time
+        from airflow_provider_evoimage.batch.run import BatchArguments, BatchRun
 
         save_to = filled("save_to", self.save_to)
         if save_to is None:
             raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
-        return BatchRun.begin(
-            context,
-            hook=self.hook,
+        arguments = BatchArguments(
             requests=self.requests,
             defaults={
                 "model": filled("model", self.model) or self.hook.settings.default_model,
@@ -267,9 +289,10 @@ class EvoImageBatchOperator(BaseOperator):
             filename_template=self.filename_template,
             max_credits=self.max_credits,
             check_credits=self.check_credits,
+            cleanup_references=self.cleanup_references,
             accepts_failures=self.on_item_failure == "continue",
             parallel=self.parallel,
             submit_timeout=self.submit_timeout,
             on_clear=self.on_clear,
-            log=self.log,
         )
+        return BatchRun(context, hook=self.hook, arguments=arguments, log=self.log)

@@ -12,45 +12,32 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.client import DEFAULT_SUBMIT_TIMEOUT
-from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
-from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.defaults import (
+    DEFAULT_CONN_ID,
+    DEFAULT_SUBMIT_TIMEOUT,
+    ONE_GENERATION,
+    OnClear,
+)
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, LinkExpiredError
-from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-from airflow_provider_evoimage.lineage import NewImages
-from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, cost_in_words, made_by
-from airflow_provider_evoimage.metrics import generation_ended
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
-from airflow_provider_evoimage.operators.task_references import (
-    TaskReferences,
-    has_references,
-    with_sources,
-)
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
-from airflow_provider_evoimage.storage.destination import ONE_GENERATION, Destination, FileNames
-from airflow_provider_evoimage.storage.references import References
-from airflow_provider_evoimage.storage.saver import ImageSaver
-from airflow_provider_evoimage.submission.budget import credit_limit, require_within
-from airflow_provider_evoimage.submission.identity import fingerprint
-from airflow_provider_evoimage.submission.resume import OnClear
-from airflow_provider_evoimage.submission.submit import RecordKeeper, Submission, identity_of
-from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
-from airflow_provider_evoimage.waiting.blocking import wait_on_worker
-from airflow_provider_evoimage.waiting.ending import (
-    duration_in_words,
-    outcome_in_words,
-    read_ended,
-    require_images,
-)
-from airflow_provider_evoimage.waiting.event import WaitEvent
-from airflow_provider_evoimage.waiting.polling import Wait
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
+    from airflow_provider_evoimage.evolink.models import Generation
+    from airflow_provider_evoimage.evolink.request import ImageRequest
+    from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+    from airflow_provider_evoimage.lineage import NewImages
+    from airflow_provider_evoimage.manifest import Asked, Manifest
+    from airflow_provider_evoimage.operators.task_references import TaskReferences
+    from airflow_provider_evoimage.storage.references import References
+    from airflow_provider_evoimage.storage.saver import ImageSaver
+    from airflow_provider_evoimage.submission.submit import RecordKeeper, Submission
     from airflow_provider_evoimage.version_compat import RetryPolicy
+    from airflow_provider_evoimage.waiting.event import WaitEvent
 
 XCOM_EVOLINK_TASK_ID = "evolink_task_id"
 XCOM_ASKED = "evoimage_asked"
@@ -145,7 +132,7 @@ class EvoImageGenerateOperator(BaseOperator):
         poll_interval: float | None = None,
         submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT,
         on_clear: OnClear = "auto",
-        evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        evoimage_conn_id: str = DEFAULT_CONN_ID,
         # A default of the signature survives .partial(); one set in kwargs would not.
         retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
         **kwargs: Any,
@@ -181,15 +168,23 @@ class EvoImageGenerateOperator(BaseOperator):
     @functools.cached_property
     def hook(self) -> EvoImageHook:
         """The hook of this task's connection."""
+        from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+
         return EvoImageHook(self.evoimage_conn_id)
 
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""
+        from airflow_provider_evoimage.submission.budget import credit_limit
+
         max_credits = credit_limit(self.max_credits)
         with self._read_references(context) as references:
             return self._run(context, references, max_credits)
 
     def _run(self, context: Context, references: References, max_credits: Decimal | None) -> Manifest:
+        from airflow_provider_evoimage.manifest import build_manifest, made_by
+        from airflow_provider_evoimage.waiting.blocking import wait_on_worker
+        from airflow_provider_evoimage.waiting.polling import Wait
+
         request = self._build_request(references)
         asked = self._ask(context, request, references)
         # What can be wrong about the destination is found out before anything is paid.
@@ -226,6 +221,8 @@ class EvoImageGenerateOperator(BaseOperator):
         self, context: Context, event: Any = None, credits_reserved: float | None = None
     ) -> Manifest:
         """Go on after the trigger's event; harmless when it runs twice."""
+        from airflow_provider_evoimage.waiting.event import WaitEvent
+
         self._credits_reserved = credits_reserved
         ended = WaitEvent.read(event)
         evolink_task_id = ended.only_task
@@ -233,6 +230,8 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Turn Airflow's own end of a deferral into our error with the id, after one last look."""
+        from airflow_provider_evoimage.waiting.event import WaitEvent
+
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
@@ -265,6 +264,8 @@ class EvoImageGenerateOperator(BaseOperator):
         return filled("model", self.model) or self.hook.settings.default_model
 
     def _references(self, context: Context) -> TaskReferences:
+        from airflow_provider_evoimage.operators.task_references import TaskReferences
+
         return TaskReferences(hook=self.hook, context=context, cleanup=self.cleanup_references, log=self.log)
 
     def _read_references(self, context: Context) -> References:
@@ -274,6 +275,9 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
         """Describe the request; with references it is kept for the manifest, as they may be gone after the wait."""
+        from airflow_provider_evoimage.manifest import Asked
+        from airflow_provider_evoimage.operators.task_references import has_references, with_sources
+
         asked = with_sources(Asked.by(request), references)
         if has_references(self.image_urls, self.extra_body):
             self._keep_asked(context, asked)
@@ -292,6 +296,8 @@ class EvoImageGenerateOperator(BaseOperator):
             references.close()
 
     def _build_request(self, references: References) -> ImageRequest:
+        from airflow_provider_evoimage.evolink.request import ImageRequest
+
         return ImageRequest.build(
             model=self._model,
             prompt=self.prompt,
@@ -304,6 +310,10 @@ class EvoImageGenerateOperator(BaseOperator):
         )
 
     def _saver(self, context: Context) -> ImageSaver | None:
+        from airflow_provider_evoimage.manifest import made_by
+        from airflow_provider_evoimage.storage.destination import Destination, FileNames
+        from airflow_provider_evoimage.storage.saver import ImageSaver
+
         save_to = filled("save_to", self.save_to)
         if save_to is None:
             return None
@@ -318,6 +328,8 @@ class EvoImageGenerateOperator(BaseOperator):
         )
 
     def _check_names(self, request: ImageRequest) -> None:
+        from airflow_provider_evoimage.storage.destination import FileNames
+
         if filled("save_to", self.save_to) is None or request.asked == 1:
             return
         if "index" not in FileNames(self.filename_template).fields:
@@ -329,6 +341,9 @@ class EvoImageGenerateOperator(BaseOperator):
     def _submission(
         self, context: Context, request: ImageRequest, references: References, max_credits: Decimal | None
     ) -> Submission:
+        from airflow_provider_evoimage.submission.identity import fingerprint
+        from airflow_provider_evoimage.submission.submit import Submission, identity_of
+
         return Submission(
             hook=self.hook,
             identity=identity_of(
@@ -346,6 +361,8 @@ class EvoImageGenerateOperator(BaseOperator):
         )
 
     def _check_cost(self, request: ImageRequest, max_credits: Decimal | None) -> None:
+        from airflow_provider_evoimage.submission.budget import require_within
+
         found = require_within(request, max_credits)
         limit = "" if max_credits is None else f"; max_credits is {max_credits:f}"
         self.log.info("Estimated cost: %s%s.", found or "no price is known for this model", limit)
@@ -356,10 +373,14 @@ class EvoImageGenerateOperator(BaseOperator):
         return bool(ti.try_number > first_try)
 
     def _keeper(self, context: Context) -> RecordKeeper:
+        from airflow_provider_evoimage.submission.submit import RecordKeeper
+
         # Airflow 3.3 and later.
         return RecordKeeper(context.get("task_state_store"), self.log)
 
     def _log_accepted(self, generation: Generation) -> None:
+        from airflow_provider_evoimage.waiting.ending import duration_in_words
+
         reserved, expected = generation.usage.credits_reserved, generation.estimated_time
         facts = [f"EvoLink task {generation.evolink_task_id} is {generation.status}"]
         if reserved is not None:
@@ -369,6 +390,9 @@ class EvoImageGenerateOperator(BaseOperator):
         self.log.info("%s.", "; ".join(facts))
 
     def _defer(self, generation: Generation, deadline: float) -> None:
+        from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
+        from airflow_provider_evoimage.waiting.ending import duration_in_words
+
         self.log.info(
             "Waiting for it in the triggerer for up to %s; no worker is held.",
             duration_in_words(self.timeout),
@@ -388,12 +412,17 @@ class EvoImageGenerateOperator(BaseOperator):
         )
 
     def _collect(self, context: Context, evolink_task_id: str, event: WaitEvent) -> Manifest:
+        from airflow_provider_evoimage.waiting.ending import read_ended
+
         self._waiting_for = evolink_task_id
         generation = read_ended(self.hook, evolink_task_id, event.endings[evolink_task_id], event.reason)
         return self._deliver(context, generation, self._asked(context), self._saver(context))
 
     def _asked(self, context: Context) -> Asked:
         """Describe the request again; what was paid is delivered also when that no longer works."""
+        from airflow_provider_evoimage.manifest import Asked
+        from airflow_provider_evoimage.operators.task_references import has_references
+
         if has_references(self.image_urls, self.extra_body):
             return self._kept_asked(context)
         try:
@@ -407,6 +436,8 @@ class EvoImageGenerateOperator(BaseOperator):
         context["ti"].xcom_push(key=XCOM_ASKED, value=asked.kept())
 
     def _kept_asked(self, context: Context) -> Asked:
+        from airflow_provider_evoimage.manifest import Asked
+
         ti = context["ti"]
         return Asked.in_manifest(ti.xcom_pull(task_ids=ti.task_id, key=XCOM_ASKED, map_indexes=ti.map_index))
 
@@ -421,6 +452,11 @@ class EvoImageGenerateOperator(BaseOperator):
     def _hand_over(
         self, context: Context, generation: Generation, asked: Asked, saver: ImageSaver | None
     ) -> Manifest:
+        from airflow_provider_evoimage.lineage import NewImages
+        from airflow_provider_evoimage.manifest import build_manifest, cost_in_words, made_by
+        from airflow_provider_evoimage.metrics import generation_ended
+        from airflow_provider_evoimage.waiting.ending import outcome_in_words, require_images
+
         self._waiting_for = None
         asked = self._with_reserved(context, generation, asked)
         keeper = self._keeper(context)
@@ -468,6 +504,8 @@ class EvoImageGenerateOperator(BaseOperator):
         return replace(asked, credits_reserved=reserved)
 
     def _recorded_id(self, context: Context) -> str | None:
+        from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID
+
         record = self._keeper(context).read()
         if record is not None and record.evolink_task_id is not None:
             return record.evolink_task_id

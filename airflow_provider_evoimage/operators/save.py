@@ -8,33 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.defaults import (
+    DEFAULT_CONN_ID,
+    IF_EXISTS,
+    MANY_GENERATIONS,
+    ONE_GENERATION,
+    PARALLEL_DOWNLOADS,
+    IfExists,
+)
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     GenerationNotFoundError,
     GenerationUnfinishedError,
     InvalidRequestError,
 )
-from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-from airflow_provider_evoimage.lineage import NewImages
-from airflow_provider_evoimage.manifest import Manifest, generations_named_by, made_by
 from airflow_provider_evoimage.operators.arguments import filled, one_of, whole_number
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
-from airflow_provider_evoimage.storage.destination import (
-    IF_EXISTS,
-    MANY_GENERATIONS,
-    ONE_GENERATION,
-    Destination,
-    FileNames,
-    IfExists,
-)
-from airflow_provider_evoimage.storage.saver import PARALLEL_DOWNLOADS, ImageSaver
-from airflow_provider_evoimage.waiting.ending import require_images
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
+    from airflow_provider_evoimage.evolink.models import Generation
+    from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+    from airflow_provider_evoimage.lineage import NewImages
+    from airflow_provider_evoimage.manifest import Manifest
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 
@@ -74,7 +72,7 @@ class EvoImageSaveOperator(BaseOperator):
         filename_template: str | None = None,
         if_exists: IfExists = "overwrite",
         parallel: int = PARALLEL_DOWNLOADS,
-        evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        evoimage_conn_id: str = DEFAULT_CONN_ID,
         # A default of the signature survives .partial(); one set in kwargs would not.
         retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
         **kwargs: Any,
@@ -91,10 +89,17 @@ class EvoImageSaveOperator(BaseOperator):
     @functools.cached_property
     def hook(self) -> EvoImageHook:
         """The hook of this task's connection."""
+        from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+
         return EvoImageHook(self.evoimage_conn_id)
 
     def execute(self, context: Context) -> Manifest | list[Manifest]:
         """Save what is finished, then name what is not."""
+        from airflow_provider_evoimage.lineage import NewImages
+        from airflow_provider_evoimage.manifest import generations_named_by, made_by
+        from airflow_provider_evoimage.storage.destination import Destination, FileNames
+        from airflow_provider_evoimage.storage.saver import ImageSaver
+
         named = generations_named_by(self.generation)
         is_single = isinstance(self.generation, (str, dict))
         save_to = filled("save_to", self.save_to)
@@ -141,6 +146,8 @@ class EvoImageSaveOperator(BaseOperator):
 
 
 def _saveable(evolink_task_id: str, generation: Generation | None) -> Generation:
+    from airflow_provider_evoimage.waiting.ending import require_images
+
     if generation is None:
         raise GenerationNotFoundError(
             f"EvoLink does not know task {evolink_task_id}.", evolink_task_id=evolink_task_id

@@ -10,34 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_provider_evoimage.evolink.models import Generation
-from airflow_provider_evoimage.evolink.protocol import checked_id
+from airflow_provider_evoimage.defaults import DEFAULT_CONN_ID
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     GenerationTimeoutError,
     InvalidRequestError,
     SensorTimeoutError,
 )
-from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, generations_named_by, made_by
 from airflow_provider_evoimage.operators.arguments import seconds
-from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 from airflow_provider_evoimage.version_compat import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
     TaskDeferralError,
 )
-from airflow_provider_evoimage.waiting.ending import (
-    duration_in_words,
-    outcome_in_words,
-    read_ended,
-    require_images,
-)
-from airflow_provider_evoimage.waiting.event import WaitEvent
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_provider_evoimage.evolink.models import Generation
+    from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+    from airflow_provider_evoimage.manifest import Manifest
 
 # The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
 DEFERRAL_MARGIN_SECONDS = 120.0
@@ -69,7 +62,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         poll_interval: float | None = None,
         timeout: float | timedelta = 1800,
         poke_interval: float | timedelta = 15,
-        evoimage_conn_id: str = EvoImageHook.default_conn_name,
+        evoimage_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         seconds("timeout", timeout)
@@ -82,6 +75,8 @@ class EvoImageGenerationSensor(BaseSensorOperator):
     @functools.cached_property
     def hook(self) -> EvoImageHook:
         """The hook of this task's connection."""
+        from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+
         return EvoImageHook(self.evoimage_conn_id)
 
     def execute(self, context: Context) -> Any:
@@ -101,6 +96,8 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Turn Airflow's own end of a deferral into our error with the id, after one last look."""
+        from airflow_provider_evoimage.waiting.event import WaitEvent
+
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except SensorTimeoutError:
@@ -114,6 +111,9 @@ class EvoImageGenerationSensor(BaseSensorOperator):
             )
 
     def _defer(self) -> None:
+        from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
+        from airflow_provider_evoimage.waiting.ending import duration_in_words
+
         self.log.info(
             "Waiting for EvoLink task %s in the triggerer for up to %s; no worker is held.",
             self._id,
@@ -146,6 +146,9 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: Any = None) -> Manifest:
         """Go on after the trigger's event."""
+        from airflow_provider_evoimage.waiting.ending import read_ended
+        from airflow_provider_evoimage.waiting.event import WaitEvent
+
         ended = WaitEvent.read(event)
         evolink_task_id = ended.only_task
         try:
@@ -155,6 +158,8 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         return self._manifest(context, generation)
 
     def _poke_until_done(self, context: Context) -> Any:
+        from airflow_provider_evoimage.waiting.ending import duration_in_words
+
         try:
             return super().execute(context)
         except AirflowSensorTimeout as error:
@@ -165,6 +170,9 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
     @functools.cached_property
     def _id(self) -> str:
+        from airflow_provider_evoimage.evolink.protocol import checked_id
+        from airflow_provider_evoimage.manifest import generations_named_by
+
         named = list(generations_named_by([self.evolink_task_id]))
         if len(named) > 1:
             raise InvalidRequestError(
@@ -173,6 +181,9 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         return checked_id(named[0])
 
     def _manifest(self, context: Context, generation: Generation) -> Manifest:
+        from airflow_provider_evoimage.manifest import Asked, build_manifest, made_by
+        from airflow_provider_evoimage.waiting.ending import outcome_in_words, require_images
+
         require_images(generation, may_ask_again=False)
         asked = Asked.in_manifest(self.evolink_task_id)
         self.log.info("%s.", outcome_in_words(generation, asked.images))

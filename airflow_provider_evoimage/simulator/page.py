@@ -57,7 +57,8 @@ class Page:
         """`GET /`."""
         del request
         self.state.settle()
-        return HTMLResponse(self._html(), headers=HEADERS)
+        # A prompt in JSON may hold half a character, which no page can.
+        return HTMLResponse(self._html().encode("utf-8", "replace"), headers=HEADERS)
 
     async def picture(self, request: Request) -> Response:
         """`GET /_simulator/pictures/{task_id}/{index}`: a result, small."""

@@ -9,7 +9,7 @@ import string
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from airflow.sdk import ObjectStoragePath
 
@@ -20,12 +20,6 @@ from airflow_provider_evoimage.storage.stores import (
     RefusedCredentialsError,
     store_of,
 )
-
-IfExists = Literal["overwrite", "skip", "error"]
-IF_EXISTS: tuple[IfExists, ...] = ("overwrite", "skip", "error")
-
-ONE_GENERATION = "{dag_id}/{run_id}/{task_id}{map_suffix}-{index}.{ext}"
-MANY_GENERATIONS = "{dag_id}/{run_id}/{task_id}{map_suffix}-{item}-{index}.{ext}"
 
 #: What a ``filename_template`` may name.
 NAME_FIELDS: dict[str, str] = {
@@ -157,6 +151,11 @@ class Destination:
             return bool((self._base / name).exists())
         except Exception as error:
             raise self._failure(name, error) from error
+
+    def holds(self, url: str) -> bool:
+        """Tell whether a file that was saved here is still there; never so for one of another folder."""
+        prefix = self.url("x").removesuffix("x")
+        return url.startswith(prefix) and self.exists(url.removeprefix(prefix))
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""

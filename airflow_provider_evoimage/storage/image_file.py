@@ -182,8 +182,8 @@ def _blocks(file: BinaryIO, count: int) -> Iterator[bytes]:
 def _end_of_png(file: BinaryIO) -> int:
     """Walk the chunks: checksums are right, and the pixel data unpacks to as many bytes as the size needs."""
     file.seek(8)
-    pixels = zlib.decompressobj()
-    unpacked = expected = 0
+    pixels = _PngPixels()
+    expected = 0
     name = b""
     while name != b"IEND":
         length, name = struct.unpack(">I4s", _taken(file, 8))
@@ -193,21 +193,44 @@ def _end_of_png(file: BinaryIO) -> int:
             if name == b"IHDR":
                 expected = _bytes_of_png_pixels(block)
             elif name == b"IDAT":
-                unpacked += _unpacked_length(pixels, block, expected - unpacked)
+                pixels.unpack(block, up_to=expected)
         if struct.unpack(">I", _taken(file, 4)) != (checksum,):
             raise _DamagedError("a checksum is wrong")
-    if unpacked < expected:
-        raise _DamagedError(f"it holds {unpacked:,} of {expected:,} bytes of pixels")
+    if pixels.unpacked < expected:
+        raise _DamagedError(f"it holds {pixels.unpacked:,} of {expected:,} bytes of pixels")
     return file.tell()
 
 
-def _unpacked_length(unpacker: zlib._Decompress, block: bytes, wanted: int) -> int:
-    """Count what a block unpacks to, up to what is wanted and a piece more, holding little of it."""
-    length = 0
-    while block and length < wanted:
-        length += len(unpacker.decompress(block, _BLOCK_BYTES))
-        block = unpacker.unconsumed_tail
-    return length
+class _PngPixels:
+    """Counts what the pixel data of a PNG unpacks to, holding little of it.
+
+    Unpacks it without zlib's own checksum, which takes as long as all else: the chunks have theirs.
+    """
+
+    def __init__(self) -> None:
+        self.unpacked = 0
+        self._header = b""
+        self._unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+
+    def unpack(self, block: bytes, *, up_to: int) -> None:
+        """Take a block more, until so many bytes are unpacked, and a piece more."""
+        if missing := _ZLIB_HEADER_BYTES - len(self._header):
+            self._header += block[:missing]
+            block = block[missing:]
+            if len(self._header) == _ZLIB_HEADER_BYTES:
+                _check_zlib_header(self._header)
+        while block and self.unpacked < up_to:
+            self.unpacked += len(self._unpacker.decompress(block, _BLOCK_BYTES))
+            block = self._unpacker.unconsumed_tail
+
+
+_ZLIB_HEADER_BYTES = 2
+
+
+def _check_zlib_header(header: bytes) -> None:
+    """Check that it is deflate, without a dictionary, and its own check bits (RFC 1950)."""
+    if header[0] & 0x0F != zlib.DEFLATED or header[1] & 0x20 or int.from_bytes(header) % 31:
+        raise _DamagedError("its pixels are not packed as they must be")
 
 
 def _bytes_of_png_pixels(header: bytes) -> int:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_evoimage.defaults import PARALLEL_DOWNLOADS, IfExists
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.exceptions import (
     DownloadError,
@@ -27,7 +28,7 @@ from airflow_provider_evoimage.exceptions import (
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, without_links
 from airflow_provider_evoimage.metrics import image_saved
-from airflow_provider_evoimage.storage.destination import Destination, FileNames, IfExists
+from airflow_provider_evoimage.storage.destination import Destination, FileNames
 from airflow_provider_evoimage.storage.download import (
     IMAGE_TYPES,
     DownloadLimits,
@@ -42,7 +43,6 @@ from airflow_provider_evoimage.transport import ResultClient, host_of
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-PARALLEL_DOWNLOADS = 4
 
 # A dead link may be answered with 403, 404 or 410; before its time is over these mean something else.
 _GONE = 410

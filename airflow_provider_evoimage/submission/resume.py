@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from airflow_provider_evoimage.defaults import OnClear
 from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID
 from airflow_provider_evoimage.submission.identity import IDEMPOTENCY_KEY, RequestIdentity
 
 STATE_KEY = "evoimage"
 
-OnClear = Literal["auto", "regenerate", "reuse"]
 Phase = Literal["submitting", "submitted", "failed", "delivered"]
 
 _PHASES = frozenset({"submitting", "submitted", "failed", "delivered"})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_provider_evoimage.defaults import OnClear
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.evolink.protocol import Submitted
@@ -24,7 +25,6 @@ from airflow_provider_evoimage.submission.identity import RequestIdentity
 from airflow_provider_evoimage.submission.mapped_item import mapped_item
 from airflow_provider_evoimage.submission.resume import (
     STATE_KEY,
-    OnClear,
     Phase,
     Refuse,
     Resume,

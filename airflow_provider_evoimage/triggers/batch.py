@@ -65,6 +65,7 @@ class EvoImageBatchTrigger(OneEventWait):
         self._reason = ""
         self._first_ended_at = 0.0
         self._progress_logged_at = 0.0
+        self._progress_logged = ""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, all plain JSON."""
@@ -102,7 +103,7 @@ class EvoImageBatchTrigger(OneEventWait):
                     break
                 self._take(await watch.changes(until=wake_at))
         event = WaitEvent.of_some(self._endings, total=len(self.evolink_task_ids), reason=self._reason)
-        self.log.info("%s.", self._progress)
+        self._log_progress()
         return event
 
     def _wake_at(self) -> float | None:
@@ -127,6 +128,12 @@ class EvoImageBatchTrigger(OneEventWait):
             self.log.warning("%d EvoLink tasks could not be read: %s", count, trouble)
         if self._endings and now >= self._progress_logged_at + SECONDS_BETWEEN_PROGRESS_LINES:
             self._progress_logged_at = now
+            self._log_progress()
+
+    def _log_progress(self) -> None:
+        """Say how far it is, once for each state of things."""
+        if self._progress != self._progress_logged:
+            self._progress_logged = self._progress
             self.log.info("%s.", self._progress)
 
     @property

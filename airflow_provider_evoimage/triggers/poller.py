@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.client import Account, AsyncEvoLinkClient
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.models import GenerationState
 from airflow_provider_evoimage.evolink.protocol import MAX_IDS_PER_BATCH
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,
@@ -40,7 +41,7 @@ SINGLE_READS_SECONDS = 600.0
 # After so many batch answers in a row that cannot be used, one single read shows whether it is only the batch's.
 UNUSABLE_BATCH_ANSWERS = 3
 
-Found = Generation | EvoImageError
+Found = GenerationState | EvoImageError
 
 
 class Alarm:
@@ -48,22 +49,26 @@ class Alarm:
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
+        self._sleeping: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
         """End the sleep, or the next one if nobody sleeps."""
         self._rung.set()
+        if self._sleeping is not None:
+            self._sleeping.cancel()
 
     async def sleep(self, seconds: float | None) -> None:
         """Sleep for so many seconds; None for ever."""
         if seconds is None:
             await self._rung.wait()
         elif not self._rung.is_set():
-            both = [asyncio.ensure_future(each) for each in (asyncio.sleep(seconds), self._rung.wait())]
+            self._sleeping = asyncio.ensure_future(asyncio.sleep(seconds))
             try:
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                # Unlike awaiting it, this tells its end by a ring from the end of whoever sleeps here.
+                await asyncio.wait({self._sleeping})
             finally:
-                for each in both:
-                    each.cancel()
+                self._sleeping.cancel()
+                self._sleeping = None
         self._rung.clear()
 
 
@@ -250,7 +255,7 @@ class Poller:
         if len(evolink_task_ids) == 1:
             return await self._read_one(evolink_task_ids[0])
         try:
-            seen = await self._client.get_generation_batch(evolink_task_ids)
+            seen = await self._client.get_states(evolink_task_ids)
         except EvoImageError as error:
             if _is_of_the_batch(error):
                 self._stop_asking_for_many()
@@ -260,7 +265,7 @@ class Poller:
                 self._unusable_answers += 1
             return dict.fromkeys(evolink_task_ids, error)
         self._unusable_answers = 0
-        self._note_success()
+        self._note_success(len(evolink_task_ids))
         return {
             each: seen.get(each) or GenerationNotFoundError("EvoLink does not know it.", evolink_task_id=each)
             for each in evolink_task_ids
@@ -270,14 +275,14 @@ class Poller:
         was_doubtful = self._unusable_answers >= UNUSABLE_BATCH_ANSWERS
         self._unusable_answers = 0
         try:
-            generation = await self._client.get_generation(evolink_task_id)
+            state = await self._client.get_state(evolink_task_id)
         except EvoImageError as error:
             self._note_failure(error)
             return {evolink_task_id: error}
         if was_doubtful:
             self._stop_asking_for_many()
-        self._note_success()
-        return {evolink_task_id: generation}
+        self._note_success(1)
+        return {evolink_task_id: state}
 
     def _asks_for_many(self) -> bool:
         if self._unusable_answers >= UNUSABLE_BATCH_ANSWERS:
@@ -288,7 +293,8 @@ class Poller:
         self._unusable_answers = 0
         self._without_batch[self.account.base_url] = time.monotonic() + SINGLE_READS_SECONDS
 
-    def _note_success(self) -> None:
+    def _note_success(self, ids: int) -> None:
+        metrics.ids_read(ids)
         self._allowed = min(self._allowed + 0.5, self._most_in_flight)
 
     def _note_failure(self, error: EvoImageError) -> None:

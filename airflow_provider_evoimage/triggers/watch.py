@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.client import Account
 from airflow_provider_evoimage.evolink.protocol import checked_id
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -180,6 +181,7 @@ class _Shared:
         began = time.monotonic()
         settings = await EvoImageHook(conn_id).aget_settings()
         await prepare_for_asyncio()
+        await metrics.prepare_for_asyncio()
         self._accounts[conn_id] = (began, settings.account)
         return settings.account
 

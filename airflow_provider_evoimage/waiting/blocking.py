@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.evolink.protocol import MAX_IDS_PER_BATCH
 from airflow_provider_evoimage.exceptions import (
@@ -80,11 +81,10 @@ def wait_on_worker(
 
 def _look(hook: EvoImageHook, due: Sequence[str]) -> _Found:
     try:
-        if len(due) == 1:
-            return {due[0]: hook.get_generation(due[0])}
-        found = hook.get_generations(list(due))
+        found = {due[0]: hook.get_generation(due[0])} if len(due) == 1 else hook.get_generations(list(due))
     except EvoImageError as error:
         return dict.fromkeys(due, error)
+    metrics.ids_read(len(due))
     return {
         each: found.get(each) or GenerationNotFoundError("EvoLink does not know it.", evolink_task_id=each)
         for each in due

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.models import Generation, GenerationState
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,
     EvoImageError,
@@ -28,7 +28,7 @@ SHORTEST_INTERVAL = 3.5
 INTERVAL_SHARE = 0.1
 LONGEST_INTERVAL = 15.0
 # A look that shares its request with others costs less, so looks come more often: up to this many times.
-SHARED_SPEED_UP = 2.0
+SHARED_SPEED_UP = 1.6
 # However near the progress says the end is.
 LEAST_INTERVAL = 1.0
 # Looks are spread by up to this share of the interval, so that a thousand tasks do not look at once.
@@ -84,12 +84,16 @@ class Wait:
             first = min(max((self.estimated_time or 0) * FIRST_LOOK_SHARE, low), high)
         return replace(self, started=now), self._look(now, first)
 
-    def seen(self, generation: Generation, now: float, *, sharing: int = 1) -> tuple[Wait, Outcome]:
+    def seen(
+        self, generation: Generation | GenerationState, now: float, *, sharing: int = 1
+    ) -> tuple[Wait, Outcome]:
         """Take what a look showed; return when to look next, or how the wait ended.
 
         :param sharing: how many generations the request showed.
         """
-        after = replace(self, failing_since=None, status=generation.status, progress=generation.progress)
+        after = self
+        if (self.failing_since, self.status, self.progress) != (None, generation.status, generation.progress):
+            after = replace(self, failing_since=None, status=generation.status, progress=generation.progress)
         if generation.status in {"completed", "failed", "cancelled"}:
             return after, End(ending=generation.status)  # type: ignore[arg-type]  # narrowed by the line above
         if now >= self.deadline:

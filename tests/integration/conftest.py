@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
+import pkgutil
 import sys
 import tempfile
 import time
@@ -24,9 +26,15 @@ from fake_time import FakeTime
 from structlog.testing import capture_logs
 from task_driver import API_KEY, CONNECTION, StateStore, connection
 
+import airflow_provider_evoimage
 from airflow_provider_evoimage.client import Account, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.simulator import SimulatorServer
+
+# Operators import what only a running task needs when they run: too late for a clock that is put in place before.
+for _module in pkgutil.walk_packages(airflow_provider_evoimage.__path__, "airflow_provider_evoimage."):
+    if not _module.name.endswith("__main__"):
+        importlib.import_module(_module.name)
 
 
 @pytest.fixture(scope="session")

@@ -278,7 +278,8 @@ def test_save_writes_over_nobody_s_file(account: dict[str, str], finished: str, 
 def test_save_of_what_still_runs_says_so_with_a_code_of_its_own(
     account: dict[str, str], submitted: Callable[..., str], tmp_path: Path
 ):
-    said = refused("save", submitted(), str(tmp_path), code=3, env=account)
+    running = submitted("x [[duration:100000]]")
+    said = refused("save", running, str(tmp_path), code=3, env=account)
 
     assert "so there is nothing to save yet; --wait waits for it" in said
     assert list(tmp_path.iterdir()) == []

@@ -14,14 +14,15 @@ from airflow_provider_evoimage.simulator.processes import poll
 
 pytestmark = pytest.mark.system
 
-#: DAG → images it saves, and their pixel size.
+#: DAG → images it saves, and their pixel sizes.
 EXAMPLES = {
-    "evoimage_quick_start": (4, (1024, 1024)),
-    "evoimage_daily_campaign": (3, (1536, 1024)),
-    "evoimage_submit_then_collect": (2, (1024, 1536)),
-    "evoimage_taskflow": (2, (1536, 1024)),
-    "evoimage_edit_chain": (3, (1024, 1024)),
-    "evoimage_new_images": (2, (1024, 1024)),
+    "evoimage_quick_start": (4, {(1024, 1024)}),
+    "evoimage_daily_campaign": (3, {(1536, 1024)}),
+    "evoimage_batch_campaign": (6, {(1536, 1024), (1024, 1536), (1024, 1024)}),
+    "evoimage_submit_then_collect": (2, {(1024, 1536)}),
+    "evoimage_taskflow": (2, {(1536, 1024)}),
+    "evoimage_edit_chain": (3, {(1024, 1024)}),
+    "evoimage_new_images": (2, {(1024, 1024)}),
 }
 
 #: DAGs whose images are all of one generation.
@@ -66,11 +67,33 @@ def test_example_dag_saves_what_it_paid_for(
 
     images = sorted(tmp_path.rglob("*.png"))
     assert len(images) == expected
-    assert {Image.open(path).size for path in images} == {pixels}
+    assert {Image.open(path).size for path in images} == pixels
     generations = 1 if dag_id in ONE_GENERATION else expected
     assert len(list(tmp_path.rglob("*.json"))) == generations
     assert paid(simulator) - before == generations * (len(ended_runs(airflow, dag_id)) - earlier)
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_batch_hands_its_pictures_to_the_task_after_it(airflow: LocalAirflow, tmp_path: Path):
+    dag_id = "evoimage_batch_campaign"
+    run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
+    assert airflow.wait_for_run(dag_id, run_id, deadline=180) == "success"
+
+    handed = airflow.xcom(dag_id, run_id, "catalogue")
+    pictures = {name: Path(url.removeprefix("file://")) for name, url in handed["pictures"].items()}
+    assert list(pictures) == [
+        "trail-shoe",
+        "rain-jacket",
+        "enamel-mug",
+        "head-torch",
+        "wool-socks",
+        "trail-map",
+    ]
+    assert {name: path.name for name, path in pictures.items()} == {
+        name: f"{name}-0.png" for name in pictures
+    }
+    assert sorted(pictures.values()) == sorted(tmp_path.rglob("*.png"))
+    assert 0 < handed["credits"] <= 20
 
 
 def test_what_was_charged_shows_in_manifest_log_and_metrics(
@@ -93,6 +116,8 @@ def test_what_was_charged_shows_in_manifest_log_and_metrics(
         what="the metric to arrive",
     )
     assert statsd.total("evoimage.bytes_saved") > 0
+    # The triggerer counts what it reads while it waits.
+    assert statsd.total("evoimage.ids_read") > 0
 
 
 def test_waiting_task_is_deferred_shows_its_id_and_holds_no_worker_process(

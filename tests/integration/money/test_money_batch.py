@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,12 @@ from task_driver import CONNECTION, Killed, TaskRun, batch, connection
 
 from airflow_provider_evoimage.batch import collection, submission
 from airflow_provider_evoimage.batch.ledger import BatchLedger
-from airflow_provider_evoimage.exceptions import BatchFailedError, BatchIncompleteError, InvalidRequestError
+from airflow_provider_evoimage.exceptions import (
+    BatchFailedError,
+    BatchIncompleteError,
+    DestinationError,
+    InvalidRequestError,
+)
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
 from airflow_provider_evoimage.storage.destination import Destination
@@ -194,6 +200,52 @@ def test_retry_redoes_only_what_may_succeed(evolink: SimulatorServer, tmp_path: 
     assert len(set(keys)) == len(keys)
 
 
+def test_saved_images_stay_where_they_are_when_rows_move(evolink: SimulatorServer, tmp_path: Path) -> None:
+    listed = ["p", "q", "slow [[fail:service_error]]"]
+    task = TaskRun(batch(listed, tmp_path))
+    with pytest.raises(BatchIncompleteError):
+        task.run()
+    listed.insert(0, "new")
+    with pytest.raises(BatchIncompleteError):
+        task.run()
+    saved = [line for line in lines(tmp_path) if line["state"] == "saved"]
+    assert [line["request"]["prompt"] for line in saved] == ["new", "p", "q"]
+    paths = [line["images"][0]["path"] for line in saved]
+    assert len(set(paths)) == len(list(tmp_path.rglob("*.png"))) == 3
+    for line in saved:
+        content = Path(line["images"][0]["path"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == line["images"][0]["sha256"]
+
+
+def test_cleared_batch_saves_again_what_was_removed(evolink: SimulatorServer, tmp_path: Path) -> None:
+    task = TaskRun(batch(PROMPTS[:3], tmp_path, on_clear="reuse"))
+    task.run()
+    for file in list(tmp_path.rglob("*.png"))[:2]:
+        file.unlink()
+    task.clear()
+    assert task.run()["saved"] == 3
+    check_whole(evolink, tmp_path, PROMPTS[:3])
+
+
+def test_key_that_is_refused_half_way_is_no_success(evolink: SimulatorServer, tmp_path: Path) -> None:
+    evolink.state.faults.post("submit", Fault("status", 401, times=1))
+    task = TaskRun(batch(PROMPTS, tmp_path, parallel=1))
+    with pytest.raises(BatchFailedError):
+        task.run()
+    task.clear()
+    task.run()
+    check_whole(evolink, tmp_path, PROMPTS)
+
+
+def test_each_item_is_one_line_whatever_its_prompt_holds(evolink: SimulatorServer, tmp_path: Path) -> None:
+    TaskRun(batch(["a\u2028b\u2029c\x85d", {"prompt": "e", "name": "n" * 5000}], tmp_path)).run()
+    (file,) = tmp_path.rglob("*.batch.jsonl")
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    assert found[0]["request"]["prompt"] == "a\u2028b\u2029c\x85d"
+    assert len(found) == 2
+    assert paid(evolink) == 2
+
+
 def test_failure_of_an_item_fails_the_task_when_it_is_told_to(
     evolink: SimulatorServer, tmp_path: Path
 ) -> None:
@@ -239,10 +291,11 @@ def test_empty_account_leaves_out_the_rest_and_delivers_what_was_paid(
 ) -> None:
     evolink.state.configure({"credits": 2})
     task = TaskRun(batch(PROMPTS, tmp_path, parallel=1))
-    summary = task.run()
-    assert 0 < summary["saved"] < len(PROMPTS)
-    assert summary["saved"] + summary["left_out"] == len(PROMPTS)
-    assert paid(evolink) == summary["saved"]
+    with pytest.raises(BatchFailedError, match="items have no images"):
+        task.run()
+    states = Counter(line["state"] for line in lines(tmp_path))
+    assert set(states) == {"saved", "left out"}
+    assert paid(evolink) == states["saved"] == len(list(tmp_path.rglob("*.png")))
 
 
 @pytest.mark.parametrize("parallel", [1, 8])
@@ -287,6 +340,94 @@ def test_mistakes_are_found_before_anything_is_paid(
     with pytest.raises(InvalidRequestError if "model" not in arguments else Exception, match=words) as caught:
         TaskRun(batch(save_to=tmp_path, **arguments)).run()
     assert caught.value.billed is False
+    assert paid(evolink) == 0
+
+
+def test_ledger_that_is_lost_while_waiting_costs_nothing(evolink: SimulatorServer, tmp_path: Path) -> None:
+    task = TaskRun(batch(PROMPTS, tmp_path))
+    with pytest.raises(TaskDeferred) as deferred:
+        task.start()
+    event = task.wait_in_triggerer(task.stored(deferred.value))
+    (ledger,) = tmp_path.rglob("*.batch.jsonl")
+    ledger.unlink()
+    with contextlib.suppress(TaskDeferred):
+        task.resume(deferred.value, event)
+    task.run()
+    check_whole(evolink, tmp_path, PROMPTS)
+
+
+def test_storage_that_takes_no_ledger_costs_nothing(
+    evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = BatchLedger.write
+
+    def refuse(*_: Any) -> None:
+        raise DestinationError("the storage is full")
+
+    task = TaskRun(batch(PROMPTS, tmp_path))
+    monkeypatch.setattr(BatchLedger, "write", refuse)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.start()
+    event = task.wait_in_triggerer(task.stored(deferred.value))
+    monkeypatch.setattr(BatchLedger, "write", write)
+    with contextlib.suppress(TaskDeferred):
+        task.resume(deferred.value, event)
+    task.run()
+    check_whole(evolink, tmp_path, PROMPTS)
+
+
+def test_list_is_needed_for_the_submission_only(evolink: SimulatorServer, tmp_path: Path) -> None:
+    source = tmp_path / "requests.jsonl"
+    source.write_text("".join(json.dumps({"prompt": each}) + "\n" for each in PROMPTS))
+    images = tmp_path / "images"
+    task = TaskRun(batch(str(source), images))
+    with pytest.raises(TaskDeferred) as deferred:
+        task.start()
+    source.unlink()
+    event = task.wait_in_triggerer(task.stored(deferred.value))
+    while True:
+        try:
+            task.resume(deferred.value, event)
+            break
+        except TaskDeferred as again:
+            event = task.wait_in_triggerer(task.stored(again))
+    check_whole(evolink, images, PROMPTS)
+    assert all(
+        line["request"]["prompt"] == line_prompt
+        for line, line_prompt in zip(lines(images), PROMPTS, strict=True)
+    )
+
+
+def reference(path: Path, colour: str) -> str:
+    Image.new("RGB", (64, 64), colour).save(path)
+    return str(path)
+
+
+def test_references_are_uploaded_once_each(evolink: SimulatorServer, tmp_path: Path) -> None:
+    shoe, mug = reference(tmp_path / "shoe.png", "red"), reference(tmp_path / "mug.png", "blue")
+    requests = [
+        {"prompt": "on a table", "image_urls": [shoe]},
+        {"prompt": "in a box", "image_urls": [shoe]},
+        {"prompt": "in a box", "image_urls": [mug]},
+    ]
+    images = tmp_path / "images"
+    task = TaskRun(batch(requests, images, parallel=1))
+    with pytest.raises(TaskDeferred):
+        task.start()
+    assert evolink.state.counters.uploads == 2
+    task.run()
+    assert paid(evolink) == 3
+    assert evolink.state.counters.uploads == 2
+    told = [line["request"]["references"][0]["source"] for line in lines(images)]
+    assert told == [shoe, shoe, mug]
+
+
+def test_reference_that_is_not_there_is_found_before_anything_is_paid(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    requests = [{"prompt": "on a table"}, {"prompt": "in a box", "image_urls": ["/no/such.png"]}]
+    with pytest.raises(InvalidRequestError, match="item 1"):
+        TaskRun(batch(requests, tmp_path)).run()
     assert paid(evolink) == 0
 
 

@@ -71,3 +71,12 @@ def test_empty_page_and_long_history(customer):
     assert text.count("<article") == 24
     assert "and 6 earlier" in text
     assert "fox 29<" in text
+
+
+def test_half_a_character_does_not_break_the_page(customer):
+    body = b'{"model": "some-new-model", "prompt": "a fox", "size": "\\ud800"}'
+    answer = customer.http.post(
+        "/v1/images/generations", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 200
+    assert "a fox" in page(customer).text

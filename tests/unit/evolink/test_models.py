@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_evoimage.evolink import protocol
-from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationError, Usage
+from airflow_provider_evoimage.evolink.models import (
+    Credits,
+    Generation,
+    GenerationError,
+    GenerationState,
+    Usage,
+)
 from airflow_provider_evoimage.evolink.protocol import Answer
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, UnreadableAnswerError
@@ -557,6 +563,23 @@ def test_any_json_reads_as_a_generation_or_as_unreadable(data):
 
 
 @settings(deadline=None)
+@given(data=JSON | TASKS | DEEP_TASKS)
+def test_state_alone_reads_as_it_does_with_everything_else(data):
+    try:
+        generation = Generation.read(data)
+    except UnreadableAnswerError:
+        with pytest.raises(UnreadableAnswerError):
+            GenerationState.read(data)
+        return
+    state = GenerationState.read(data)
+    assert (state.evolink_task_id, state.status, state.progress) == (
+        generation.evolink_task_id,
+        generation.status,
+        generation.progress,
+    )
+
+
+@settings(deadline=None)
 @given(data=JSON | CREDIT_ANSWERS)
 def test_any_json_reads_as_credits_or_as_unreadable(data):
     try:
@@ -571,6 +594,8 @@ CALLS = {
     ),
     "task": lambda: protocol.get_generation(TASK),
     "batch": lambda: protocol.get_generations([TASK]),
+    "state": lambda: protocol.get_state(TASK),
+    "states": lambda: protocol.get_states([TASK]),
     "credits": protocol.get_credits,
 }
 

@@ -48,6 +48,17 @@ def png_that_claims(width: int, height: int) -> bytes:
     )
 
 
+def png_of_pixels(*pieces: bytes) -> bytes:
+    """A PNG of 4 × 4 points of 3 bytes, its packed pixels in so many pieces."""
+    header = struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + b"".join(png_chunk(b"IDAT", piece) for piece in pieces)
+        + png_chunk(b"IEND", b"")
+    )
+
+
 def interlaced_png(width: int, height: int) -> bytes:
     """A grey PNG in Adam7's seven passes, which Pillow cannot write."""
     passes = [
@@ -192,7 +203,7 @@ def test_padding_after_an_image_is_nothing(file: Path, kind: str) -> None:
         ("TIFF", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]}),
         ("TIFF", "I;16", {}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value,
 )
 def test_every_way_to_write_a_kind_is_taken(file: Path, kind: str, mode: str, options: dict) -> None:
     noise = Image.effect_noise((47, 31), 80)
@@ -209,6 +220,22 @@ def test_every_way_to_write_a_kind_is_taken(file: Path, kind: str, mode: str, op
 def test_interlaced_png_is_measured_by_its_passes(file: Path, size: tuple[int, int]) -> None:
     file.write_bytes(interlaced_png(*size))
     assert (describe_image(file).width, describe_image(file).height) == size
+
+
+@pytest.mark.parametrize(
+    "header", [b"\x79\x9c", b"\x78\x9d", b"\x78\xbb"], ids=["method", "check", "dictionary"]
+)
+def test_png_whose_pixels_are_not_packed_as_they_must_be_is_damaged(file: Path, header: bytes) -> None:
+    pixels = header + zlib.compress(bytes(4 * 13))[2:]
+    file.write_bytes(png_of_pixels(pixels))
+    with pytest.raises(DownloadError, match="not packed as they must be"):
+        describe_image(file)
+
+
+def test_png_whose_pixels_come_in_pieces_of_a_byte_is_taken(file: Path) -> None:
+    pixels = zlib.compress(bytes(4 * 13))
+    file.write_bytes(png_of_pixels(*(pixels[place : place + 1] for place in range(len(pixels)))))
+    assert (describe_image(file).width, describe_image(file).height) == (4, 4)
 
 
 def test_png_with_fewer_pixels_than_its_header_says_is_damaged(file: Path) -> None:

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_evoimage.defaults import MANY_GENERATIONS, ONE_GENERATION
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.storage.destination import (
-    MANY_GENERATIONS,
     NAME_FIELDS,
-    ONE_GENERATION,
     FileNames,
 )
 

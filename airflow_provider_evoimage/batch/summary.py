@@ -1,0 +1,81 @@
+"""What a batch came to, in a form that is small whatever its size. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from airflow_provider_evoimage.batch.ledger import LedgerLine
+
+SUMMARY_VERSION = 1
+
+_SHOWN = 20
+_SHOWN_CHARACTERS = 200
+
+
+def summary_of(lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the XCom of a batch.
+
+    ``manifest`` is the URL of the batch manifest; ``items``, ``saved``, ``failed``, ``left_out`` and ``images`` are
+    counts; ``credits`` holds what was estimated at the most and what was charged; ``failures`` describes the first
+    twenty items without images.
+    """
+    missing = [line for line in lines if line.state != "saved"]
+    manifests = [line.manifest for line in lines if line.manifest is not None]
+    return {
+        "v": SUMMARY_VERSION,
+        "manifest": manifest_url,
+        "items": len(lines),
+        "saved": len(lines) - len(missing),
+        "failed": sum(line.state == "failed" for line in missing),
+        "left_out": sum(line.state == "left out" for line in missing),
+        "images": sum(len(manifest.get("images") or ()) for manifest in manifests),
+        "credits": {
+            "estimate": _sum((line.asked.estimate or {}).get("credits_high") for line in lines),
+            "charged": _sum((manifest.get("usage") or {}).get("charged") for manifest in manifests),
+        },
+        "failures": [
+            {
+                "item": line.item,
+                "name": line.name[:_SHOWN_CHARACTERS],
+                "evolink_task_id": line.evolink_task_id,
+                "code": line.error.code if line.error else None,
+                "message": line.error.message[:_SHOWN_CHARACTERS] if line.error else None,
+            }
+            for line in missing[:_SHOWN]
+        ],
+        "made_by": dict(made_by),
+    }
+
+
+def missing_in_words(missing: Sequence[LedgerLine], of: int, manifest_url: str) -> str:
+    """Say which items have no images, and why the first has none."""
+    first = missing[0]
+    why = first.error.message if first.error else "It is still running."
+    numbers = ranges_in_words([line.item for line in missing])
+    are = "item has" if of == 1 else "items have"
+    return (
+        f"{len(missing):,} of {of:,} {are} no images: {numbers}, counted from 0. The first: {why} "
+        f"{of - len(missing):,} saved; {manifest_url} says what became of each."
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: ``1 item``, ``2,000 items``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def ranges_in_words(numbers: Iterable[int]) -> str:
+    """Write numbers as ranges: ``3, 7-9``; long lists are cut."""
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    shown = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:_SHOWN]]
+    return ", ".join(shown) + (", …" if len(ranges) > _SHOWN else "")
+
+
+def _sum(amounts: Iterable[object]) -> float:
+    return round(sum(amount for amount in amounts if isinstance(amount, (int, float))), 6)
