@@ -33,9 +33,6 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-# Airflow with the clients of a broker and of PostgreSQL; the servers themselves are the system's.
-SCALING_VENV := .venv-scaling
-
 .PHONY: help demo ui test test-stores test-faults bench bench-saving bench-scaling lint format types wheel check clean venv
 
 help: ## list the targets
@@ -58,16 +55,16 @@ bench-saving: ## memory and speed of saving, beside a bare download loop and bot
 	@$(IN_STORES) venv
 	$(STORES_VENV)/bin/python -P benchmarks/saving.py $(BENCH_OPTIONS)
 
-bench-scaling: ## batch beside mapped tasks, growth, and a Celery cluster; about 20 minutes; needs PostgreSQL and Redis
-	@$(MAKE) --no-print-directory venv VENV=$(SCALING_VENV) REQUIREMENTS=.ci/requirements/scaling.txt BYTECODE=
-	$(SCALING_VENV)/bin/python -m benchmarks.scaling --report docs/scaling.md $(BENCH_OPTIONS)
-
 test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes docs/reliability.md
 	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
 
 bench: ## what waiting costs, beside other providers' triggers, about 25 minutes; writes docs/benchmarks.md
 	@$(MAKE) --no-print-directory venv VENV=.venv-bench REQUIREMENTS=.ci/requirements/bench.txt
 	.venv-bench/bin/python -m benchmarks --report docs/benchmarks.md
+
+bench-scaling: ## batch beside mapped tasks, growth, and a Celery cluster; about 20 minutes; needs PostgreSQL and Redis
+	@$(MAKE) --no-print-directory venv VENV=.venv-scaling REQUIREMENTS=.ci/requirements/scaling.txt BYTECODE=
+	.venv-scaling/bin/python -m benchmarks.scaling --report docs/scaling.md $(BENCH_OPTIONS)
 
 lint: $(READY) ## style, likely mistakes, formatting
 	$(RUN) ruff check .

@@ -129,18 +129,21 @@ class Evolink:
         self.url = url
         self.log = log
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._settings: dict[str, Any] = {}
 
     def configure(self, **settings: Any) -> None:
-        """Change settings of the simulator."""
-        self._http.post("/_simulator/settings", json=settings).raise_for_status()
+        """Change settings of the simulator; they outlast a reset."""
+        self._settings |= settings
+        self._http.post("/_simulator/settings", json=self._settings).raise_for_status()
 
     def counters(self) -> dict[str, Any]:
         """Return what it counted."""
         return dict(self._http.get("/_simulator/counters").raise_for_status().json())
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget everything but the settings."""
         self._http.post("/_simulator/reset").raise_for_status()
+        self.configure()
 
 
 @contextlib.contextmanager

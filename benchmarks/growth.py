@@ -15,7 +15,7 @@ from benchmarks.batch_and_mapped import campaign
 from benchmarks.cluster import Cluster, Meter, table
 
 SIZES = (10, 100, 1000, 2000)
-DURATION_SECONDS = 20.0
+DURATION_SECONDS = 10.0
 PICTURE = "batch-growth.svg"
 
 WIDTH, HEIGHT = 720, 420
