@@ -238,7 +238,6 @@ class Poller:
     async def _look(self, group: dict[str, list[Watched]]) -> None:
         try:
             found = await self._read(list(group))
-            metrics.ids_read(len(group))
             now = time.time()
             for evolink_task_id, all_watched in group.items():
                 for watched in all_watched:
