@@ -20,6 +20,11 @@ EARLIEST_EVENT_SECONDS = 6.0
 class OneEventWait(BaseTrigger):
     """Waits, then sends the one event that it came to, see ``waiting.event``.
 
+    Lines are logged with ``await self.log.ainfo(...)``, in a thread: the triggerer's parent process reads them from
+    a socket between its own work, and as soon as some hundred lines wait there, writing one stops whoever does it.
+    In the event loop that holds up every trigger of the triggerer; and for ever when the parent is just then
+    writing to the event loop, as it does with new triggers.
+
     It only reads: nothing is ever submitted from a trigger, so running twice, or again after a restart of the
     triggerer, is harmless. Its arguments are stored as plain text by Airflow and hold nothing secret.
     """
@@ -36,9 +41,9 @@ class OneEventWait(BaseTrigger):
         self._earliest = time.time() + guard
         try:
             event = await self._wait()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (it is logged, with its frames)
             # A trigger that raises loses the exception's type, and the task the id; the task reads for itself.
-            self.log.exception("The wait for %s broke off", self._subject)
+            await self.log.aexception("The wait for %s broke off", self._subject)
             event = self._broken_off(type(error).__name__)
         if (early := self._earliest - time.time()) > 0:
             await asyncio.sleep(early)
