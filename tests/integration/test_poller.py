@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -30,6 +31,7 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
 from airflow_provider_evoimage.transport import AsyncTransport, Outgoing
+from airflow_provider_evoimage.triggers import one_event
 from airflow_provider_evoimage.triggers import poller as poller_module
 from airflow_provider_evoimage.triggers import watch as watch_module
 from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
@@ -446,6 +448,23 @@ async def test_full_log_holds_up_no_other_trigger(
     log.room.set()
     assert (await waiting)["status"] == ("lost" if is_lost else "completed")
     assert log.lines
+
+
+async def test_each_event_waits_for_its_turn(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = asyncio.Event()
+    sleep = asyncio.sleep
+
+    async def held_sleep(seconds: float, result: Any = None) -> Any:
+        return await (held.wait() if seconds == 3600 else sleep(seconds, result))
+
+    turns = iter([0.0, 0.0, 3600, 3600])
+    monkeypatch.setattr(one_event, "_pace", lambda: SimpleNamespace(delay=lambda now: next(turns)))
+    monkeypatch.setattr(one_event, "asyncio", SimpleNamespace(sleep=held_sleep))
+    waiting = [asyncio.create_task(event_of(a_trigger(task))) for task in many(4, "[[instant]]")]
+    await until(lambda: sum(each.done() for each in waiting) == 2 and next(turns, None) is None)
+    assert sum(each.done() for each in waiting) == 2
+    held.set()
+    assert {event["status"] for event in await asyncio.gather(*waiting)} == {"completed"}
 
 
 def test_event_loops_share_nothing_and_are_let_go(many: Many) -> None:
