@@ -457,12 +457,11 @@ async def test_each_event_waits_for_its_turn(many: Many, monkeypatch: pytest.Mon
     async def held_sleep(seconds: float, result: Any = None) -> Any:
         return await (held.wait() if seconds == 3600 else sleep(seconds, result))
 
-    turns = iter([0.0, 0.0, 3600, 3600])
-    monkeypatch.setattr(one_event, "_pace", lambda: SimpleNamespace(delay=lambda now: next(turns)))
+    turns = [3600, 3600, 0.0, 0.0]
+    monkeypatch.setattr(one_event, "_pace", lambda: SimpleNamespace(delay=lambda now: turns.pop()))
     monkeypatch.setattr(one_event, "asyncio", SimpleNamespace(sleep=held_sleep))
     waiting = [asyncio.create_task(event_of(a_trigger(task))) for task in many(4, "[[instant]]")]
-    await until(lambda: sum(each.done() for each in waiting) == 2 and next(turns, None) is None)
-    assert sum(each.done() for each in waiting) == 2
+    await until(lambda: not turns and sum(each.done() for each in waiting) == 2)
     held.set()
     assert {event["status"] for event in await asyncio.gather(*waiting)} == {"completed"}
 
