@@ -26,7 +26,7 @@ READY := $(VENV)/.ready-airflow-$(AIRFLOW)
 REQUIREMENTS ?= .ci/requirements/airflow-$(AIRFLOW).txt
 # The clients of all stores are 1.7 GB, so they have an environment of their own.
 STORES_VENV ?= .venv-stores$(if $(filter $(GATE_AIRFLOW),$(AIRFLOW)),,-airflow-$(AIRFLOW))
-IN_STORES := $(MAKE) TESTS_AT_ONCE=2 AIRFLOW=$(AIRFLOW) VENV=$(STORES_VENV) REQUIREMENTS=.ci/requirements/airflow-$(AIRFLOW)-stores.txt BYTECODE=
+IN_STORES := $(MAKE) TESTS_AT_ONCE=0 AIRFLOW=$(AIRFLOW) VENV=$(STORES_VENV) REQUIREMENTS=.ci/requirements/airflow-$(AIRFLOW)-stores.txt BYTECODE=
 BYTECODE ?= --compile-bytecode
 AZURITE := .azurite/.ready-3.35.0
 UV_PIN := .ci/requirements/uv.txt

@@ -2,8 +2,9 @@
 
     python -m benchmarks.triggerer SUBJECT URL TASKS FOLDER
 
-Prints a line of JSON. Airflow runs on SQLite; the tasks start in the triggerer, and once all of them wait, scheduler
-and DAG processor are stopped, so that nothing but the triggerer works.
+Prints a line of JSON. Airflow runs on PostgreSQL where its server is installed, else on SQLite. The tasks start in
+the triggerer, and once all of their triggers run, scheduler and DAG processor are stopped, so that nothing but the
+triggerer works.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import httpx
 
 from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
 from airflow_provider_evoimage.simulator.processes import poll, session_processes
+from benchmarks import postgres
 from benchmarks.server import TOLD_SPREAD_SECONDS
 
 LONGEST_RAMP_SECONDS = 200.0
@@ -31,18 +33,32 @@ STEADY_SECONDS = 20.0
 
 
 class Triggerer:
-    """The triggerer's processes and what the database says about it."""
+    """The triggerer's processes and what database and logs say about it.
 
-    def __init__(self, airflow: LocalAirflow) -> None:
+    :param database: as `postgres.running` gives it; None for SQLite.
+    """
+
+    def __init__(self, airflow: LocalAirflow, database: str | None) -> None:
         self._processes = session_processes({airflow.components["triggerer"].pid})
-        self._database = airflow.home / "airflow.db"
+        self._home = airflow.home
+        self._database = database
 
     def read(self, query: str) -> list[Any]:
         """Read from Airflow's database."""
-        with contextlib.closing(
-            sqlite3.connect(f"file:{self._database}?mode=ro", uri=True, timeout=30)
-        ) as db:
-            return db.execute(query).fetchall()
+        with contextlib.closing(self._connect()) as database, contextlib.closing(database.cursor()) as cursor:
+            cursor.execute(query)
+            return list(cursor.fetchall())
+
+    def _connect(self) -> Any:
+        if self._database is None:
+            return sqlite3.connect(f"file:{self._home / 'airflow.db'}?mode=ro", uri=True, timeout=30)
+        import psycopg2
+
+        return psycopg2.connect(f"postgresql://{self._database}")
+
+    def started(self) -> int:
+        """Return how many triggers have begun to run: each logs its start to a file of its own."""
+        return sum(1 for _ in (self._home / "logs").glob("dag_id=*/*/*/*.trigger.*.log"))
 
     def states(self) -> dict[str, int]:
         """Return how many tasks are in each state."""
@@ -54,7 +70,9 @@ class Triggerer:
     def heartbeat_age(self) -> float:
         """Return the seconds since the last heartbeat."""
         ((beat,),) = self.read("SELECT max(latest_heartbeat) FROM job WHERE job_type = 'TriggererJob'")
-        return (datetime.now(UTC) - datetime.fromisoformat(beat).replace(tzinfo=UTC)).total_seconds()
+        if isinstance(beat, str):
+            beat = datetime.fromisoformat(beat).replace(tzinfo=UTC)
+        return float((datetime.now(UTC) - beat).total_seconds())
 
     def cpu(self) -> float:
         """Return the CPU seconds used so far."""
@@ -65,8 +83,8 @@ class Triggerer:
         return sum(each.memory_info().rss for each in self._processes) / 1e6
 
 
-def measure(subject: str, url: str, tasks: int, home: Path) -> dict[str, float]:
-    """Start Airflow, let all tasks wait, measure, end the tasks, and wait for their events."""
+def measure(subject: str, url: str, tasks: int, home: Path, database: str | None) -> dict[str, float]:
+    """Start Airflow, let all triggers run, measure, end the tasks, and wait for their events."""
     project = Path(__file__).parents[1]
     environment = {
         "PYTHONPATH": str(project),
@@ -78,24 +96,26 @@ def measure(subject: str, url: str, tasks: int, home: Path) -> dict[str, float]:
         "AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": "100",
         "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "512",
     }
+    if database is not None:
+        environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2://{database}"
     connections = {
         "evoimage_default": {"conn_type": "evoimage", "host": url, "password": subject.replace(" ", "-")}
     }
     dags = project / "benchmarks" / "dags"
     with LocalAirflow(home, dags=dags, connections=connections, env=environment) as airflow:
         began = time.time()
-        triggerer = Triggerer(airflow)
+        triggerer = Triggerer(airflow, database)
         with contextlib.suppress(TimeoutError):
             poll(
-                lambda: triggerer.states().get("deferred", 0) == tasks,
+                lambda: triggerer.started() == tasks,
                 seconds=LONGEST_RAMP_SECONDS,
-                what="all tasks to wait",
+                what="all triggers to run",
                 interval=1,
             )
         ramp = time.time() - began
         airflow.stop_component("scheduler")
         airflow.stop_component("dag-processor")
-        waiting = triggerer.states().get("deferred", 0)
+        waiting = min(triggerer.started(), triggerer.states().get("deferred", 0))
         time.sleep(SETTLE_SECONDS)
         ages = []
         cpu, begin = triggerer.cpu(), time.time()
@@ -110,7 +130,7 @@ def measure(subject: str, url: str, tasks: int, home: Path) -> dict[str, float]:
             ages.append(triggerer.heartbeat_age())
             time.sleep(0.5)
         after_last_end = time.time() - last_end
-        arrived = waiting - triggerer.states().get("deferred", 0)
+        arrived = triggerer.states().get("scheduled", 0)
         airflow.kill_component("triggerer")
     return {
         "tasks": waiting,
@@ -129,7 +149,10 @@ def main() -> None:
     # The supervisor holds a log file open for each trigger.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    print(json.dumps(measure(subject, url, tasks, home)), flush=True)
+    name = postgres.version()
+    with contextlib.nullcontext() if name is None else postgres.running() as database:
+        found = measure(subject, url, tasks, home, database)
+    print(json.dumps(found | {"database": name or "SQLite"}), flush=True)
 
 
 if __name__ == "__main__":

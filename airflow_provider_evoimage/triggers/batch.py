@@ -101,9 +101,9 @@ class EvoImageBatchTrigger(OneEventWait):
                 wake_at = self._wake_at()
                 if wake_at is not None and time.time() >= wake_at:
                     break
-                self._take(await watch.changes(until=wake_at))
+                await self._take(await watch.changes(until=wake_at))
         event = WaitEvent.of_some(self._endings, total=len(self.evolink_task_ids), reason=self._reason)
-        self._log_progress()
+        await self._log_progress()
         return event
 
     def _wake_at(self) -> float | None:
@@ -114,7 +114,7 @@ class EvoImageBatchTrigger(OneEventWait):
         # What ends while the event has to wait anyway goes along with it.
         return max(self._earliest, self._first_ended_at + (0.0 if is_enough else self.save_after))
 
-    def _take(self, changes: Iterable[Change]) -> None:
+    async def _take(self, changes: Iterable[Change]) -> None:
         now = time.time()
         troubles: Counter[str] = Counter()
         for change in changes:
@@ -125,16 +125,16 @@ class EvoImageBatchTrigger(OneEventWait):
                 self._endings[change.evolink_task_id] = change.end.ending
                 self._reason = change.end.reason or self._reason
         for trouble, count in troubles.items():
-            self.log.warning("%d EvoLink tasks could not be read: %s", count, trouble)
+            await self.log.awarning("%d EvoLink tasks could not be read: %s", count, trouble)
         if self._endings and now >= self._progress_logged_at + SECONDS_BETWEEN_PROGRESS_LINES:
             self._progress_logged_at = now
-            self._log_progress()
+            await self._log_progress()
 
-    def _log_progress(self) -> None:
+    async def _log_progress(self) -> None:
         """Say how far it is, once for each state of things."""
         if self._progress != self._progress_logged:
             self._progress_logged = self._progress
-            self.log.info("%s.", self._progress)
+            await self.log.ainfo("%s.", self._progress)
 
     @property
     def _progress(self) -> str:

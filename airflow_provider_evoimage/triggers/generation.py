@@ -77,21 +77,23 @@ class EvoImageGenerationTrigger(OneEventWait):
         async with Watch(self.evoimage_conn_id, waits) as self._watch:
             while not self._watch.is_over:
                 for change in await self._watch.changes():
-                    self._log_change(change)
                     if change.end is not None:
                         self._endings[change.evolink_task_id] = change.end.ending
                         reason = change.end.reason or reason
+                    await self._log_change(change)
         return WaitEvent(endings=self._endings, reason=reason)
 
     def _broken_off(self, reason: str) -> WaitEvent:
         endings = {each: self._endings.get(each, "lost") for each in self.evolink_task_ids}
         return WaitEvent(endings=endings, reason=reason)
 
-    def _log_change(self, change: Change) -> None:
+    async def _log_change(self, change: Change) -> None:
         if change.trouble:
-            self.log.warning("EvoLink task %s could not be read: %s", change.evolink_task_id, change.trouble)
+            await self.log.awarning(
+                "EvoLink task %s could not be read: %s", change.evolink_task_id, change.trouble
+            )
         elif change.end is None or change.end.ending == change.wait.status:
-            self.log.info("EvoLink task %s: %s.", change.evolink_task_id, change.wait.status)
+            await self.log.ainfo("EvoLink task %s: %s.", change.evolink_task_id, change.wait.status)
 
     def _log_abandoned(self) -> None:
         waits = {} if self._watch is None else self._watch.waits

@@ -9,15 +9,19 @@ import asyncio
 import contextvars
 import gc
 import json
+import logging
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 from task_driver import API_KEY, assert_holds_no_secret, connection, events_of
 
 from airflow_provider_evoimage import metrics
@@ -27,6 +31,7 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
 from airflow_provider_evoimage.transport import AsyncTransport, Outgoing
+from airflow_provider_evoimage.triggers import one_event
 from airflow_provider_evoimage.triggers import poller as poller_module
 from airflow_provider_evoimage.triggers import watch as watch_module
 from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
@@ -392,7 +397,7 @@ async def test_poller_inherits_nobodys_context(
 ) -> None:
     logged: list[tuple[str, str]] = []
 
-    def log_change(trigger: EvoImageGenerationTrigger, change: Change) -> None:
+    async def log_change(trigger: EvoImageGenerationTrigger, change: Change) -> None:
         logged.append((WHO.get(), change.evolink_task_id))
 
     monkeypatch.setattr(EvoImageGenerationTrigger, "_log_change", log_change)
@@ -406,6 +411,58 @@ async def test_poller_inherits_nobodys_context(
     assert {who for who, _ in logged} == set(tasks)
     assert all(who == task for who, task in logged)
     assert set(wire.contexts) == {None}
+
+
+class FullLog:
+    """A log that takes no line until somebody makes room, like the socket that the triggerer's parent reads."""
+
+    def __init__(self) -> None:
+        self.is_reached = False
+        self.room = threading.Event()
+        self.lines: list[str] = []
+
+    def info(self, **line: Any) -> None:
+        self.is_reached = True
+        assert self.room.wait(timeout=10), "The event loop stands still."
+        self.lines.append(line["event"])
+
+    warning = error = info
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["one", "batch"])
+@pytest.mark.parametrize("is_lost", [False, True], ids=["completed", "broken off"])
+async def test_full_log_holds_up_no_other_trigger(
+    many: Many, monkeypatch: pytest.MonkeyPatch, is_batch: bool, is_lost: bool
+) -> None:
+    tasks = many(2, "[[instant]]")
+    if is_lost:
+        monkeypatch.delenv("AIRFLOW_CONN_EVOIMAGE_DEFAULT")
+    trigger = a_batch(tasks) if is_batch else a_trigger(*tasks)
+    log = FullLog()
+    wrapper = structlog.make_filtering_bound_logger(logging.INFO)
+    trigger._log = structlog.wrap_logger(log, processors=[], wrapper_class=wrapper)
+    waiting = asyncio.create_task(event_of(trigger))
+    await until(lambda: log.is_reached)
+    assert not waiting.done()
+    log.room.set()
+    assert (await waiting)["status"] == ("lost" if is_lost else "completed")
+    assert log.lines
+
+
+async def test_each_event_waits_for_its_turn(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = asyncio.Event()
+    sleep = asyncio.sleep
+
+    async def held_sleep(seconds: float, result: Any = None) -> Any:
+        return await (held.wait() if seconds == 3600 else sleep(seconds, result))
+
+    turns = [3600, 3600, 0.0, 0.0]
+    monkeypatch.setattr(one_event, "_pace", lambda: SimpleNamespace(delay=lambda now: turns.pop()))
+    monkeypatch.setattr(one_event, "asyncio", SimpleNamespace(sleep=held_sleep))
+    waiting = [asyncio.create_task(event_of(a_trigger(task))) for task in many(4, "[[instant]]")]
+    await until(lambda: not turns and sum(each.done() for each in waiting) == 2)
+    held.set()
+    assert {event["status"] for event in await asyncio.gather(*waiting)} == {"completed"}
 
 
 def test_event_loops_share_nothing_and_are_let_go(many: Many) -> None:
