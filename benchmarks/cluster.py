@@ -7,12 +7,10 @@ keep everything in a temporary folder.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,59 +40,9 @@ SAMPLES_PER_SECOND = 10
 WORK_TABLES = ("task_instance", "xcom", "log", "task_state_store", "rendered_task_instance_fields")
 
 
-def postgres_program(name: str) -> str:
-    """Return the path of a program of the PostgreSQL server; Debian keeps them outside the search path."""
-    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    found = shutil.which(name) or (str(installed[-1]) if installed else None)
-    if found is None:
-        raise SystemExit("There is no PostgreSQL server here: apt-get install postgresql")
-    return found
-
-
 def server_version(*command: str) -> str:
     """Return what a server says when it is asked for its version."""
     return subprocess.run([*command, "--version"], check=True, capture_output=True, text=True).stdout.strip()
-
-
-@contextlib.contextmanager
-def running_postgres() -> Iterator[str]:
-    """Run a PostgreSQL server; gives the part of its URLs between `://` and the options."""
-    (port,) = free_ports(1)
-    folder = Path(tempfile.mkdtemp(prefix="evoimage-postgres-"))
-    # The server refuses to run as root.
-    is_root = getpass.getuser() == "root"
-    as_user = ["runuser", "-u", "postgres", "--"] if is_root else []
-    if is_root:
-        shutil.chown(folder, "postgres")
-    data = folder / "data"
-    quiet: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL}
-    options = (
-        f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c max_connections=300"
-    )
-    control = [*as_user, postgres_program("pg_ctl"), "-D", str(data), "-w"]
-    try:
-        subprocess.run(
-            [
-                *as_user,
-                postgres_program("initdb"),
-                "-D",
-                str(data),
-                "-U",
-                "airflow",
-                "--auth=trust",
-                "-E",
-                "UTF8",
-            ],
-            check=True,
-            **quiet,
-        )
-        subprocess.run([*control, "-o", options, "-l", str(folder / "log"), "start"], check=True, **quiet)
-        try:
-            yield f"airflow@127.0.0.1:{port}/postgres"
-        finally:
-            subprocess.run([*control, "-m", "fast", "stop"], check=True, **quiet)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -158,7 +106,7 @@ def running_evolink(folder: Path) -> Iterator[Evolink]:
 class Cluster(LocalAirflow):
     """A real Airflow on PostgreSQL.
 
-    :param database: as `running_postgres` gives it.
+    :param database: as `benchmarks.postgres.running` gives it.
     :param broker: URL of a Redis: CeleryExecutor with one worker of four processes; None: LocalExecutor with four.
     :param triggerers: how many.
     """

@@ -17,13 +17,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import batch_and_mapped, celery_scaling, growth
+from benchmarks import batch_and_mapped, celery_scaling, growth, postgres
 from benchmarks.cluster import (
     WORKER_SLOTS,
     Cluster,
-    postgres_program,
     running_evolink,
-    running_postgres,
     running_redis,
     server_version,
 )
@@ -36,13 +34,10 @@ DAG_IDS = ("batch", "mapped", "loop")
 def versions() -> str:
     """Return what was measured with, in words."""
     installed = ", ".join(f"{each} {version(each)}" for each in PACKAGES)
-    database = (
-        server_version(postgres_program("postgres")).removeprefix("postgres ").split("(Debian")[0].strip()
-    )
     broker = server_version("redis-server").split()[2].removeprefix("v=")
     return (
         f"{datetime.now(UTC):%-d %B %Y}, {os.cpu_count()} CPUs shared with other work, Python "
-        f"{platform.python_version()}, PostgreSQL {database.removeprefix('(PostgreSQL) ')}, Redis {broker}; "
+        f"{platform.python_version()}, {postgres.version()}, Redis {broker}; "
         f"{installed}; {WORKER_SLOTS} worker processes.\n"
     )
 
@@ -64,7 +59,7 @@ def on_one_machine(folder: Path, pictures: Path) -> dict[str, str]:
     """Measure with LocalExecutor."""
     sections = {}
     with (
-        running_postgres() as database,
+        postgres.running() as database,
         running_evolink(folder) as evolink,
         Cluster(folder / "local", evolink, database=database) as airflow,
     ):
@@ -80,7 +75,7 @@ def on_celery(folder: Path) -> dict[str, str]:
     """Measure with CeleryExecutor and two triggerers."""
     sections = {}
     with (
-        running_postgres() as database,
+        postgres.running() as database,
         running_redis(folder) as broker,
         running_evolink(folder) as evolink,
         Cluster(
