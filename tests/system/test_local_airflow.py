@@ -125,13 +125,13 @@ def test_stopping_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             for each in with_descendants(psutil.Process(component.pid))
         ]
         sessions = {component.pid for component in own.components.values()}
-        ports = [value for name, value in own.environment.items() if name.endswith("PORT")]
+        ports = [value for name, value in own.environment.items() if name.endswith("_PORT")]
         assert len(started) > len(sessions)
         assert all(listens(port) for port in ports)
 
     assert alive(started) == []
+    # With them their ports are free again; another program may have taken one by now.
     assert session_processes(sessions) == []
-    assert not any(listens(port) for port in ports)
     assert list(nobodys_home.iterdir()) == []
 
 
