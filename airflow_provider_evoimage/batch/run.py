@@ -133,7 +133,7 @@ class BatchRun:
                     raise price_unknown(item.request, self._budget.limit)
         lines = _lines(items, self._ledger.read(), self._log)
         self._check_names(items, lines)
-        self._take(lines)
+        self._lines.update(lines)
         most = most_credits([item.request for item in items])
         limit = self._budget.limit
         self._log.info(
@@ -171,7 +171,8 @@ class BatchRun:
             self._log.warning("The ledger %s lacks what this task submitted: asking again.", self._ledger.url)
             self.submit()
             return
-        self._take(lines)
+        self._lines.update(lines)
+        hold_earlier(self._budget, self._lines.values())
 
     def collect(self, endings: Mapping[str, Ending]) -> None:
         """Save what has ended."""
@@ -204,10 +205,6 @@ class BatchRun:
             self._mark_delivered()
             self._ledger.write(self._lines.values())
         return summary_of(list(self._lines.values()), self._ledger.url, self._made_by), made
-
-    def _take(self, lines: Mapping[LedgerKey, LedgerLine]) -> None:
-        self._lines.update(lines)
-        hold_earlier(self._budget, self._lines.values())
 
     def _judge(self, missing: Sequence[LedgerLine]) -> None:
         """Raise what the missing items amount to, unless they are accepted."""

@@ -97,6 +97,8 @@ class BatchSubmission:
         :raises DestinationError: when keys are not trusted and the ledger, which must precede, cannot be written.
         """
         chosen = [item for item in items if self._begin(item)]
+        # What is asked for anew, after a clear, is held like anything else: its earlier charge must not cover it.
+        hold_earlier(self.budget, (line for key, line in self.lines.items() if key not in self._decisions))
         if chosen and before_first is not None:
             before_first(chosen)
         to_submit = iter(chosen)

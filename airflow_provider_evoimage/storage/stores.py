@@ -21,6 +21,7 @@ import logging
 import os
 import secrets
 import shutil
+from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
@@ -170,7 +171,7 @@ class SftpFiles(Store):
 
 
 @dataclass(frozen=True)
-class ObjectStore(Store):
+class ObjectStore(Store, ABC):
     """A store whose objects appear when their upload is finished, so that no part file is needed."""
 
     leaves_parts = False
@@ -187,8 +188,9 @@ class ObjectStore(Store):
                 self.fs.rm_file(target)
             raise
 
+    @abstractmethod
     def _upload(self, local: Path, target: str, content_type: str) -> None:
-        raise NotImplementedError
+        """Upload a file, and compare what arrived."""
 
 
 # What S3 answers to credentials that are wrong, not merely without a right.

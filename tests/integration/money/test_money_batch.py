@@ -315,6 +315,16 @@ def test_limit_is_never_passed_by_two_hundred_at_once(evolink: SimulatorServer, 
     assert paid(evolink) == summary["saved"] == len(list(tmp_path.rglob("*.png")))
 
 
+def test_limit_that_was_lowered_holds_after_a_clear(evolink: SimulatorServer, tmp_path: Path) -> None:
+    task = TaskRun(batch(PROMPTS[:4], tmp_path, max_credits=100))
+    task.run()
+    task.clear()
+    task.make = batch(PROMPTS[:4], tmp_path, max_credits=1)
+    summary = task.run()
+    assert (summary["saved"], summary["left_out"]) == (1, 3)
+    assert paid(evolink) == 4 + 1
+
+
 def test_limit_holds_over_tries(evolink: SimulatorServer, tmp_path: Path) -> None:
     task = TaskRun(batch(PROMPTS, tmp_path, max_credits=5), retries=3)
     first = task.run()
