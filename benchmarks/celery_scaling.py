@@ -17,7 +17,7 @@ from airflow_provider_evoimage.simulator.processes import poll
 from benchmarks.cluster import Cluster, Meter, run_to_the_end, table
 
 MAPPED, BATCH = 30, 1000
-MAPPED_SECONDS, BATCH_SECONDS = 10.0, 10.0
+MAPPED_SECONDS, BATCH_SECONDS = 90.0, 90.0
 LIMIT_PER_SECOND, LIMITED_BATCHES, LIMITED_ITEMS = 5.0, 3, 100
 WINDOW_SECONDS = 10.0
 BOUNDED_ITEMS, BOUND, BOUNDED_SECONDS = 12, 4, 15.0

@@ -7,7 +7,7 @@ are manifests (:mod:`airflow_provider_evoimage.manifest`) with these fields more
 ``item``           place in the list of requests, from 0
 ``number``         its place when it was first seen: ``{item}`` in the names of its files, which stay
 ``name``           the item's own name, "" where it has none
-``state``          ``waiting``, ``saved``, ``failed`` or ``left out``
+``state``          ``queued`` (not asked for yet), ``waiting``, ``saved``, ``failed`` or ``left out``
 ``error``          why it failed or was left out: ``code``, ``message``, ``retryable``; else None
 ``submission``     under which key it was asked for, and how far that has come
 =================  ==========================================================================================
@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
 from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 LEDGER_VERSION = 1
 
-State = Literal["waiting", "saved", "failed", "left out"]
-_STATES = frozenset({"waiting", "saved", "failed", "left out"})
+State = Literal["queued", "waiting", "saved", "failed", "left out"]
+_STATES = frozenset(get_args(State))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,11 @@ class LedgerLine:
     def key(self) -> LedgerKey:
         """What the item is known by, wherever it stands."""
         return self.fingerprint, self.occurrence
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether its generation is to be waited for."""
+        return self.state == "waiting" and self.evolink_task_id is not None and self.error is None
 
     @property
     def evolink_task_id(self) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.batch.collection import BatchCollection
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey, build_items
-from airflow_provider_evoimage.batch.ledger import BatchLedger, LedgerLine
+from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
 from airflow_provider_evoimage.batch.references import BatchReferences
 from airflow_provider_evoimage.batch.source import read_requests
 from airflow_provider_evoimage.batch.submission import (
@@ -19,13 +19,20 @@ from airflow_provider_evoimage.batch.submission import (
     hold_earlier,
     progress_in_words,
 )
-from airflow_provider_evoimage.batch.summary import counted, missing_in_words, summary_of
+from airflow_provider_evoimage.batch.summary import (
+    counted,
+    missing_in_words,
+    ranges_in_words,
+    summary_of,
+)
 from airflow_provider_evoimage.defaults import OnClear
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.exceptions import (
     BatchFailedError,
     BatchIncompleteError,
     BudgetExceededError,
+    EvoImageError,
+    GenerationTimeoutError,
     InvalidRequestError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -66,6 +73,7 @@ class BatchArguments:
     cleanup_references: bool
     accepts_failures: bool
     parallel: int
+    max_active_generations: int | None
     submit_timeout: float
     on_clear: OnClear
 
@@ -115,18 +123,23 @@ class BatchRun:
         return [
             line.evolink_task_id
             for line in self._lines.values()
-            if line.state == "waiting" and line.evolink_task_id is not None and line.error is None
+            if line.is_under_way and line.evolink_task_id is not None
         ]
+
+    @property
+    def queued(self) -> int:
+        """How many items wait for their turn to be asked for."""
+        return sum(line.state == "queued" for line in self._lines.values())
 
     def submit(self) -> None:
         """Read and check the requests and what earlier tries left; ask for every item that has no generation.
 
+        What there is no room for stays queued, for :meth:`submit_queued`.
+
         :raises EvoImageError: when anything about them, the storage or a limit cannot work; nothing has been
             asked for then.
         """
-        items = build_items(
-            read_requests(self._arguments.requests), self._arguments.defaults, self._references.read
-        )
+        items = self._items()
         if self._budget.limit is not None:
             for item in items:
                 if estimate_with_prompt(item.request) is None:
@@ -146,7 +159,39 @@ class BatchRun:
         )
         for warning in sorted({warning for item in items for warning in item.request.warnings}):
             self._log.warning("%s", warning)
-        submission = BatchSubmission(
+        self._submission().ensure(
+            items, before_first=self._check_balance if self._arguments.check_credits else None
+        )
+
+    def submit_queued(self) -> None:
+        """Ask for items that waited for their turn, as far as there is room now.
+
+        Requests that cannot be read any more are left out: what is under way is waited for all the same.
+        """
+        if not self.queued:
+            return
+        try:
+            items = {item.ledger_key: item for item in self._items()}
+        except EvoImageError as error:
+            self._log.warning("What is queued cannot be asked for: %s", error.message)
+            self._leave_out_queued(error)
+            return
+        keys = [key for key, line in self._lines.items() if line.state == "queued"]
+        gone = [self._lines.pop(key).item for key in keys if key not in items]
+        if gone:
+            self._log.warning("No longer in the list, and not asked for: items %s.", ranges_in_words(gone))
+        queued = [items[key] for key in keys if key in items]
+        for item in queued:
+            self._lines[item.ledger_key] = self._lines[item.ledger_key].at(item)
+        self._submission().ensure(queued)
+
+    def _items(self) -> list[BatchItem]:
+        return build_items(
+            read_requests(self._arguments.requests), self._arguments.defaults, self._references.read
+        )
+
+    def _submission(self) -> BatchSubmission:
+        return BatchSubmission(
             hook=self._hook,
             ledger=self._ledger,
             lines=self._lines,
@@ -158,8 +203,8 @@ class BatchRun:
             budget=self._budget,
             log=self._log,
             parallel=self._arguments.parallel,
+            max_active=self._arguments.max_active_generations,
         )
-        submission.ensure(items, before_first=self._check_balance if self._arguments.check_credits else None)
 
     def resume(self) -> None:
         """Read from the ledger where the leg before left off; the list of requests is no longer needed.
@@ -188,6 +233,9 @@ class BatchRun:
         :raises BatchFailedError: when none can, and that is not accepted.
         :raises DestinationError: when the batch manifest cannot be written.
         """
+        self._leave_out_queued(
+            GenerationTimeoutError("The wait for the batch ended before it was this item's turn.")
+        )
         missing = [line for line in self._lines.values() if line.state != "saved"]
         self._log.info("%s: %s.", counted(len(self._lines), "item"), progress_in_words(self._lines.values()))
         if not any(line.state == "waiting" for line in missing):
@@ -205,6 +253,11 @@ class BatchRun:
             self._mark_delivered()
             self._ledger.write(self._lines.values())
         return summary_of(list(self._lines.values()), self._ledger.url, self._made_by), made
+
+    def _leave_out_queued(self, because: EvoImageError) -> None:
+        for key, line in self._lines.items():
+            if line.state == "queued":
+                self._lines[key] = replace(line, state="left out", error=ItemError.of(because))
 
     def _judge(self, missing: Sequence[LedgerLine]) -> None:
         """Raise what the missing items amount to, unless they are accepted."""

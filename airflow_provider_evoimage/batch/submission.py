@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextvars
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
@@ -69,6 +68,7 @@ class BatchSubmission:
     :param is_there: whether the files of a saved item are still there.
     :param uploads_of: what uploads the references of an item just before it is submitted.
     :param lines: what is known of each item; changed in place.
+    :param max_active: how many generations may be under way at a time; None for any number.
     """
 
     hook: EvoImageHook
@@ -82,6 +82,7 @@ class BatchSubmission:
     budget: Budget
     log: Logger
     parallel: int = PARALLEL_SUBMISSIONS
+    max_active: int | None = None
     _stopped_by: EvoImageError | None = field(default=None, init=False)
     _decisions: dict[LedgerKey, Submit] = field(default_factory=dict, init=False)
 
@@ -93,6 +94,8 @@ class BatchSubmission:
     ) -> None:
         """Submit what has to be; what cannot be is noted in its line, and what it would have stopped as well.
 
+        What there is no room for stays queued: ask again once some generations have ended.
+
         :param before_first: called with all that is to be submitted, if anything is; may raise.
         :raises DestinationError: when keys are not trusted and the ledger, which must precede, cannot be written.
         """
@@ -101,22 +104,38 @@ class BatchSubmission:
         hold_earlier(self.budget, (line for key, line in self.lines.items() if key not in self._decisions))
         if chosen and before_first is not None:
             before_first(chosen)
-        to_submit = iter(chosen)
-        while chunk := list(islice(to_submit, CHUNK)):
-            if self._stopped_by is None:
-                self._announce(chunk)
-                self._submit_chunk(chunk)
-                self.log.info(
-                    "%s, %s credits reserved.",
-                    progress_in_words(self.lines.values()).capitalize(),
-                    f"{self.budget.held:,.2f}",
-                )
-            else:
-                for item in chunk:
-                    self._leave_out(item, self._stopped_by)
-        self.ledger.write_if_possible(self.lines.values(), self.log)
+        queue = deque(chosen)
+        while queue and self._stopped_by is None and (room := self._room):
+            chunk = [queue.popleft() for _ in range(min(room, CHUNK, len(queue)))]
+            self._announce(chunk)
+            self._submit_chunk(chunk)
+            self.log.info(
+                "%s, %s credits reserved.",
+                progress_in_words(self.lines.values()).capitalize(),
+                f"{self.budget.held:,.2f}",
+            )
         if self._stopped_by is not None:
-            self.log.warning("Submitting stopped: %s", self._stopped_by.message)
+            self._stop(chosen, self._stopped_by)
+        self.ledger.write_if_possible(self.lines.values(), self.log)
+
+    @property
+    def _room(self) -> int:
+        """How many more may be asked for now."""
+        active = sum(line.is_under_way for line in self.lines.values())
+        return CHUNK if self.max_active is None else max(0, self.max_active - active)
+
+    def _stop(self, chosen: Iterable[BatchItem], because: EvoImageError) -> None:
+        """Decide about what was not asked for: it waits for its turn, or is left out."""
+        self.log.warning("Submitting stopped: %s", because.message)
+        if isinstance(because, RateLimitError) and any(line.is_under_way for line in self.lines.values()):
+            # The account may have as many under way as it can: there is room when some have ended.
+            self.log.info("What is queued is asked for when some of those under way have ended.")
+            return
+        for item in chosen:
+            if self.lines[item.ledger_key].state == "queued":
+                self._keep(
+                    replace(self.lines[item.ledger_key], state="left out", error=ItemError.of(because))
+                )
 
     @property
     def _trusted(self) -> bool:
@@ -135,7 +154,7 @@ class BatchSubmission:
         )
         if isinstance(decision, Submit):
             self._decisions[item.ledger_key] = decision
-            self._keep(replace(line, state="waiting", manifest=None, error=None))
+            self._keep(replace(line, state="queued", manifest=None, error=None))
             return True
         if isinstance(decision, Refuse):
             error = ItemError.of(unrepeatable(decision.because))
@@ -157,6 +176,8 @@ class BatchSubmission:
 
     def _announce(self, chunk: Sequence[BatchItem]) -> None:
         """Write that these items are about to be asked for, and under which keys, before any of them is."""
+        for item in chunk:
+            self._keep(replace(self.lines[item.ledger_key], state="waiting"))
         announced = dict(self.lines)
         for item in chunk:
             line, identity = self.lines[item.ledger_key], self.identity_of(item)
@@ -187,7 +208,7 @@ class BatchSubmission:
 
     def _submit_one(self, item: BatchItem) -> None:
         if self._stopped_by is not None:
-            self._leave_out(item, self._stopped_by)
+            self._put_back(item)
             return
         identity = self.identity_of(item)
         submission = Submission(
@@ -215,13 +236,13 @@ class BatchSubmission:
             self.budget.release(name_in_budget(item.ledger_key))
         if isinstance(error, _STOPPING) and error.billed is False:
             self._stopped_by = self._stopped_by or error
-            self._leave_out(item, error)
+            self._put_back(item)
             return
         self.log.warning("Item %d could not be submitted: %s", item.number, error)
         self._keep(replace(self.lines[item.ledger_key], state="failed", error=ItemError.of(error)))
 
-    def _leave_out(self, item: BatchItem, because: EvoImageError) -> None:
-        self._keep(replace(self.lines[item.ledger_key], state="left out", error=ItemError.of(because)))
+    def _put_back(self, item: BatchItem) -> None:
+        self._keep(replace(self.lines[item.ledger_key], state="queued"))
 
     def _keep(self, line: LedgerLine) -> None:
         self.lines[line.key] = line
@@ -244,10 +265,10 @@ def progress_in_words(lines: Iterable[LedgerLine]) -> str:
     charged = 0.0
     for line in lines:
         is_known = line.state != "waiting" or line.evolink_task_id is not None
-        states[line.state if is_known else "not submitted"] += 1
+        states[line.state if is_known else "queued"] += 1
         usage = (line.manifest or {}).get("usage")
         charged += (usage.get("charged") or 0.0) if isinstance(usage, dict) else 0.0
-    order = ("saved", "failed", "waiting", "not submitted", "left out")
+    order = ("saved", "failed", "waiting", "queued", "left out")
     counts = ", ".join(f"{states[state]:,} {state}" for state in order if states[state])
     return f"{counts}; {charged:,.2f} credits charged so far"
 

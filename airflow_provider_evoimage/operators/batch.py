@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.lineage import NewImages
     from airflow_provider_evoimage.version_compat import RetryPolicy
+    from airflow_provider_evoimage.waiting.event import WaitEvent
 
 # The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
 DEFERRAL_MARGIN_SECONDS = 120.0
@@ -70,6 +71,8 @@ class EvoImageBatchOperator(BaseOperator):
     :param save_every: wake the worker to save when so many requests have ended.
     :param save_after: or when the first of those that ended did so this many seconds (or a timedelta) ago.
     :param parallel: submissions at a time.
+    :param max_active_generations: how many may be under way at EvoLink at a time; the rest is asked for as they
+        end. None asks for all at once, or for as many as EvoLink takes.
     :param deferrable: wait in the triggerer. True by default, whatever Airflow's own default.
     :param timeout: seconds (or a timedelta) to wait for all, in each try; a retry goes on with what is unfinished.
     :param poll_interval: seconds between looks; default adapts to each generation.
@@ -121,6 +124,7 @@ class EvoImageBatchOperator(BaseOperator):
         save_every: int = 100,
         save_after: float | timedelta = 900,
         parallel: int = 8,
+        max_active_generations: int | None = None,
         deferrable: bool = True,
         timeout: float | timedelta = 6 * 3600,
         poll_interval: float | None = None,
@@ -150,6 +154,11 @@ class EvoImageBatchOperator(BaseOperator):
         self.save_every = whole_number("save_every", save_every)
         self.save_after = seconds("save_after", save_after)
         self.parallel = whole_number("parallel", parallel)
+        self.max_active_generations = (
+            None
+            if max_active_generations is None
+            else whole_number("max_active_generations", max_active_generations)
+        )
         self.deferrable = deferrable
         self.timeout = seconds("timeout", timeout)
         self.poll_interval = None if poll_interval is None else seconds("poll_interval", poll_interval)
@@ -175,14 +184,15 @@ class EvoImageBatchOperator(BaseOperator):
     def execute_complete(
         self, context: Context, event: Any = None, deadline: float | None = None
     ) -> dict[str, Any]:
-        """Save what has ended; wait again, or come to the end. Harmless when it runs twice."""
+        """Save what has ended, ask for what is queued; wait again, or come to the end. Harmless when run twice."""
         from airflow_provider_evoimage.waiting.event import WaitEvent
 
         ended = WaitEvent.read(event)
         run = self._run(context)
         run.resume()
-        run.collect(ended.endings)
-        return self._go_on(context, run, deadline=time.time() if deadline is None else deadline)
+        deadline = time.time() if deadline is None else deadline
+        self._collect(run, ended, deadline)
+        return self._go_on(context, run, deadline=deadline)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Take Airflow's own end of a deferral as the end of the wait, after one last look."""
@@ -219,7 +229,7 @@ class EvoImageBatchOperator(BaseOperator):
                 run.collect(dict.fromkeys(waiting, "timeout"))
                 break
             if self.deferrable:
-                self._defer(waiting, deadline)
+                self._defer(run, deadline)
             event = wait_on_worker(
                 self.hook,
                 [
@@ -231,34 +241,48 @@ class EvoImageBatchOperator(BaseOperator):
                     for each in waiting
                 ],
                 self.log,
-                save_every=self.save_every,
+                save_every=self._save_every(run),
                 save_after=self.save_after,
             )
-            run.collect(event.endings)
+            self._collect(run, event, deadline)
         self._waiting_for = 0
         return self._finish(context, run)
+
+    def _collect(self, run: BatchRun, ended: WaitEvent, deadline: float) -> None:
+        """Save what has ended, and put what is queued in its place."""
+        run.collect(ended.endings)
+        if time.time() < deadline:
+            run.submit_queued()
+
+    def _save_every(self, run: BatchRun) -> int:
+        """How many have to end until the worker wakes: sooner when others wait for their turn."""
+        if not run.queued:
+            return self.save_every
+        active = self.max_active_generations or len(run.waiting)
+        return min(self.save_every, max(1, active // 2))
 
     def _finish(self, context: Context, run: BatchRun) -> dict[str, Any]:
         summary, self._made = run.finish(context, self.outlets)
         return summary
 
-    def _defer(self, waiting: Sequence[str], deadline: float) -> None:
+    def _defer(self, run: BatchRun, deadline: float) -> None:
         from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
         from airflow_provider_evoimage.waiting.ending import duration_in_words
 
-        left = max(1.0, deadline - time.time())
+        waiting, left = run.waiting, max(1.0, deadline - time.time())
         self.log.info(
-            "Waiting for %d generation%s in the triggerer for up to %s; no worker is held.",
+            "Waiting for %d generation%s in the triggerer for up to %s; no worker is held.%s",
             len(waiting),
             "" if len(waiting) == 1 else "s",
             duration_in_words(left),
+            f" {run.queued} more are queued." if run.queued else "",
         )
         self.defer(
             trigger=EvoImageBatchTrigger(
                 evolink_task_ids=waiting,
                 evoimage_conn_id=self.evoimage_conn_id,
                 deadline=deadline,
-                save_every=self.save_every,
+                save_every=self._save_every(run),
                 save_after=self.save_after,
                 poll_interval=self.poll_interval,
             ),
@@ -292,6 +316,7 @@ class EvoImageBatchOperator(BaseOperator):
             cleanup_references=self.cleanup_references,
             accepts_failures=self.on_item_failure == "continue",
             parallel=self.parallel,
+            max_active_generations=self.max_active_generations,
             submit_timeout=self.submit_timeout,
             on_clear=self.on_clear,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.simulator.processes import LocalAirflowError, poll
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TERMINAL_RUN_STATES = frozenset({"success", "failed"})
 # On SQLite a request may meet a locked database; the next one does not.
 READ_ATTEMPTS = 5
+LOG_LINES_OF_A_FAILURE = 20
 
 Json = dict[str, Any]
 
@@ -155,6 +156,21 @@ class AirflowClient:
             return state if state in TERMINAL_RUN_STATES else None
 
         return poll(look, seconds=deadline, what=f"{dag_id} {run_id} to end")
+
+    def wait_for_success(self, dag_id: str, run_id: str, *, deadline: float = 300) -> None:
+        """Wait until the run has ended well; else LocalAirflowError with what the failed tasks logged last."""
+        state = self.wait_for_run(dag_id, run_id, deadline=deadline)
+        if state != "success":
+            told = "\n".join(self._ends_of_failed(dag_id, run_id))
+            raise LocalAirflowError(f"{dag_id} {run_id} ended as {state}.\n{told}")
+
+    def _ends_of_failed(self, dag_id: str, run_id: str) -> Iterator[str]:
+        for each in self.task_instances(dag_id, run_id):
+            task_id, map_index, tries = each["task_id"], each["map_index"], each["try_number"]
+            yield f"{task_id} [{map_index}]: {each['state']} after {tries} tries"
+            for number in range(1, tries + 1) if each["state"] == "failed" else []:
+                log = self.task_log(dag_id, run_id, task_id, try_number=number, map_index=map_index)
+                yield from (f"  try {number}: {line}" for line in log[-LOG_LINES_OF_A_FAILURE:])
 
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1

@@ -170,6 +170,7 @@ def test_page_tells_the_defaults() -> None:
         "save_every": str(operator.save_every),
         "save_after": f"{operator.save_after:.0f}",
         "parallel": str(operator.parallel),
+        "max_active_generations": str(operator.max_active_generations),
         "timeout": f"{operator.timeout / 3600:.0f} hours",
         "deferrable": str(operator.deferrable),
     }

@@ -24,7 +24,7 @@ def saved_to(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run_id(airflow: LocalAirflow, saved_to: Path) -> str:
     run = airflow.run("arguments", {"save_to": saved_to.as_uri()})
-    assert airflow.wait_for_run("arguments", run, deadline=240) == "success"
+    airflow.wait_for_success("arguments", run, deadline=240)
     return run
 
 

@@ -72,7 +72,7 @@ def test_batch_wakes_to_save_and_delivers_all(
     run = start(prompts)
 
     airflow.wait_for_state("batch", run, "draw", "deferred", seconds=90)
-    assert airflow.wait_for_run("batch", run, deadline=240) == "success"
+    airflow.wait_for_success("batch", run, deadline=240)
 
     assert len(generations(simulator, words)) == ITEMS
     assert whole_images(tmp_path / "images") == ITEMS
@@ -116,13 +116,35 @@ def test_worker_that_is_killed_in_mid_submission_pays_for_each_item_once(
     assert runner
     assert 0 < paid_by_then < ITEMS
 
-    assert airflow.wait_for_run("batch", run, deadline=240) == "success"
+    airflow.wait_for_success("batch", run, deadline=240)
     assert airflow.task_instance("batch", run, "draw")["try_number"] == 2
     made = generations(simulator, words)
     assert len(made) == ITEMS
     assert len({each["idempotency_key"] for each in made}) == ITEMS
     assert whole_images(tmp_path / "images") == ITEMS
     assert airflow.xcom("batch", run, "draw")["saved"] == ITEMS
+
+
+def test_batch_takes_turns_where_it_may_not_ask_for_all_at_once(
+    start: Start, airflow: LocalAirflow, simulator: str, tmp_path: Path
+) -> None:
+    words, most, items = "A poster in turns", 6, 16
+    run = start([f"{words} {number} [[duration:60]]" for number in range(items)], dag_id="batch_in_turns")
+    under_way: list[int] = []
+
+    def has_ended() -> bool:
+        states = [each["status"] for each in generations(simulator, words)]
+        under_way.append(sum(state in {"pending", "processing"} for state in states))
+        return airflow.run_state("batch_in_turns", run) in {"success", "failed"}
+
+    poll(has_ended, seconds=240, what="the batch to end", interval=0.3)
+    airflow.wait_for_success("batch_in_turns", run)
+
+    assert max(under_way) == most
+    assert len(generations(simulator, words)) == items == whole_images(tmp_path / "images")
+    log = airflow.task_log("batch_in_turns", run, "draw")
+    assert waits(log)[0] == most
+    assert any("10 more are queued" in line for line in log)
 
 
 FAILING = ["A poster", "A poster [[fail:content_policy_violation]]", "A poster"]
@@ -132,7 +154,7 @@ def test_failed_item_is_told_and_the_others_are_delivered(
     start: Start, airflow: LocalAirflow, tmp_path: Path
 ) -> None:
     run = start(FAILING)
-    assert airflow.wait_for_run("batch", run, deadline=180) == "success"
+    airflow.wait_for_success("batch", run, deadline=180)
     task = airflow.task_instance("batch", run, "draw")
     # No other try may bring it.
     assert task["try_number"] == 1
@@ -167,7 +189,7 @@ def test_api_key_and_links_are_nowhere(
     refused = start(["A poster [[http:401]]"], conn_id="canary")
     assert airflow.wait_for_run("batch", refused, deadline=180) == "failed"
     run = start([*FAILING, "A poster [[cut:after]]"], conn_id="canary")
-    assert airflow.wait_for_run("batch", run, deadline=180) == "success"
+    airflow.wait_for_success("batch", run, deadline=180)
 
     images = list(files_below(tmp_path / "images"))
     rows = list(rows_of(airflow.home / "airflow.db"))

@@ -63,7 +63,7 @@ def test_example_dag_saves_what_it_paid_for(
     before, earlier = paid(simulator), successful_runs(airflow, dag_id)
 
     run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
-    assert airflow.wait_for_run(dag_id, run_id, deadline=180) == "success"
+    airflow.wait_for_success(dag_id, run_id, deadline=180)
 
     images = sorted(tmp_path.rglob("*.png"))
     assert len(images) == expected
@@ -77,7 +77,7 @@ def test_example_dag_saves_what_it_paid_for(
 def test_batch_hands_its_pictures_to_the_task_after_it(airflow: LocalAirflow, tmp_path: Path):
     dag_id = "evoimage_batch_campaign"
     run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
-    assert airflow.wait_for_run(dag_id, run_id, deadline=180) == "success"
+    airflow.wait_for_success(dag_id, run_id, deadline=180)
 
     handed = airflow.xcom(dag_id, run_id, "catalogue")
     pictures = {name: Path(url.removeprefix("file://")) for name, url in handed["pictures"].items()}
@@ -102,7 +102,7 @@ def test_what_was_charged_shows_in_manifest_log_and_metrics(
     dag_id, name = "evoimage_quick_start", "evoimage.credits_used"
     before = statsd.total(name)
     run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
-    assert airflow.wait_for_run(dag_id, run_id, deadline=180) == "success"
+    airflow.wait_for_success(dag_id, run_id, deadline=180)
 
     usage = airflow.xcom(dag_id, run_id, "generate")["usage"]
     assert usage["estimate"]["credits_low"] <= usage["charged"] <= usage["estimate"]["credits_high"]
@@ -134,7 +134,7 @@ def test_waiting_task_is_deferred_shows_its_id_and_holds_no_worker_process(
     poll(lambda: not airflow.task_processes(waiting), seconds=10, what="the worker to be free")
     assert airflow.task_instance(dag_id, run_id, "generate")["state"] == "deferred"
     assert evolink_task_id.startswith("task-unified-")
-    assert airflow.wait_for_run(dag_id, run_id, deadline=120) == "success"
+    airflow.wait_for_success(dag_id, run_id, deadline=120)
     manifest = airflow.xcom(dag_id, run_id, "generate")
     assert manifest["evolink_task_id"] == evolink_task_id
 

@@ -24,7 +24,7 @@ def saved_to(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run_id(airflow: LocalAirflow, saved_to: Path) -> str:
     run = airflow.run("languages", {"save_to": f"file://{saved_to}"})
-    assert airflow.wait_for_run("languages", run, deadline=240) == "success"
+    airflow.wait_for_success("languages", run, deadline=240)
     return run
 
 

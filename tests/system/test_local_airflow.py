@@ -97,7 +97,7 @@ def test_killed_triggerer_is_replaced_and_the_wait_goes_on(airflow: LocalAirflow
     assert alive(before) == []
 
     airflow.start_component("triggerer")
-    assert airflow.wait_for_run("harness_waiting", run, deadline=90) == "success"
+    airflow.wait_for_success("harness_waiting", run, deadline=90)
 
 
 def test_clear_runs_the_task_again_and_set_state_ends_it(airflow: LocalAirflow):
@@ -107,7 +107,7 @@ def test_clear_runs_the_task_again_and_set_state_ends_it(airflow: LocalAirflow):
     assert airflow.wait_for_run("harness_waiting", run, deadline=60) == "failed"
 
     airflow.clear("harness_waiting", run, ["wait"])
-    assert airflow.wait_for_run("harness_waiting", run, deadline=60) == "success"
+    airflow.wait_for_success("harness_waiting", run, deadline=60)
     assert airflow.task_instance("harness_waiting", run, "wait")["try_number"] == 2
 
 

@@ -34,7 +34,7 @@ def consumed(airflow: LocalAirflow, dag_id: str, task_id: str, about: str) -> An
 def test_other_dag_starts_on_new_images_and_finds_them_in_the_event(airflow: LocalAirflow, tmp_path: Path):
     airflow.unpause("evoimage_on_new_images")
     run_id = airflow.run("evoimage_new_images", {"save_to": tmp_path.as_uri()})
-    assert airflow.wait_for_run("evoimage_new_images", run_id, deadline=120) == "success"
+    airflow.wait_for_success("evoimage_new_images", run_id, deadline=120)
 
     sizes = consumed(airflow, "evoimage_on_new_images", "sizes", about=tmp_path.as_uri())
     expected = {f"file://{path}": path.stat().st_size for path in tmp_path.rglob("*.png")}
@@ -48,7 +48,7 @@ def run(airflow: LocalAirflow, tmp_path_factory: pytest.TempPathFactory) -> tupl
     folder = tmp_path_factory.mktemp("lineage")
     airflow.unpause("lineage_consumer")
     run_id = airflow.run("lineage", {"save_to": folder.as_uri()})
-    assert airflow.wait_for_run("lineage", run_id, deadline=180) == "success"
+    airflow.wait_for_success("lineage", run_id, deadline=180)
     return run_id, folder
 
 

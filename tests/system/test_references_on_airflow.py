@@ -32,7 +32,7 @@ def test_references_reach_evolink_however_airflow_hands_them_over(
 ):
     dag_id = f"references_{rendering}"
     run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
-    assert airflow.wait_for_run(dag_id, run_id, deadline=240) == "success"
+    airflow.wait_for_success(dag_id, run_id, deadline=240)
 
     counts = {
         task_id: len(airflow.xcom(dag_id, run_id, task_id)["request"]["references"]) for task_id in WAYS
@@ -48,7 +48,7 @@ def test_references_reach_evolink_however_airflow_hands_them_over(
 
 def test_edit_chain_edits_the_saved_file(airflow: LocalAirflow, tmp_path: Path):
     run_id = airflow.run("evoimage_edit_chain", {"save_to": tmp_path.as_uri()})
-    assert airflow.wait_for_run("evoimage_edit_chain", run_id, deadline=180) == "success"
+    airflow.wait_for_success("evoimage_edit_chain", run_id, deadline=180)
 
     manifests = [json.loads(path.read_text()) for path in tmp_path.rglob("*.json")]
     (scene,) = [each for each in manifests if "references" not in (each["request"] or {})]

@@ -47,7 +47,7 @@ def waited(airflow: LocalAirflow, simulator: str) -> tuple[str, list[str], dict[
     poll(waiting, seconds=90, what="all tasks to wait in the triggerer", interval=0.5)
     airflow.stop_component("triggerer")
     airflow.start_component("triggerer")
-    assert airflow.wait_for_run(DAG_ID, run, deadline=180) == "success"
+    airflow.wait_for_success(DAG_ID, run, deadline=180)
     after = counters(simulator)
     asked = {route: after["reads"][route] - before["reads"][route] for route in ("task", "batch")}
     return run, single, asked | {"paid": after["paid"] - before["paid"]}

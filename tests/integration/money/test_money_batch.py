@@ -9,12 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from airflow.exceptions import TaskDeferred
-from crashes import POST, paid
+from batches import PROMPTS, check_whole, die_at, lines, run_until_it_lives
+from crashes import paid
 from PIL import Image
-from task_driver import CONNECTION, Killed, TaskRun, batch, connection
+from task_driver import CONNECTION, TaskRun, batch, connection
 
 from airflow_provider_evoimage.batch import collection, submission
 from airflow_provider_evoimage.batch.ledger import BatchLedger
@@ -26,11 +26,8 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
-from airflow_provider_evoimage.storage.destination import Destination
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
-
-PROMPTS = [f"a poster {number % 9}" for number in range(20)]
 
 
 @pytest.fixture(autouse=True)
@@ -38,80 +35,6 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a batch of twenty has several."""
     monkeypatch.setattr(submission, "CHUNK", 6)
     monkeypatch.setattr(collection, "CHUNK", 6)
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    (file,) = folder.rglob("*.batch.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def check_whole(evolink: SimulatorServer, folder: Path, prompts: list[str]) -> None:
-    """Each item has an image of its own, made from its own prompt, and each was paid for once."""
-    assert paid(evolink) == len(prompts)
-    asked = {key: each.order.prompt for key, each in evolink.state.generations.items()}
-    ledger = lines(folder)
-    assert [asked[line["evolink_task_id"]] for line in ledger] == prompts
-    assert len({line["evolink_task_id"] for line in ledger}) == len(prompts)
-    files = sorted(folder.rglob("*.png"))
-    assert len(files) == len(prompts)
-    for file in files:
-        with Image.open(file) as image:
-            image.load()
-    assert not [each for each in folder.rglob("*") if each.name.startswith(".")]
-
-
-class Death:
-    """Ends the worker at the nth of what it counts, once."""
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
-
-def die_at(moment: str, nth: int, monkeypatch: pytest.MonkeyPatch) -> Death:
-    death = Death(nth)
-    request, write, publish = httpx.Client.request, BatchLedger.write, Destination.publish
-
-    def doomed_request(client: httpx.Client, **options: Any) -> httpx.Response:
-        posts = options["url"].endswith(POST)
-        if posts and moment == "before POST":
-            death()
-        answer = request(client, **options)
-        if posts and moment == "after POST":
-            death()
-        return answer
-
-    def doomed_write(ledger: BatchLedger, found: Any) -> None:
-        if moment == "before ledger":
-            death()
-        write(ledger, found)
-        if moment == "after ledger":
-            death()
-
-    def doomed_publish(destination: Destination, local: Path, name: str, kind: str) -> str:
-        if moment == "before save" and name.endswith(".png"):
-            death()
-        url = publish(destination, local, name, kind)
-        if moment == "after save" and name.endswith(".png"):
-            death()
-        return url
-
-    monkeypatch.setattr(httpx.Client, "request", doomed_request)
-    monkeypatch.setattr(BatchLedger, "write", doomed_write)
-    monkeypatch.setattr(Destination, "publish", doomed_publish)
-    return death
-
-
-def run_until_it_lives(task: TaskRun) -> Any:
-    while True:
-        try:
-            return task.run()
-        except Killed:
-            continue
 
 
 @pytest.mark.parametrize("nth", [1, 2, 5, 9])

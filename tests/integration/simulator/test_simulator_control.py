@@ -8,6 +8,7 @@ import pytest
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.accounts import key_hash
 from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.processes import poll
 
 API_KEY = "sk-evo-test-key"
 
@@ -49,8 +50,9 @@ def test_counters_say_what_was_asked(customer):
     }  # fmt: skip
     assert (counters["downloads"], counters["downloads_served"]) == (1, 1)
     assert counters["credits_charged"] == task["usage"]["credits_used"]
-    assert counters["open_requests"] == 0
-    assert counters["most_open_requests"] == 1
+    # An answer may be here a moment before the server has noted that it is away.
+    poll(lambda: customer.counters["open_requests"] == 0, seconds=5, what="every request to be closed")
+    assert 1 <= counters["most_open_requests"] <= 2
     assert counters["per_key"][key_hash(API_KEY)] == {
         "submissions": 2, "paid": 1, "task_reads": 1, "batch_reads": 1, "credits_reads": 1,
     }  # fmt: skip

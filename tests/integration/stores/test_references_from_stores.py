@@ -67,7 +67,7 @@ def test_edit_chain_on_a_real_airflow_goes_through_s3(tmp_path: Path, evolink: S
             dag_id = "evoimage_edit_chain"
             airflow.unpause(dag_id)
             run_id = airflow.run(dag_id, {"save_to": f"{store.root}/chain"})
-            assert airflow.wait_for_run(dag_id, run_id, deadline=240) == "success"
+            airflow.wait_for_success(dag_id, run_id, deadline=240)
             scene = airflow.xcom(dag_id, run_id, "save_scene")
             edits = [airflow.xcom(dag_id, run_id, "edit", map_index=index) for index in (0, 1)]
         for edit in edits:

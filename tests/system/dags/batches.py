@@ -1,6 +1,7 @@
-"""A batch of whatever file of requests the run is given; one that accepts failed items, and one that does not."""
+"""A batch of whatever file of requests the run is given; one accepts failed items, one not, one takes turns."""
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import DAG
 
@@ -12,7 +13,13 @@ PARAMS = {
     "conn_id": "evoimage_default",
 }
 
-for dag_id, on_item_failure in (("batch", "continue"), ("strict_batch", "fail")):
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "batch": {},
+    "strict_batch": {"on_item_failure": "fail"},
+    "batch_in_turns": {"max_active_generations": 6},
+}
+
+for dag_id, arguments in ARGUMENTS.items():
     with DAG(
         dag_id=dag_id,
         schedule=None,
@@ -29,6 +36,6 @@ for dag_id, on_item_failure in (("batch", "continue"), ("strict_batch", "fail"))
             save_to="{{ params.save_to }}",
             save_every=20,
             parallel=2,
-            on_item_failure=on_item_failure,
             evoimage_conn_id="{{ params.conn_id }}",
+            **arguments,
         )
