@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.manifest import Asked
@@ -58,7 +59,7 @@ class BatchItem:
 
 
 def build_items(
-    entries: Sequence[Mapping[str, Any]],
+    entries: Sequence[Entry],
     defaults: Mapping[str, Any],
     read_references: Callable[[Mapping[str, Any]], References | None],
 ) -> list[BatchItem]:
@@ -78,17 +79,18 @@ def build_items(
     seen: Counter[str] = Counter()
     for number, entry in enumerate(entries):
         try:
-            fields = _fields(entry, defaults)
+            fields = _fields(entry.fields, defaults)
             given = {name: fields.get(name) for name in ("image_urls", "extra_body")}
             references = read_references(fields)
             if references is not None:
                 fields |= {"image_urls": references.image_urls, "extra_body": references.extra_body}
             request = ImageRequest.build(**fields)
         except EvoImageError as error:
-            problems.append(f"item {number}: {error.message}")
+            where = f"item {number}" if entry.line is None else f"item {number} (line {entry.line})"
+            problems.append(f"{where}: {error.message}")
             continue
         mark = fingerprint(request)
-        name = entry.get("name")
+        name = entry.fields.get("name")
         items.append(
             BatchItem(
                 number=number,

@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,13 +21,25 @@ MAX_FILE_BYTES = 100 * 1024 * 1024
 
 _FORMATS = "a .json, .jsonl, .ndjson, .csv or .tsv file"
 
-Entry = Mapping[str, Any]
-# Each with the words for where it stands.
-_Found = Iterator[tuple[str, object]]
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One item as it was given, unchecked.
+
+    :param fields: of a request, and ``name``.
+    :param line: where it begins in a file that has lines.
+    """
+
+    fields: Mapping[str, Any]
+    line: int | None = None
+
+
+# Each with its line, if there are lines, and the words for where it stands.
+_Found = Iterator[tuple[int | None, str, object]]
 
 
 def read_requests(requests: object) -> list[Entry]:
-    """Return one mapping of fields for each item, in order.
+    """Return what was given for each item, in order.
 
     :param requests: a list (each item a prompt, or a mapping of request fields and ``name``), the text of a list
         (what a template renders), or the absolute path or storage URL of a file.
@@ -47,13 +60,13 @@ def read_requests(requests: object) -> list[Entry]:
         raise InvalidRequestError(
             f"requests must be a list or the path of {_FORMATS}, not {requests!r:.100}."
         )
-    entries = [_entry(where, item) for where, item in found]
+    entries = [Entry(fields=_fields(where, item), line=line) for line, where, item in found]
     if not entries:
         raise InvalidRequestError(f"{place} is empty: there is nothing to ask for.")
     return entries
 
 
-def _entry(where: str, item: object) -> Entry:
+def _fields(where: str, item: object) -> Mapping[str, Any]:
     if isinstance(item, str):
         return {"prompt": item}
     if not isinstance(item, Mapping):
@@ -114,7 +127,7 @@ def _in_words(error: Exception) -> str:
 
 def _in_list(items: Iterable[object], place: str) -> _Found:
     for number, item in enumerate(items):
-        yield f"Item {number} of {place}", item
+        yield None, f"Item {number} of {place}", item
 
 
 def _rendered(text: str) -> list[object]:
@@ -147,7 +160,7 @@ def _in_json_lines(text: str, path: str) -> _Found:
         if not line.strip():
             continue
         try:
-            yield f"Line {number} of {path}", json.loads(line)
+            yield number, f"Line {number} of {path}", json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InvalidRequestError(f"Line {number} of {path} is not valid JSON: {error}.") from error
 
@@ -162,7 +175,8 @@ def _in_table(text: str, path: str, delimiter: str) -> _Found:
     begins = 1
     try:
         for row in rows:
-            where, begins = f"Line {begins} of {path}", rows.line_num + 1
+            line, begins = begins, rows.line_num + 1
+            where = f"Line {line} of {path}"
             if not any(cell.strip() for cell in row):
                 continue
             if not heading:
@@ -173,8 +187,8 @@ def _in_table(text: str, path: str, delimiter: str) -> _Found:
                     f"{where} has {len(row)} cells, and the heading has {len(heading)}: quote a cell that holds "
                     f"{delimiter!r} or a line break."
                 )
-            if fields := _fields(zip(heading, row, strict=True)):
-                yield where, fields
+            if fields := _cells(zip(heading, row, strict=True)):
+                yield line, where, fields
     except csv.Error as error:
         raise InvalidRequestError(f"Line {rows.line_num} of {path} cannot be read: {error}.") from error
 
@@ -189,7 +203,7 @@ def _heading(row: list[str], where: str, delimiter: str) -> list[str]:
     return names
 
 
-def _fields(cells: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def _cells(cells: Iterable[tuple[str, str]]) -> dict[str, Any]:
     fields: dict[str, Any] = {name: cell for name, cell in cells if name and cell.strip()}
     references = fields.get("image_urls")
     if references and not references.strip().startswith("["):

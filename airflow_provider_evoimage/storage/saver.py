@@ -314,6 +314,12 @@ class ImageSaver:
         try:
             self.destination.fetch(name, local)
             return _saved(image.index, path, describe_image(local))
+        except DownloadError as error:
+            raise FileExistsAtDestinationError(
+                f"{path} exists and is no whole image, and if_exists='skip' leaves it as it is.",
+                on_retry="No retry: remove it or take if_exists='overwrite', then clear the task within 24 hours.",
+                evolink_task_id=image.generation.evolink_task_id,
+            ) from error
         finally:
             local.unlink(missing_ok=True)
 

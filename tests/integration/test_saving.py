@@ -241,6 +241,19 @@ def test_skip_keeps_what_is_there_and_fetches_nothing(
     assert manifest["images"][0]["sha256"] == first["images"][0]["sha256"]
 
 
+def test_skip_says_of_a_file_that_is_no_image_what_is_wrong_with_it(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer
+) -> None:
+    first = saving(finished("one"), tmp_path)
+    path_of(first["images"][0]).write_text("somebody else's notes")
+    with pytest.raises(
+        FileExistsAtDestinationError, match=r"save-0\.png exists and is no whole image"
+    ) as failed:
+        saving(finished("two"), tmp_path, if_exists="skip")
+    assert "if_exists='overwrite'" in str(failed.value)
+    assert path_of(first["images"][0]).read_text() == "somebody else's notes"
+
+
 def test_error_touches_nothing(finished: Submit, tmp_path: Path, evolink: SimulatorServer) -> None:
     saving(finished("one"), tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)}

@@ -52,6 +52,11 @@ def write(request: pytest.FixtureRequest, tmp_path: Path, memory: MemoryFileSyst
     return write
 
 
+def read(requests: object) -> list[dict[str, Any]]:
+    """Return the fields of each item."""
+    return [dict(each.fields) for each in read_requests(requests)]
+
+
 def refused(requests: object) -> str:
     """Return what is said about requests that can never be read."""
     with pytest.raises(InvalidRequestError) as caught:
@@ -87,7 +92,7 @@ def unreadable(requests: object) -> str:
     ],
 )
 def test_list_gives_one_mapping_for_each_item_in_order(requests: object):
-    assert read_requests(requests) == [FOX, MUG]
+    assert read(requests) == [FOX, MUG]
 
 
 @pytest.mark.parametrize("requests", [None, 7, b"[]", bytearray(b"[]"), {"prompt": "a fox"}], ids=repr)
@@ -138,19 +143,19 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_reads_the_same_from_any_storage(name: str, mark: bytes, line_end: str, write: Write):
     content = mark + FILES[name].replace("\n", line_end).encode()
-    assert read_requests(write(name, content)) == [FOX, MUG]
+    assert read(write(name, content)) == [FOX, MUG]
 
 
 def test_path_objects_are_paths(tmp_path: Path):
     file = tmp_path / "list.csv"
     file.write_text(FILES["list.csv"])
-    assert read_requests(file) == [FOX, MUG]
-    assert read_requests(ObjectStoragePath(file.as_uri())) == [FOX, MUG]
+    assert read(file) == [FOX, MUG]
+    assert read(ObjectStoragePath(file.as_uri())) == [FOX, MUG]
 
 
 @pytest.mark.parametrize("name", ["list #1 [new].csv", "référence 画.csv", "a?b.csv"])
 def test_unusual_names_are_read(name: str, write: Write):
-    assert read_requests(write(name, FILES["list.csv"])) == [FOX, MUG]
+    assert read(write(name, FILES["list.csv"])) == [FOX, MUG]
 
 
 @pytest.mark.parametrize("name", sorted({name.rpartition(".")[2].lower() for name in FILES}))
@@ -180,7 +185,7 @@ def test_too_large_a_file_is_another_file(write: Write, monkeypatch: pytest.Monk
     content = FILES["list.csv"]
     path = write("list.csv", content)
     monkeypatch.setattr(source, "MAX_FILE_BYTES", len(content))
-    assert read_requests(path) == [FOX, MUG]
+    assert read(path) == [FOX, MUG]
     monkeypatch.setattr(source, "MAX_FILE_BYTES", len(content) - 1)
     assert refused(path) == f"{path} is larger than the {len(content) - 1:,} bytes that are allowed."
 
@@ -280,7 +285,7 @@ def test_wrong_line_is_named_by_its_number_in_the_file(line: str, words: str, wr
 def test_line_separators_within_a_prompt_end_no_line(write: Write):
     prompt = "one\u2028two\u2029three\x85four\x0bfive\x0csix"
     text = json.dumps({"prompt": prompt}, ensure_ascii=False)
-    assert read_requests(write("list.jsonl", f"{text}\n{text}\n")) == [{"prompt": prompt}] * 2
+    assert read(write("list.jsonl", f"{text}\n{text}\n")) == [{"prompt": prompt}] * 2
 
 
 # Tables
@@ -288,19 +293,19 @@ def test_line_separators_within_a_prompt_end_no_line(write: Write):
 
 def test_quoted_cells_hold_commas_quotes_and_line_breaks(write: Write):
     path = write("list.csv", 'prompt,name\r\n"A ""big"" fox,\r\non two lines",fox\r\n')
-    assert read_requests(path) == [{"prompt": 'A "big" fox,\r\non two lines', "name": "fox"}]
+    assert read(path) == [{"prompt": 'A "big" fox,\r\non two lines', "name": "fox"}]
 
 
 def test_empty_cells_rows_and_unnamed_columns_are_left_out(write: Write):
     path = write("list.csv", "\n,prompt, size ,\n\n0,a fox,,\n1,  ,   ,\n,,,\n2,a mug,1:1,remark\n")
-    assert read_requests(path) == [{"prompt": "a fox"}, {"prompt": "a mug", "size": "1:1"}]
+    assert read(path) == [{"prompt": "a fox"}, {"prompt": "a mug", "size": "1:1"}]
 
 
 def test_cell_of_references_holds_several_or_a_json_list(write: Write):
     path = write(
         "list.csv", 'prompt,image_urls\nfox,https://a/1.png  s3://b/2.png\nmug,"[""https://a/b c.png""]"\n'
     )
-    fox, mug = read_requests(path)
+    fox, mug = read(path)
     assert fox["image_urls"] == ["https://a/1.png", "s3://b/2.png"]
     assert mug["image_urls"] == '["https://a/b c.png"]'
 
@@ -315,6 +320,19 @@ def test_cells_become_what_a_request_takes(write: Write):
     assert (item.name, item.request.n, item.request.quality) == ("fox", 2, "low")
     assert item.request.image_urls == ("https://example.com/a.png",)
     assert item.request.extra_body == {"background": "opaque"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.csv", 'prompt,size\n"a fox\nin snow",\n\na mug,17x17\n'),
+        ("list.jsonl", '{"prompt": "a fox"}\n\n\n\n{"prompt": "a mug", "size": "17x17"}\n'),
+    ],
+)
+def test_item_that_cannot_be_sent_is_named_by_its_line(name: str, content: str, write: Write):
+    entries = read_requests(write(name, content))
+    with pytest.raises(InvalidRequestError, match=r"1 of 2 .* item 1 \(line 5\): .*17x17"):
+        build_items(entries, {"model": "gpt-image-1"}, lambda fields: None)
 
 
 @pytest.mark.parametrize(("row", "count"), [("a fox", 1), ("a fox,1:1,2", 3), ('"a fox,1:1"', 1)])
@@ -362,12 +380,12 @@ def read_back(name: str, content: str) -> list[Any]:
     filesystem = MemoryFileSystem()
     attach("memory", fs=filesystem)
     filesystem.pipe_file(f"/round/{name}", content.encode())
-    return [dict(each) for each in read_requests(f"memory:///round/{name}")]
+    return read(f"memory:///round/{name}")
 
 
 @given(ENTRIES, st.booleans())
 def test_json_round_trip(entries: list[dict[str, str]], ascii_only: bool):
-    assert read_requests(json.dumps(entries, ensure_ascii=ascii_only)) == entries
+    assert read(json.dumps(entries, ensure_ascii=ascii_only)) == entries
     assert read_back("list.json", json.dumps(entries, ensure_ascii=ascii_only)) == entries
     lines = "\n".join(json.dumps(each, ensure_ascii=ascii_only) for each in entries)
     assert read_back("list.jsonl", lines) == entries
