@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ from airflow_provider_evoimage.version_compat import AirflowNotFoundException
 # 68 credits are 1 USD; EvoLink's own clients warn below that.
 LOW_BALANCE_CREDITS = 68
 
+# A batch submits from several threads, which share one client. Not in the hook: a lock cannot be copied.
+_MAKING_CLIENT = threading.Lock()
+
 
 class EvoImageHook(BaseHook):
     """EvoLink's image API through an Airflow connection of type ``evoimage``.
@@ -58,6 +62,7 @@ class EvoImageHook(BaseHook):
     def __init__(self, evoimage_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.evoimage_conn_id = evoimage_conn_id
+        self._made_client: EvoLinkClient | None = None
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -209,7 +214,7 @@ class EvoImageHook(BaseHook):
 
     def close(self) -> None:
         """Close the connections of the client, if one was made."""
-        client = self.__dict__.pop("_client", None)
+        client, self._made_client = self._made_client, None
         if client is not None:
             client.close()
 
@@ -222,9 +227,11 @@ class EvoImageHook(BaseHook):
         finally:
             self.close()
 
-    @functools.cached_property
+    @property
     def _client(self) -> EvoLinkClient:
-        return EvoLinkClient(self.settings.account)
+        with _MAKING_CLIENT:
+            client = self._made_client = self._made_client or EvoLinkClient(self.settings.account)
+        return client
 
     def _no_connection(self) -> ConnectionSettingsError:
         return ConnectionSettingsError(

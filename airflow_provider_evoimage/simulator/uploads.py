@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
@@ -131,15 +132,19 @@ class Uploads:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._directory: tempfile.TemporaryDirectory[str] | None = None
+        # Files are copied in threads. A second directory in the place of the first would take that one's files along.
+        self._making_directory = threading.Lock()
         self._files: dict[tuple[str, str], Upload] = {}
         self._receipts: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
 
     def keep(self, content: BinaryIO) -> Path:
         """Copy a file's bytes to disk; `add` makes a file of them. This takes time: not for the event loop."""
-        if self._directory is None:
-            self._directory = tempfile.TemporaryDirectory(prefix="evolink-simulator-")
+        with self._making_directory:
+            if self._directory is None:
+                self._directory = tempfile.TemporaryDirectory(prefix="evolink-simulator-")
+            folder = self._directory.name
         content.seek(0)
-        with tempfile.NamedTemporaryFile(dir=self._directory.name, delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
             shutil.copyfileobj(content, file)
         return Path(file.name)
 
@@ -210,9 +215,10 @@ class Uploads:
     def close(self) -> None:
         """Remove every file from disk."""
         self._files.clear()
-        if self._directory is not None:
-            self._directory.cleanup()
-            self._directory = None
+        with self._making_directory:
+            if self._directory is not None:
+                self._directory.cleanup()
+                self._directory = None
 
     def _drop(self, place: tuple[str, str]) -> None:
         upload = self._files.pop(place, None)

@@ -3,7 +3,10 @@
 import base64
 import http.server
 import io
+import tempfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -11,6 +14,7 @@ import pytest
 from PIL import Image
 
 from airflow_provider_evoimage.simulator import uploads
+from airflow_provider_evoimage.simulator.names import Names
 
 UPLOAD_ID = "upload-0123456789"
 CUT = (httpx.RemoteProtocolError, httpx.ReadError)
@@ -339,3 +343,18 @@ def test_reset_removes_the_files_from_disk(customer):
     assert location.is_file()
     customer.control("POST", "reset")
     assert not location.parent.exists()
+
+
+def test_first_uploads_at_the_same_time_all_stay(monkeypatch):
+    files, make = uploads.Uploads(Names()), tempfile.TemporaryDirectory
+
+    def make_slowly(**options):
+        time.sleep(0.05)
+        return make(**options)
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", make_slowly)
+    with ThreadPoolExecutor(8) as pool:
+        kept = list(pool.map(files.keep, [io.BytesIO(b"an image") for _ in range(8)]))
+    assert [file.read_bytes() for file in kept] == [b"an image"] * 8
+    files.close()
+    assert not any(file.exists() for file in kept)
