@@ -99,7 +99,7 @@ def measure(airflow: Cluster, folder: Path, batch_of_a_thousand: Meter) -> str:
     return (
         f"{table(columns, cells)}\nRows at {MANY} prompts, by table (of `trigger`, those that came and went):\n\n"
         f"{table(('', *(f'`{each}`' for each in TABLES)), per_table)}\nAt {THOUSAND:,} prompts mapped tasks, fitted, "
-        f"take {work:.0f} times the workers' CPU seconds of the batch, measured, and {held:.0f} times its "
+        f"take {work:.0f} times the workers' CPU seconds of the batch, measured, and {held:,.0f} times its "
         f"slot-seconds (goal: {GOAL}).\n"
     )
 

@@ -36,7 +36,7 @@ def versions() -> str:
     installed = ", ".join(f"{each} {version(each)}" for each in PACKAGES)
     broker = server_version("redis-server").split()[2].removeprefix("v=")
     return (
-        f"{datetime.now(UTC):%-d %B %Y}, {os.cpu_count()} CPUs shared with other work, Python "
+        f"{datetime.now(UTC):%-d %B %Y}, {os.cpu_count()} CPUs, Python "
         f"{platform.python_version()}, {postgres.version()}, Redis {broker}; "
         f"{installed}; {WORKER_SLOTS} worker processes.\n"
     )
