@@ -13,9 +13,9 @@ name                              kind       what is counted; tags
 ================================  =========  ==================================================================
 
 As Airflow does with its own, each name with tags is sent once more with the tags' values in the name, for servers
-that know no tags: ``evoimage.generations.gpt-image-1_5.completed``. A generation counts when its task ends for good
-with it, so a retry that saves again counts it once; a cleared task that delivers it again counts it again.
-Counting never fails a task.
+that know no tags: ``evoimage.generations.gpt-image-1_5.completed``. A generation counts when the task that waits for
+it (of the generate, batch or sensor kind) ends for good with it, so a retry that saves again counts it once; a cleared
+task that delivers it again counts it again. Counting never fails a task.
 """
 
 from __future__ import annotations

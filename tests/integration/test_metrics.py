@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from fake_time import FakeTime
-from task_driver import TaskRun, generate
+from task_driver import TaskRun, generate, sense
 
 from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.evolink.models import Generation
@@ -168,6 +169,19 @@ def test_delivered_generation_is_counted_once(counted: list[Any], tmp_path: Path
     (waited,) = (amount for _, name, amount, found in counted if name == "evoimage.wait_seconds" and found)
     assert 5 < waited < 200
     assert sum(name == "evoimage.generations" for _, name, *_ in counted) == 1
+
+
+@pytest.mark.usefixtures("airflow_connection", "fake_time")
+@pytest.mark.parametrize("script", ["", " [[fail:content_policy_violation]]"])
+def test_generation_that_was_only_submitted_is_counted_by_its_sensor(counted: list[Any], script: str):
+    submitted = TaskRun(generate(prompt=f"a red fox{script}", wait_for_completion=False)).run()
+    assert "evoimage.generations" not in [name for _, name, *_ in counted]
+    with pytest.raises(Exception, match="content_policy_violation") if script else contextlib.nullcontext():
+        TaskRun(sense(submitted), task_id="sense", retries=0).run()
+
+    (outcome,) = (tags["outcome"] for _, name, _, tags in counted if name == "evoimage.generations")
+    assert outcome == ("failed" if script else "completed")
+    assert ("evoimage.credits_used" in [name for _, name, *_ in counted]) is not bool(script)
 
 
 @pytest.mark.usefixtures("airflow_connection")
