@@ -258,8 +258,9 @@ async def events_of(trigger: BaseTrigger) -> list[TriggerEvent]:
 def assert_holds_no_secret(text: str) -> None:
     """Neither key nor link nor prompt may stand in what Airflow stores as plain text."""
     assert API_KEY not in text
-    assert "http" not in text
-    # With its blank: a random id may well hold the three letters.
+    # With colon and blank: a random id may well hold the letters alone.
+    assert "http:" not in text
+    assert "https:" not in text
     assert " fox" not in text
 
 
