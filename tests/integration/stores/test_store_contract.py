@@ -210,7 +210,7 @@ def kill_in_mid_publish(store: RunningStore, task: str, save_to: str) -> None:
     try:
         if store.relay is None:
             assert process.stdout is not None
-            assert b"in mid-copy" in iter(process.stdout.readline, b"in mid-copy\n") or process.poll() is None
+            assert any(line.endswith(b"in mid-copy\n") for line in process.stdout)
         else:
             relay = store.relay
             poll(
