@@ -140,20 +140,23 @@ class BatchRun:
             asked for then.
         """
         items = self._items()
-        if self._budget.limit is not None:
-            for item in items:
-                if estimate_with_prompt(item.request) is None:
-                    raise price_unknown(item.request, self._budget.limit)
+        limit = self._budget.limit
+        estimates = [estimate_with_prompt(item.request) for item in items]
+        unpriced = [item for item, found in zip(items, estimates, strict=True) if found is None]
+        if unpriced and limit is not None:
+            raise price_unknown(unpriced[0].request, limit)
         lines = _lines(items, self._ledger.read(), self._log)
         self._check_names(items, lines)
         self._lines.update(lines)
-        most = most_credits([item.request for item in items])
-        limit = self._budget.limit
+        most = sum(found.credits_high for found in estimates if found is not None)
         self._log.info(
-            "A batch of %s for %s, at most %s credits%s; its manifest is %s.",
+            "A batch of %s for %s, at most %s credits%s%s; its manifest is %s.",
             counted(len(items), "request"),
             counted(sum(item.request.asked for item in items), "image"),
             f"{most:,.2f}",
+            f" and what {counted(len(unpriced), 'request')} without a known price may cost"
+            if unpriced
+            else "",
             "" if limit is None else f" (max_credits is {limit:f})",
             self._ledger.url,
         )
@@ -180,10 +183,8 @@ class BatchRun:
         gone = [self._lines.pop(key).item for key in keys if key not in items]
         if gone:
             self._log.warning("No longer in the list, and not asked for: items %s.", ranges_in_words(gone))
-        queued = [items[key] for key in keys if key in items]
-        for item in queued:
-            self._lines[item.ledger_key] = self._lines[item.ledger_key].at(item)
-        self._submission().ensure(queued)
+        # Each keeps the place and name it had: only these were checked for files of the same name.
+        self._submission().ensure([items[key] for key in keys if key in items])
 
     def _items(self) -> list[BatchItem]:
         return build_items(

@@ -7,7 +7,7 @@ prices hold. Where no price is known, a limit refuses: nothing is sent that migh
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
@@ -186,22 +186,6 @@ class Budget:
         """Hold nothing more for an item that was certainly not accepted."""
         with self._lock:
             self._held.pop(item, None)
-
-    def to_json(self) -> dict[str, dict[str, str]]:
-        """Return what is held and charged, for the record of a batch."""
-        with self._lock:
-            return {
-                "held": {item: f"{amount:f}" for item, amount in self._held.items()},
-                "charged": {item: f"{amount:f}" for item, amount in self._charged.items()},
-            }
-
-    @classmethod
-    def from_json(cls, limit: Decimal | None, data: Mapping[str, Mapping[str, str]]) -> Budget:
-        """Go on from a record; also under another limit, and where more is spent already than it allows."""
-        budget = cls(limit)
-        budget._held = {item: Decimal(amount) for item, amount in data.get("held", {}).items()}
-        budget._charged = {item: Decimal(amount) for item, amount in data.get("charged", {}).items()}
-        return budget
 
     def _committed(self) -> Decimal:
         return sum(self._held.values(), Decimal(0)) + sum(self._charged.values(), Decimal(0))

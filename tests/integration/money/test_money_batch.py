@@ -23,11 +23,15 @@ from airflow_provider_evoimage.exceptions import (
     BatchIncompleteError,
     DestinationError,
     InvalidRequestError,
+    PriceUnknownError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
+
+# EvoLink publishes no price for it.
+UNPRICED = "z-image-turbo"
 
 
 @pytest.fixture(autouse=True)
@@ -253,6 +257,22 @@ def test_limit_holds_over_tries(evolink: SimulatorServer, tmp_path: Path) -> Non
     first = task.run()
     assert task.run()["saved"] == first["saved"]
     assert float(evolink.state.counters.credits_charged) <= 5
+
+
+def test_model_without_a_known_price_is_asked_for_where_there_is_no_limit(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    task = TaskRun(batch(["a mug", {"prompt": "a lamp", "model": UNPRICED}], tmp_path, quality=None))
+    assert task.run()["saved"] == 2
+    assert paid(evolink) == 2
+
+
+def test_model_without_a_known_price_is_refused_under_a_limit(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    with pytest.raises(PriceUnknownError, match=UNPRICED):
+        TaskRun(batch([{"prompt": "a lamp", "model": UNPRICED}], tmp_path, max_credits=5, quality=None)).run()
+    assert paid(evolink) == 0
 
 
 def test_balance_is_checked_before_anything_is_paid(evolink: SimulatorServer, tmp_path: Path) -> None:

@@ -160,6 +160,18 @@ def test_rows_that_move_while_others_wait_for_their_turn(evolink: SimulatorServe
     assert removed["prompt"] not in asked
 
 
+def test_rows_that_take_the_name_of_others_meanwhile_overwrite_nothing(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    listed = [{"prompt": f"a vase {number}", "name": f"vase-{number}"} for number in range(6)]
+    arguments: dict[str, Any] = {"max_active_generations": 2, "filename_template": "{name}-{index}.{ext}"}
+    task = TaskRun(batch(listed, tmp_path, **arguments), retries=0)
+    deferred = first_leg(task)
+    listed[:] = [each | {"name": "vase-0"} for each in listed]
+    assert after(task, deferred)["saved"] == len(listed) == paid(evolink)
+    assert len(list(tmp_path.rglob("*.png"))) == len(listed)
+
+
 def test_list_that_is_gone_before_all_are_asked_for_loses_nothing(
     evolink: SimulatorServer, tmp_path: Path
 ) -> None:

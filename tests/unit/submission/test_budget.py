@@ -200,27 +200,25 @@ def test_unknown_charge_keeps_what_is_held():
     assert (budget.held, budget.charged) == (held, 0)
 
 
-def test_holding_again_after_a_crash_counts_once():
+def test_holding_again_counts_once():
     budget = Budget(Decimal(9))
     budget.hold("a", ask())
     budget.hold("a", ask())
-    again = Budget.from_json(Decimal(9), budget.to_json())
-    again.hold("a", ask())
 
-    assert again.held == budget.held == estimate_with_prompt(ask()).credits_high
-    again.settle("a", 8)
-    again.hold("a", ask())
-    assert (again.held, again.charged) == (0, 8)
+    assert budget.held == estimate_with_prompt(ask()).credits_high
+    budget.settle("a", 8)
+    budget.hold("a", ask())
+    assert (budget.held, budget.charged) == (0, 8)
 
 
 def test_a_lower_limit_after_a_restart_lets_nothing_more_through():
-    budget = Budget(Decimal(100))
-    budget.hold("a", ask())
-    again = Budget.from_json(Decimal(1), budget.to_json())
+    budget = Budget(Decimal(1))
+    # What an earlier try reserved.
+    budget.accepted("a", 5)
 
-    assert again.left < 0
+    assert budget.left < 0
     with pytest.raises(BudgetExceededError, match="so 0 are left"):
-        again.hold("b", ask(quality="low"))
+        budget.hold("b", ask(quality="low"))
 
 
 def test_unknown_price_in_a_batch_with_a_limit_is_refused():
