@@ -195,6 +195,10 @@ class BatchLedger:
         lines = (_line(each) for each in (text or "").split("\n") if each.strip())
         return {line.key: line for line in lines if line is not None}
 
+    def remove_parts(self, log: Logger) -> None:
+        """Remove what a try that was killed while it wrote may have left beside the file."""
+        self._destination.remove_parts([self._name], log)
+
     def write(self, lines: Iterable[LedgerLine]) -> None:
         """Write all lines; the file is complete or the earlier one.
 

@@ -112,6 +112,7 @@ class BatchRun:
             if_exists="overwrite",
             made_by=self._made_by,
             log=log,
+            may_follow_a_kill=self._ti.try_number > 1,
         )
         self._collection = BatchCollection(
             hook=hook, ledger=self._ledger, lines=self._lines, saver=saver, budget=self._budget, log=log
@@ -148,6 +149,8 @@ class BatchRun:
         lines = _lines(items, self._ledger.read(), self._log)
         self._check_names(items, lines)
         self._lines.update(lines)
+        if self._ti.try_number > 1:
+            self._ledger.remove_parts(self._log)
         most = sum(found.credits_high for found in estimates if found is not None)
         self._log.info(
             "A batch of %s for %s, at most %s credits%s%s; its manifest is %s.",

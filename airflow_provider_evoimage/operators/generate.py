@@ -325,6 +325,7 @@ class EvoImageGenerateOperator(BaseOperator):
             if_exists="overwrite",
             made_by=made_by(context),
             log=self.log,
+            may_follow_a_kill=context["ti"].try_number > 1,
         )
 
     def _check_names(self, request: ImageRequest) -> None:

@@ -113,6 +113,7 @@ class EvoImageSaveOperator(BaseOperator):
             made_by=made_by(context),
             log=self.log,
             parallel=self.parallel,
+            may_follow_a_kill=context["ti"].try_number > 1,
         )
         finished, failures = self._finished(list(named))
         manifests = (

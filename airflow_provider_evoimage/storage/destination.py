@@ -7,9 +7,9 @@ import json
 import re
 import string
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
 
@@ -20,6 +20,9 @@ from airflow_provider_evoimage.storage.stores import (
     RefusedCredentialsError,
     store_of,
 )
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
 
 #: What a ``filename_template`` may name.
 NAME_FIELDS: dict[str, str] = {
@@ -188,12 +191,14 @@ class Destination:
         """Whether a killed save leaves a hidden part file."""
         return self._store.leaves_parts
 
-    def remove_parts(self, name: str) -> None:
-        """Remove part files that a killed save left beside a file."""
+    def remove_parts(self, names: Iterable[str], log: Logger) -> None:
+        """Remove part files that a killed save left beside files; where that fails they stay, with a warning."""
         try:
-            self._store.remove_parts((self._base / name).path)
-        except Exception as error:
-            raise self._failure(name, error) from error
+            self._store.remove_parts((self._base / name).path for name in names)
+        except Exception as error:  # noqa: BLE001 (a part file harms nobody)
+            log.warning(
+                "What an earlier try may have left in %s stays there: %s", self._base, _in_words(error)
+            )
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

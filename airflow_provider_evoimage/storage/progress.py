@@ -25,14 +25,15 @@ class SaveProgress:
     def __init__(self, destination: Destination, sidecar_name: str, evolink_task_id: str) -> None:
         folder, slash, name = sidecar_name.rpartition("/")
         self._destination = destination
-        self._name = f"{folder}{slash}.{name.removesuffix('.json')}.saving.json"
+        #: Of the record, below the destination.
+        self.name = f"{folder}{slash}.{name.removesuffix('.json')}.saving.json"
         self._evolink_task_id = evolink_task_id
         self._lock = threading.Lock()
         self._entries: dict[int, Mapping[str, Any]] = {}
 
     def found(self) -> dict[int, Mapping[str, Any]]:
         """Return what an earlier try of this very save had begun to write, by index."""
-        self._entries = entries_of(self._destination.read_json(self._name), self._evolink_task_id)
+        self._entries = entries_of(self._destination.read_json(self.name), self._evolink_task_id)
         return dict(self._entries)
 
     def begins(self, entry: Mapping[str, Any], folder: Path) -> None:
@@ -45,12 +46,12 @@ class SaveProgress:
             record = {"evolink_task_id": self._evolink_task_id, "images": list(self._entries.values())}
             local = folder / f"saving-{secrets.token_hex(4)}.json"
             local.write_text(json.dumps(record), encoding="utf-8")
-            self._destination.publish(local, self._name, "application/json")
+            self._destination.publish(local, self.name, "application/json")
 
     def ends(self) -> None:
         """Remove the record: the sidecar says it all now."""
         if self._entries:
-            self._destination.remove(self._name)
+            self._destination.remove(self.name)
 
 
 def entries_of(manifest: object, evolink_task_id: str) -> dict[int, Mapping[str, Any]]:

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -110,6 +110,8 @@ class ImageSaver:
     :param if_exists: what to do about a file of the same name: ``overwrite``, ``skip`` (keep it, fetch
         nothing), or ``error``.
     :param parallel: downloads at a time.
+    :param may_follow_a_kill: whether an earlier try of this save may have died in its middle; its traces are
+        looked for then.
     :param on_image: told the manifest's entry of each image that is in its place, in order.
     """
 
@@ -120,6 +122,7 @@ class ImageSaver:
     made_by: Mapping[str, Any]
     log: Logger
     parallel: int = PARALLEL_DOWNLOADS
+    may_follow_a_kill: bool = True
     on_image: Callable[[Mapping[str, Any]], None] | None = None
     _reread: dict[str, Generation] = field(default_factory=dict)
     _rereading: threading.Lock = field(default_factory=threading.Lock)
@@ -146,6 +149,8 @@ class ImageSaver:
         """Save what can be saved, and tell for each generation what came of it, in order."""
         plans = [self._plan(each) for each in generations]
         self._check_names(plans)
+        if self.may_follow_a_kill and self.destination.leaves_parts:
+            self.destination.remove_parts(self._names_written(plans), self.log)
         with (
             self._result_client() as client,
             tempfile.TemporaryDirectory(prefix="evoimage-") as folder,
@@ -190,13 +195,15 @@ class ImageSaver:
         task = generation.evolink_task_id
         progress = SaveProgress(self.destination, sidecar_name, task)
         before = entries_of(self.destination.read_json(sidecar_name), task)
+        # Beside a sidecar there is a record only where a save was killed between the two.
+        begun = progress.found() if self.may_follow_a_kill or not before else {}
         return _Plan(
             generation=generation,
             asked=each.asked,
             images=images,
             sidecar_name=sidecar_name,
             has_sidecar=bool(before),
-            written_before=before or progress.found(),
+            written_before=before or begun,
             # A single object that may be written over needs none: it is fetched again, and that is all.
             progress=progress
             if len(images) > 1 or self.if_exists == "error" or self.destination.leaves_parts
@@ -222,6 +229,19 @@ class ImageSaver:
 
     def _sidecar_name(self, image: ImageToSave) -> str:
         return self._name(replace(image, fields={**image.fields, "index": 0}), "json")
+
+    def _names_written(self, plans: Sequence[_Plan]) -> Iterator[str]:
+        """Return every name that a save of these writes to, whatever the types of the images."""
+        for plan in plans:
+            yield plan.sidecar_name
+            if plan.progress is not None:
+                yield plan.progress.name
+            for image in plan.images:
+                yield from self._possible_names(image)
+
+    def _possible_names(self, image: ImageToSave) -> Iterator[str]:
+        extensions = dict.fromkeys(extension for extension, _ in IMAGE_TYPES.values())
+        return (self._name(image, extension) for extension in extensions)
 
     def _check_names(self, plans: Sequence[_Plan]) -> None:
         """Refuse names that would meet: of two images, or of an image and another generation's manifest."""
@@ -261,8 +281,6 @@ class ImageSaver:
             entry = _saved(image.index, self.destination.url(name), file)
             if plan.progress is not None:
                 plan.progress.begins(entry, folder)
-            if before is not None:
-                self.destination.remove_parts(name)
             path = self.destination.publish(local, name, file.content_type)
         except SaveError as error:
             error.evolink_task_id = task
@@ -299,9 +317,7 @@ class ImageSaver:
         return dict(entry)
 
     def _existing_name(self, image: ImageToSave) -> str | None:
-        extensions = dict.fromkeys(extension for extension, _ in IMAGE_TYPES.values())
-        names = (self._name(image, extension) for extension in extensions)
-        return next((name for name in names if self.destination.exists(name)), None)
+        return next((name for name in self._possible_names(image) if self.destination.exists(name)), None)
 
     def _keep_existing(self, image: ImageToSave, name: str, folder: Path) -> dict[str, Any]:
         path = self.destination.url(name)
@@ -365,14 +381,13 @@ class ImageSaver:
     def _finish(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> Manifest:
         manifest = build_manifest(plan.generation, asked=plan.asked, made_by=self.made_by, saved=saved)
         name = plan.sidecar_name
-        if self.if_exists == "skip" and not plan.has_sidecar and self.destination.exists(name):
-            return manifest
-        sidecar = folder / "manifest.json"
-        sidecar.write_text(
-            json.dumps(without_links(manifest), indent=2, ensure_ascii=False), encoding="utf-8"
-        )
         try:
-            self.destination.publish(sidecar, name, "application/json")
+            if self.if_exists != "skip" or plan.has_sidecar or not self.destination.exists(name):
+                sidecar = folder / "manifest.json"
+                sidecar.write_text(
+                    json.dumps(without_links(manifest), indent=2, ensure_ascii=False), encoding="utf-8"
+                )
+                self.destination.publish(sidecar, name, "application/json")
             if plan.progress is not None:
                 plan.progress.ends()
         except SaveError as error:

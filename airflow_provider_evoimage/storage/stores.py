@@ -19,11 +19,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,13 +96,17 @@ class Store:
 
         return sync(self.fs.loop, work, *arguments, **named)
 
-    def remove_parts(self, target: str) -> None:
-        """Remove part files that a killed save left beside a file."""
-        folder, _, filename = target.rpartition("/")
-        with suppress(FileNotFoundError):
-            for name in self.fs.ls(folder, detail=False):
-                if _is_part(name.rpartition("/")[2], filename):
-                    self.fs.rm_file(name)
+    def remove_parts(self, targets: Iterable[str]) -> None:
+        """Remove part files that a killed save left beside files; each folder is listed once."""
+        folders: dict[str, set[str]] = {}
+        for target in targets:
+            folder, _, filename = target.rpartition("/")
+            folders.setdefault(folder, set()).add(filename)
+        for folder, filenames in folders.items():
+            with suppress(FileNotFoundError):
+                for path in self.fs.ls(folder, detail=False):
+                    if _final_name_of(path.rpartition("/")[2]) in filenames:
+                        self.fs.rm_file(path)
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,7 @@ class ObjectStore(Store, ABC):
 
     leaves_parts = False
 
-    def remove_parts(self, target: str) -> None:
+    def remove_parts(self, targets: Iterable[str]) -> None:
         """Do nothing: an unfinished upload has no name."""
 
     def publish(self, local: Path, target: str, content_type: str) -> None:
@@ -372,13 +377,18 @@ def _hush(logger: str) -> None:
         logging.getLogger(logger).setLevel(logging.WARNING)
 
 
+_PART_NAME = re.compile(r"\.(?P<final>.+)\.[0-9a-f]{8}\.part", re.DOTALL)
+
+
 def _part_of(target: str) -> str:
     folder, _, filename = target.rpartition("/")
     return f"{folder}/.{filename}.{secrets.token_hex(4)}.part"
 
 
-def _is_part(name: str, of: str) -> bool:
-    return name.startswith(f".{of}.") and name.endswith(".part")
+def _final_name_of(part: str) -> str | None:
+    """Return the name that a part file would have been given; None for any other file."""
+    found = _PART_NAME.fullmatch(part)
+    return found["final"] if found else None
 
 
 def _same_size(local: Path, about: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from copies import copy_with
 from fake_time import FakeTime
 from PIL import Image
 from task_driver import Killed, TaskRun, generate, save
@@ -58,8 +60,12 @@ def key_never_reaches_the_file_host(evolink: SimulatorServer) -> Any:
     assert evolink.state.counters.downloads_with_auth == 0
 
 
-def saving(generation: Any, folder: Path, **arguments: Any) -> Any:
-    return TaskRun(save(generation, folder, **arguments), task_id="save").run()
+def saving(generation: Any, folder: Path, tries: int = 0, **arguments: Any) -> Any:
+    """Save in one try.
+
+    :param tries: how many there were before.
+    """
+    return TaskRun(save(generation, folder, **arguments), task_id="save", try_number=tries).run()
 
 
 def files_in(folder: Path) -> list[str]:
@@ -377,6 +383,71 @@ def test_retry_after_a_kill_between_generations_leaves_the_finished_ones_alone(
     before = evolink.state.counters.downloads
     assert len(saving(tasks, tmp_path)) == 4
     assert evolink.state.counters.downloads - before <= 2
+
+
+def killed_in_mid_copy(task: str, folder: Path, number: int) -> None:
+    """Save with a worker that dies when half of its n-th file is written."""
+    begun = itertools.count(1)
+
+    def die_at_the_last() -> None:
+        if next(begun) == number:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        copy_with(die_at_the_last, patch)
+        with pytest.raises(Killed):
+            saving(task, folder, parallel=1)
+
+
+# Record, image, record, image, sidecar.
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_retry_after_a_kill_in_mid_copy_leaves_nothing_but_whole_files(
+    finished: Submit, tmp_path: Path, number: int
+) -> None:
+    task = finished(n=2)
+    killed_in_mid_copy(task, tmp_path, number)
+    assert [name for name in files_in(tmp_path) if name.endswith(".part")]
+    manifest = saving(task, tmp_path, tries=1)
+    assert_whole(manifest)
+    first, second = (path_of(image) for image in manifest["images"])
+    assert files_in(first.parent) == [first.with_suffix(".json").name, first.name, second.name]
+
+
+def test_part_file_of_another_save_stays(finished: Submit, tmp_path: Path) -> None:
+    task = finished()
+    image = path_of(saving(task, tmp_path)["images"][0])
+    folder, name = image.parent, image.name
+    others = [f".x{name}.0123abcd.part", f".{name}.part", f".{name}.0123abcd.parts", f"{name}.0123abcd.part"]
+    for other in [*others, f".{name}.0123abcd.part"]:
+        (folder / other).write_bytes(b"half")
+    saving(task, tmp_path, tries=1)
+    assert [each for each in files_in(folder) if "part" in each] == sorted(others)
+
+
+def test_kill_between_sidecar_and_the_end_of_the_record_leaves_no_record(
+    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = finished(n=2)
+
+    def doomed(destination: Destination, name: str) -> None:
+        del destination, name
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Destination, "remove", doomed)
+        with pytest.raises(Killed):
+            saving(task, tmp_path)
+    assert [name for name in files_in(tmp_path) if name.endswith(".saving.json")]
+    assert_whole(saving(task, tmp_path, tries=1))
+    assert len(files_in(tmp_path)) == 3
+
+
+def test_record_goes_also_where_an_older_sidecar_is_kept(finished: Submit, tmp_path: Path) -> None:
+    first = saving(finished("one", n=2), tmp_path)
+    path_of(first["images"][1]).unlink()
+    saving(finished("two", n=2), tmp_path, if_exists="skip")
+    assert not [name for name in files_in(tmp_path) if name.endswith(".saving.json")]
+    assert len(files_in(tmp_path)) == 3
 
 
 # Downloads that go wrong

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from copies import copy_with
 from crashes import POST, paid
 from PIL import Image
 from task_driver import Killed, TaskRun
@@ -53,6 +54,14 @@ class Death:
 
 def die_at(moment: str, nth: int, monkeypatch: pytest.MonkeyPatch) -> Death:
     death = Death(nth)
+    if moment == "mid copy":
+        copy_with(death, monkeypatch)
+    else:
+        _die_around(moment, death, monkeypatch)
+    return death
+
+
+def _die_around(moment: str, death: Death, monkeypatch: pytest.MonkeyPatch) -> None:
     request, write, publish = httpx.Client.request, BatchLedger.write, Destination.publish
 
     def doomed_request(client: httpx.Client, **options: Any) -> httpx.Response:
@@ -82,7 +91,6 @@ def die_at(moment: str, nth: int, monkeypatch: pytest.MonkeyPatch) -> Death:
     monkeypatch.setattr(httpx.Client, "request", doomed_request)
     monkeypatch.setattr(BatchLedger, "write", doomed_write)
     monkeypatch.setattr(Destination, "publish", doomed_publish)
-    return death
 
 
 def run_until_it_lives(task: TaskRun) -> Any:

@@ -43,7 +43,8 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("nth", [1, 2, 5, 9])
 @pytest.mark.parametrize(
-    "moment", ["before POST", "after POST", "before ledger", "after ledger", "before save", "after save"]
+    "moment",
+    ["before POST", "after POST", "before ledger", "after ledger", "before save", "after save", "mid copy"],
 )
 def test_worker_that_dies_at_any_moment_pays_once_and_saves_all(
     evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, nth: int

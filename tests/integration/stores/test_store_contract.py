@@ -236,7 +236,7 @@ def test_kill_in_mid_publish_leaves_nothing_partial_and_the_next_try_completes(
     # Under the final names: what was there before, and nothing.
     assert store.read(f"{folder}/campaign/run/save-0.bmp").content == EARLIER
     assert f"{folder}/campaign/run/save-1.bmp" not in store.names()
-    manifest = TaskRun(save(task, root), task_id="save", run_id="run").run()
+    manifest = TaskRun(save(task, root), task_id="save", run_id="run", try_number=1).run()
     assert_whole(manifest, store)
     assert manifest["images"][1]["bytes"] == len(large_image)
     # Neither a part nor the record of the killed try is left.
