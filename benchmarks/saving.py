@@ -148,7 +148,7 @@ def provider(tasks: Sequence[str], save_to: str, parallel: int) -> None:
     operator = EvoImageSaveOperator(
         task_id="save", generation=list(tasks), save_to=save_to, parallel=parallel
     )
-    ti = SimpleNamespace(dag_id="benchmark", run_id="run", task_id="save", map_index=-1)
+    ti = SimpleNamespace(dag_id="benchmark", run_id="run", task_id="save", map_index=-1, try_number=1)
     operator.execute({"ti": ti})
 
 
