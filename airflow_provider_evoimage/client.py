@@ -24,6 +24,7 @@ from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.evolink.uploads import FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.exceptions import (
+    AuthenticationError,
     EvoImageError,
     EvoLinkApiError,
     EvoLinkUnavailableError,
@@ -114,8 +115,9 @@ def _is_passing(error: BaseException) -> bool:
 class _SubmissionRules:
     """What to do after a failed POST: wait, ask once more under the same key, or stop.
 
-    Certainly not accepted (429, 503, no connection): wait and ask again, for as long as the time-out allows.
-    Perhaps accepted (cut, silence, 5xx, unreadable): once more if the idempotency key is trusted.
+    Certainly not accepted (429, EvoLink's own 503, no connection): wait and ask again, for as long as the time-out
+    allows. Perhaps accepted (cut, silence, 5xx, unreadable): once more if the idempotency key is trusted; a proxy's
+    503 is waited for like EvoLink's own then, but how it ended is unknown.
     """
 
     def __init__(self, *, trust_idempotency: bool) -> None:
@@ -142,7 +144,11 @@ class _SubmissionRules:
         if error.code == "paid_outcome_unknown":
             self._perhaps_accepted = True
             return self._trusted
-        return error.http_status == 503 and (self._trusted or error.code is not None)
+        if error.http_status != 503 or not (self._trusted or error.code is not None):
+            return False
+        # A page of a proxy: EvoLink behind it may have accepted.
+        self._perhaps_accepted |= error.code is None
+        return True
 
     def verdict(self, error: EvoImageError) -> EvoImageError:
         """Return what to raise in the end: the error itself, or that the outcome is unknown."""
@@ -166,7 +172,7 @@ class _Exchange:
     def __init__(self, account: Account, *, read_attempts: int = READ_ATTEMPTS) -> None:
         self.account = account
         self._read_attempts = read_attempts
-        self._batch_endpoint_missing = False
+        self._reads_one_by_one = False
 
     def _host(self, call: Call[Any]) -> str:
         return (
@@ -243,13 +249,14 @@ class _Exchange:
     def _generations(self, evolink_task_ids: Sequence[str]) -> Plan[dict[str, Generation]]:
         found: dict[str, Generation] = {}
         ids = list(dict.fromkeys(evolink_task_ids))
-        while ids and not self._batch_endpoint_missing:
+        while len(ids) > 1 and not self._reads_one_by_one:
             try:
                 found |= yield protocol.get_generations(ids[: protocol.MAX_IDS_PER_BATCH]), self._reading()
-            except EvoLinkApiError as error:
-                self._batch_endpoint_missing = error.http_status in _NO_SUCH_ENDPOINT
-                if not self._batch_endpoint_missing:
-                    raise
+            except (AuthenticationError, RateLimitError):
+                raise
+            except (EvoLinkApiError, UnreadableAnswerError):
+                # Not there, or whatever is wrong with it: each generation can be read by itself.
+                self._reads_one_by_one = True
             else:
                 ids = ids[protocol.MAX_IDS_PER_BATCH :]
         for evolink_task_id in ids:

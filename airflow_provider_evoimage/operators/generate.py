@@ -18,7 +18,12 @@ from airflow_provider_evoimage.defaults import (
     ONE_GENERATION,
     OnClear,
 )
-from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, LinkExpiredError
+from airflow_provider_evoimage.exceptions import (
+    EvoImageError,
+    GenerationNotFoundError,
+    InvalidRequestError,
+    LinkExpiredError,
+)
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
@@ -175,21 +180,26 @@ class EvoImageGenerateOperator(BaseOperator):
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""
         from airflow_provider_evoimage.submission.budget import credit_limit
+        from airflow_provider_evoimage.submission.submit import naming_what_is_paid
 
-        max_credits = credit_limit(self.max_credits)
-        with self._read_references(context) as references:
+        with naming_what_is_paid(lambda: self._recorded_id(context)):
+            max_credits = credit_limit(self.max_credits)
+            read = self._read_references(context)
+        with read as references:
             return self._run(context, references, max_credits)
 
     def _run(self, context: Context, references: References, max_credits: Decimal | None) -> Manifest:
         from airflow_provider_evoimage.manifest import build_manifest, made_by
+        from airflow_provider_evoimage.submission.submit import naming_what_is_paid
         from airflow_provider_evoimage.waiting.blocking import wait_on_worker
         from airflow_provider_evoimage.waiting.polling import Wait
 
-        request = self._build_request(references)
-        asked = self._ask(context, request, references)
-        # What can be wrong about the destination is found out before anything is paid.
-        saver = self._saver(context)
-        self._check_names(request)
+        with naming_what_is_paid(lambda: self._recorded_id(context)):
+            request = self._build_request(references)
+            asked = self._ask(context, request, references)
+            # What can be wrong about the destination is found out before anything is paid.
+            saver = self._saver(context)
+            self._check_names(request)
         self.log.info("Asking EvoLink for %s: %s", request.summary, request.short_prompt)
         for warning in request.warnings:
             self.log.warning("%s", warning)
@@ -356,6 +366,7 @@ class EvoImageGenerateOperator(BaseOperator):
             log=self.log,
             on_clear=self.on_clear,
             is_retry=self._is_retry(context),
+            may_be_cleared=context["ti"].max_tries != self.retries,
             submit_timeout=self.submit_timeout,
             before_submit=lambda: self._check_cost(request, max_credits),
             uploads=self._references(context).uploads(references),
@@ -413,11 +424,21 @@ class EvoImageGenerateOperator(BaseOperator):
         )
 
     def _collect(self, context: Context, evolink_task_id: str, event: WaitEvent) -> Manifest:
+        from airflow_provider_evoimage.submission.submit import naming_what_is_paid
         from airflow_provider_evoimage.waiting.ending import read_ended
 
         self._waiting_for = evolink_task_id
-        generation = read_ended(self.hook, evolink_task_id, event.endings[evolink_task_id], event.reason)
-        return self._deliver(context, generation, self._asked(context), self._saver(context))
+        try:
+            generation = read_ended(self.hook, evolink_task_id, event.endings[evolink_task_id], event.reason)
+        except GenerationNotFoundError as error:
+            if self._keeper(context).forget_if_old(evolink_task_id):
+                error.on_retry = (
+                    "No retry follows. Its images would be gone by now: clear the task to ask anew."
+                )
+            raise
+        with naming_what_is_paid(lambda: evolink_task_id):
+            saver = self._saver(context)
+        return self._deliver(context, generation, self._asked(context), saver)
 
     def _asked(self, context: Context) -> Asked:
         """Describe the request again; what was paid is delivered also when that no longer works."""

@@ -6,13 +6,15 @@ import functools
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue
 
 from airflow_provider_evoimage.defaults import DEFAULT_CONN_ID
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
+    GenerationNotFoundError,
     GenerationTimeoutError,
     InvalidRequestError,
     SensorTimeoutError,
@@ -23,6 +25,7 @@ from airflow_provider_evoimage.version_compat import (
     AirflowSensorTimeout,
     AirflowSkipException,
     TaskDeferralError,
+    TaskDeferralTimeout,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 # The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
 DEFERRAL_MARGIN_SECONDS = 120.0
+# What Airflow calls in place of execute_complete when it ends a deferral itself.
+_TRIGGER_FAILED = "__fail__"
 
 
 class EvoImageGenerationSensor(BaseSensorOperator):
@@ -71,6 +76,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.poll_interval = None if poll_interval is None else seconds("poll_interval", poll_interval)
         self.evoimage_conn_id = evoimage_conn_id
+        self._looking_since: float | None = None
 
     @functools.cached_property
     def hook(self) -> EvoImageHook:
@@ -96,19 +102,26 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Turn Airflow's own end of a deferral into our error with the id, after one last look."""
+        if next_method == _TRIGGER_FAILED:
+            # The base class would skip a soft-failing sensor before that look.
+            next_method, next_kwargs = (
+                "execute_complete",
+                {"event": self._end_of_deferral(next_kwargs, context)},
+            )
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def _end_of_deferral(self, next_kwargs: dict[str, Any] | None, context: Context) -> dict[str, Any]:
+        """Return the event that stands for Airflow's own end of a deferral."""
         from airflow_provider_evoimage.waiting.event import WaitEvent
 
+        reason = ""
         try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except SensorTimeoutError:
-            raise
-        except AirflowSensorTimeout:
-            return self.execute_complete(context, WaitEvent(endings={self._id: "timeout"}).to_json())
+            BaseOperator.resume_execution(self, _TRIGGER_FAILED, next_kwargs, context)
+        except TaskDeferralTimeout:
+            return WaitEvent(endings={self._id: "timeout"}).to_json()
         except TaskDeferralError as error:
             reason = f"Airflow's triggerer gave it up ({error})"
-            return self.execute_complete(
-                context, WaitEvent(endings={self._id: "lost"}, reason=reason).to_json()
-            )
+        return WaitEvent(endings={self._id: "lost"}, reason=reason).to_json()
 
     def _defer(self) -> None:
         from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
@@ -135,7 +148,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         try:
             generation = self.hook.get_generation(self._id)
         except EvoImageError as error:
-            if not error.retryable:
+            if not error.retryable and not self._may_appear(error, context):
                 raise
             self.log.warning("EvoLink task %s could not be read: %s", self._id, error.message)
             return PokeReturnValue(is_done=False)
@@ -143,6 +156,19 @@ class EvoImageGenerationSensor(BaseSensorOperator):
             self.log.info("EvoLink task %s is %s.", self._id, generation.status)
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._manifest(context, generation))
+
+    def _may_appear(self, error: EvoImageError, context: Context) -> bool:
+        """Whether EvoLink may merely not know the generation yet: it may have been submitted a moment ago."""
+        from airflow_provider_evoimage.waiting.polling import NOT_FOUND_GRACE_SECONDS
+
+        # With 400 it says that the id is none of its own.
+        if not isinstance(error, GenerationNotFoundError) or error.http_status != HTTPStatus.NOT_FOUND:
+            return False
+        if self.reschedule and (first := context["ti"].get_first_reschedule_date(context)) is not None:
+            self._looking_since = first.timestamp()
+        elif self._looking_since is None:
+            self._looking_since = time.time()
+        return time.time() - self._looking_since < NOT_FOUND_GRACE_SECONDS
 
     def execute_complete(self, context: Context, event: Any = None) -> Manifest:
         """Go on after the trigger's event."""

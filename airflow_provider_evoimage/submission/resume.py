@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from airflow_provider_evoimage.defaults import OnClear
-from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID
+from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, RESULT_LINK_LIFETIME
 from airflow_provider_evoimage.submission.identity import IDEMPOTENCY_KEY, RequestIdentity
 
 STATE_KEY = "evoimage"
@@ -27,6 +27,8 @@ _PHASES = frozenset({"submitting", "submitted", "failed", "delivered"})
 
 # EvoLink's own clients recover a submission by its key for 23 hours.
 KEY_MEMORY_SECONDS = 23 * 3600
+# A request may be accepted as long after its first POST as that, and its result links live 24 hours.
+OUTLIVED_SECONDS = KEY_MEMORY_SECONDS + RESULT_LINK_LIFETIME.total_seconds()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,13 @@ class SubmissionRecord:
     retryable: bool = False
     credits_reserved: float | None = None
     v: int = 1
+
+    def is_outlived(self, now: float) -> bool:
+        """Whether the links of its images would be dead by now, had EvoLink kept the generation.
+
+        :param now: Unix seconds.
+        """
+        return now - self.posted_at > OUTLIVED_SECONDS
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON."""

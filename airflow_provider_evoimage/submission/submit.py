@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,7 @@ from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     EvoLinkApiError,
     EvoLinkUnreachableError,
+    GenerationNotFoundError,
     IdempotencyConflictError,
     UnreadableAnswerError,
     UnrepeatableSubmissionError,
@@ -71,10 +73,11 @@ class RecordKeeper:
         """Whether anything is kept at all."""
         return self._store is not None
 
-    def read(self, *, required: bool = False) -> SubmissionRecord | None:
+    def read(self, *, required: bool = False, key_protects: bool = True) -> SubmissionRecord | None:
         """Return what an earlier try left; None where there is nothing.
 
         :param required: whether acting without knowing would be dangerous.
+        :param key_protects: whether a request that was accepted is free when it is asked for again.
         """
         if self._store is None:
             return None
@@ -91,7 +94,7 @@ class RecordKeeper:
             )
             return None
         record = SubmissionRecord.read(stored)
-        if record is None and stored is not None and required:
+        if record is None and stored is not None and not key_protects:
             raise unrepeatable("its record is damaged, and EvoLink is said to ignore idempotency keys")
         return record
 
@@ -117,10 +120,28 @@ class RecordKeeper:
             self._log.warning("The record of this submission cannot be written (%s); going on.", error)
 
     def mark(self, phase: Phase, generation: Generation) -> None:
-        """Record how far this generation has come."""
+        """Record how far this generation has come, also where the record could not be told its id before."""
         record = self.read()
-        if record is not None and record.evolink_task_id == generation.evolink_task_id:
-            self.keep(replace(record, phase=phase, retryable=is_retryable_failure(generation)))
+        if record is not None and record.evolink_task_id in {None, generation.evolink_task_id}:
+            self.keep(
+                replace(
+                    record,
+                    phase=phase,
+                    evolink_task_id=generation.evolink_task_id,
+                    retryable=is_retryable_failure(generation),
+                )
+            )
+
+    def forget_if_old(self, evolink_task_id: str) -> bool:
+        """Give up a generation that EvoLink does not know any more, once its links would be dead anyway.
+
+        :returns: whether it was given up: a cleared task then asks anew.
+        """
+        record = self.read()
+        if record is None or record.evolink_task_id != evolink_task_id or not record.is_outlived(time.time()):
+            return False
+        self.keep(replace(record, phase="failed", retryable=False))
+        return True
 
 
 class Uploads(Protocol):
@@ -137,6 +158,7 @@ class Submission:
     """One logical request of one task instance, from the first try to its delivery.
 
     :param is_retry: whether an earlier try since the last clear may have sent the request.
+    :param may_be_cleared: whether a clear may have changed the key: then only the record knows what was paid.
     :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
     :param before_submit: called when this try is about to ask EvoLink, not when it resumes; may refuse by raising.
     :param uploads: references that are uploaded first; None where there are none.
@@ -151,6 +173,7 @@ class Submission:
         log: Logger,
         on_clear: OnClear = "auto",
         is_retry: bool = False,
+        may_be_cleared: bool = False,
         submit_timeout: float,
         before_submit: Callable[[], object] | None = None,
         uploads: Uploads | None = None,
@@ -161,6 +184,7 @@ class Submission:
         self._log = log
         self._on_clear = on_clear
         self._is_retry = is_retry
+        self._may_be_cleared = may_be_cleared
         self._submit_timeout = submit_timeout
         self._before_submit = before_submit
         self._uploads = uploads
@@ -176,7 +200,9 @@ class Submission:
         :raises UnrepeatableSubmissionError: when asking again could pay twice.
         :raises EvoImageError: when EvoLink did not accept the request.
         """
-        self._record = self._keeper.read(required=not self._trusted)
+        self._record = self._keeper.read(
+            required=self._may_be_cleared or not self._trusted, key_protects=self._trusted
+        )
         if not self._keeper.has_store and self._is_retry and not self._trusted:
             raise unrepeatable(
                 "this Airflow keeps no record of earlier tries, and EvoLink is said to ignore keys"
@@ -297,7 +323,8 @@ class Submission:
         try:
             return self._hook.get_generation(generation.evolink_task_id)
         except (EvoLinkUnreachableError, EvoLinkApiError, UnreadableAnswerError) as error:
-            if not error.retryable:
+            # Just accepted, it may not be readable everywhere at once.
+            if not error.retryable and not isinstance(error, GenerationNotFoundError):
                 raise
             self._log.warning(
                 "EvoLink task %s could not be read: %s", generation.evolink_task_id, error.message
@@ -334,6 +361,29 @@ def say_of_earlier_try(error: EvoImageError) -> None:
         "Nothing was submitted by this try, but an earlier one may have been accepted: look in EvoLink's list of "
         f"tasks, and collect it with EvoImageSaveOperator. {'A retry tries again.' if error.retryable else ''}"
     ).strip()
+
+
+@contextmanager
+def naming_what_is_paid(evolink_task_id: Callable[[], str | None]) -> Iterator[None]:
+    """Let an error that stops this try name the generation that was submitted before.
+
+    :param evolink_task_id: tells its id; None where nothing was submitted.
+    """
+    try:
+        yield
+    except EvoImageError as error:
+        paid = evolink_task_id() if error.evolink_task_id is None else None
+        if paid is None:
+            raise
+        error.evolink_task_id = paid
+        error.billed = None
+        error.on_retry = f"This try submitted nothing; EvoLink task {paid} was submitted before. " + (
+            "A retry goes on with it."
+            if error.retryable
+            else "No retry follows: correct it and clear the task, which goes on with the same request, or collect "
+            "it with EvoImageSaveOperator; its links live 24 hours."
+        )
+        raise
 
 
 def record_before_post(

@@ -9,6 +9,7 @@ from airflow_provider_evoimage.evolink.errors import generation_failure
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.exceptions import (
     GenerationLostError,
+    GenerationNotFoundError,
     GenerationTimeoutError,
     NoImagesError,
 )
@@ -27,10 +28,21 @@ def read_ended(hook: EvoImageHook, evolink_task_id: str, ending: Ending, reason:
     """Read a generation after the wait for it; events carry no links, and time has passed since.
 
     :raises GenerationTimeoutError: when it is still running.
-    :raises GenerationLostError: when it is still running and the wait broke off.
+    :raises GenerationLostError: when it is still running and the wait broke off, or EvoLink, which told of it a
+        moment ago, does not know it for once.
+    :raises GenerationNotFoundError: when EvoLink has not known it for a while.
     :raises EvoImageError: when it cannot be read.
     """
-    generation = hook.get_generation(evolink_task_id)
+    try:
+        generation = hook.get_generation(evolink_task_id)
+    except GenerationNotFoundError as error:
+        if ending == "lost":
+            raise
+        raise GenerationLostError(
+            f"EvoLink told of its task {evolink_task_id} and says now that it does not know it.",
+            evolink_task_id=evolink_task_id,
+            request_id=error.request_id,
+        ) from error
     if generation.is_terminal:
         return generation
     if ending == "lost":

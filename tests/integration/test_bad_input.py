@@ -618,7 +618,6 @@ def test_save_of_several_under_one_name_is_refused_and_says_that_the_images_are_
         ("a/b", InvalidRequestError, "an EvoLink task id"),
         ("..", InvalidRequestError, "not the id of an EvoLink task"),
         (["task-unified-1-a", "task-unified-1-b"], InvalidRequestError, "names 2 generations"),
-        (UNKNOWN_TASK, GenerationNotFoundError, "task_not_found"),
         ("another-services-id", GenerationNotFoundError, "invalid_task_id"),
     ],
     ids=lambda value: repr(value)[:30] if not isinstance(value, type) else None,

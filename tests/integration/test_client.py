@@ -359,6 +359,36 @@ def test_missing_batch_endpoint_is_remembered(connect: Any, evolink: SimulatorSe
     assert evolink.state.counters.reads["task"] == 8
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("status", 403, code="permission_denied"),
+        Fault("status", 400),
+        Fault("status", 500),
+        Fault("junk"),
+    ],
+    ids=["403", "400", "500", "junk"],
+)
+def test_batch_endpoint_that_does_not_work_is_done_without(
+    connect: Any, evolink: SimulatorServer, fault: Fault
+) -> None:
+    client = connect()
+    tasks = [client.submit(asking(f"fox {n}"), f"{KEY}-{n}").generation.evolink_task_id for n in range(3)]
+    evolink.state.faults.post("batch", fault)
+    assert list(client.get_generations(tasks)) == tasks
+    evolink.state.faults.clear()
+    evolink.state.faults.post("task", Fault("status", 502))
+    with pytest.raises(EvoLinkUnavailableError):
+        client.get_generations(tasks)
+
+
+def test_one_generation_needs_no_batch_endpoint(connect: Any, evolink: SimulatorServer) -> None:
+    client = connect()
+    task = client.submit(asking(), KEY).generation.evolink_task_id
+    assert list(client.get_generations([task, task])) == [task]
+    assert evolink.state.counters.reads["batch"] == 0
+
+
 def test_requests_are_spaced_within_a_process(
     connect: Any, evolink: SimulatorServer, fake_time: FakeTime
 ) -> None:

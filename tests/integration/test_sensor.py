@@ -16,7 +16,7 @@ from airflow.exceptions import (
     TaskDeferred,
 )
 from fake_time import FakeTime
-from task_driver import TaskRun, generate, sense
+from task_driver import TaskRun, first_leg, generate, sense
 
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,
@@ -258,3 +258,21 @@ def test_poking_sensor_logs_no_link_and_no_prompt(
     text = json.dumps([line["event"] for line in log_lines])
     assert "/files/" not in text
     assert "red fox" not in text
+
+
+def test_generation_that_is_not_readable_at_once_is_waited_for(
+    submitted: Submit, evolink: SimulatorServer, fake_time: FakeTime, mode: dict[str, Any]
+) -> None:
+    task = submitted()
+    evolink.state.faults.post("task", Fault("status", 404, code="task_not_found", times=2))
+    assert run(sense(task, **mode), fake_time)["evolink_task_id"] == task
+
+
+def test_deferral_that_airflow_times_out_is_no_skip_where_the_generation_is_there(
+    submitted: Submit, fake_time: FakeTime
+) -> None:
+    task = submitted()
+    run_ = TaskRun(sense(task, soft_fail=True), task_id="sense")
+    deferral = first_leg(run_)
+    fake_time.advance(2000)
+    assert run_.resume_failed(deferral, "Trigger timeout")["status"] == "completed"

@@ -300,11 +300,11 @@ def test_reads_carry_the_key_and_no_idempotency_key(recorder):
     url, seen = recorder
     with EvoLinkClient(Account(base_url=url, api_key=API_KEY)) as client:
         client.get_generation("task-unified-1-a")
-        client.get_generations(["task-unified-1-a"])
+        client.get_generations(["task-unified-1-a", "task-unified-1-b"])
     task, batch = seen
     assert (task["method"], task["path"]) == ("GET", "/v1/tasks/task-unified-1-a")
     assert (batch["method"], batch["path"]) == ("POST", "/v1/tasks/batch")
-    assert batch["body"] == {"task_ids": ["task-unified-1-a"]}
+    assert batch["body"] == {"task_ids": ["task-unified-1-a", "task-unified-1-b"]}
     for sent in seen:
         assert_headers(sent["headers"])
         assert "idempotency-key" not in sent["headers"]

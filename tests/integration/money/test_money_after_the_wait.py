@@ -10,13 +10,14 @@ from fake_time import FakeTime
 from task_driver import StateStore, TaskRun, first_leg, generate
 
 from airflow_provider_evoimage.exceptions import (
+    DestinationError,
     EvoImageError,
+    GenerationLostError,
     GenerationTimeoutError,
     LinkExpiredError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
-
-pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
+from airflow_provider_evoimage.simulator.faults import Fault
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -114,3 +115,33 @@ def test_links_that_died_before_they_were_saved_say_what_is_lost(
     task.clear()
     task.run()
     assert paid(evolink) == 2
+
+
+def test_generation_that_is_unknown_for_once_after_the_wait_is_collected_by_the_retry(
+    evolink: SimulatorServer, maybe_store: StateStore | None
+) -> None:
+    task = TaskRun(generate(), store=maybe_store)
+    deferral = first_leg(task)
+    event = task.wait_in_triggerer(task.stored(deferral))
+    evolink.state.faults.post("task", Fault("status", 404, code="task_not_found", times=1))
+    with pytest.raises(GenerationLostError, match="submits nothing") as failed:
+        task.resume(deferral, event)
+    assert failed.value.retryable
+    assert task.run()["evolink_task_id"] == only_id(evolink)
+    assert paid(evolink) == 1
+
+
+def test_destination_that_broke_during_the_wait_names_the_paid_generation(
+    evolink: SimulatorServer, store: StateStore, tmp_path: Path
+) -> None:
+    task = TaskRun(generate(save_to=f"file://{tmp_path}"), store=store)
+    deferral = first_leg(task)
+    event = task.wait_in_triggerer(task.stored(deferral))
+    task.make = generate(save_to="nowhere://bucket/images")
+    with pytest.raises(DestinationError) as failed:
+        task.resume(deferral, event)
+    assert failed.value.evolink_task_id == only_id(evolink)
+    assert "A retry goes on with it" in str(failed.value)
+    task.make = generate(save_to=f"file://{tmp_path}")
+    task.run()
+    assert paid(evolink) == 1

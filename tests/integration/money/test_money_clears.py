@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,18 @@ from typing import Any
 import pytest
 from airflow.exceptions import TaskDeferred
 from crashes import STEPS, crash, paid
+from fake_time import FakeTime
 from task_driver import StateStore, TaskRun, generate, kept_keys
 
 from airflow_provider_evoimage.exceptions import (
+    EvoImageError,
+    GenerationNotFoundError,
     GenerationRefusedError,
     GenerationTimeoutError,
     SaveError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
-
-pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -161,3 +163,62 @@ def test_not_waiting_counts_as_delivered(evolink: SimulatorServer, store: StateS
     task.clear()
     assert task.run()["evolink_task_id"] != manifest["evolink_task_id"]
     assert paid(evolink) == 2
+
+
+def away_at(store: StateStore, moment: str, nth: int = 1) -> None:
+    """Let the API server be away at the nth of what Airflow's store is asked for."""
+    calls = itertools.count(1)
+
+    def fail(here: str) -> None:
+        if here == moment and next(calls) == nth:
+            raise ConnectionError("the API server is away")
+
+    store.on = fail
+
+
+def test_record_that_cannot_be_read_after_a_clear_pays_nothing(
+    evolink: SimulatorServer, store: StateStore
+) -> None:
+    task = TaskRun(generate(), store=store)
+    deferred(task)
+    task.clear()
+    away_at(store, "before get")
+    with pytest.raises(EvoImageError, match="a retry tries again") as failed:
+        task.run()
+    assert failed.value.retryable
+    task.run()
+    assert paid(evolink) == 1
+
+
+@pytest.mark.parametrize("hours", [1, 26])
+def test_record_whose_second_half_was_lost_is_mended_when_the_images_are_delivered(
+    evolink: SimulatorServer, store: StateStore, fake_time: FakeTime, hours: int
+) -> None:
+    away_at(store, "before set", 2)
+    task = TaskRun(generate(), store=store)
+    first = task.run()
+    assert store.record["phase"] == "delivered"
+    assert store.record["evolink_task_id"] == first["evolink_task_id"]
+    fake_time.advance(hours * 3600)
+    task.clear()
+    assert task.run()["evolink_task_id"] != first["evolink_task_id"]
+    assert paid(evolink) == 2
+
+
+def test_generation_that_evolink_has_forgotten_is_asked_for_anew_once_its_links_would_be_dead(
+    evolink: SimulatorServer, store: StateStore, fake_time: FakeTime
+) -> None:
+    task = TaskRun(generate(), retries=0, store=store)
+    deferred(task)
+    evolink.state.generations.clear()
+    fake_time.advance(26 * 3600)
+    # Accepted so late under its key, its images might still be there.
+    task.clear()
+    with pytest.raises(GenerationNotFoundError, match="check the id"):
+        task.run()
+    fake_time.advance(24 * 3600)
+    task.clear()
+    with pytest.raises(GenerationNotFoundError, match="clear the task to ask anew"):
+        task.run()
+    task.clear()
+    assert task.run()["status"] == "completed"

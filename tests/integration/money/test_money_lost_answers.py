@@ -8,20 +8,20 @@ import pytest
 from airflow.exceptions import TaskDeferred
 from crashes import crash, only_id, paid
 from fake_time import FakeTime
-from task_driver import StateStore, TaskRun, generate
+from task_driver import StateStore, TaskRun, first_leg, generate
 
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
+    EvoLinkUnavailableError,
     IdempotencyConflictError,
     InsufficientCreditsError,
+    InvalidRequestError,
     OutcomeUnknownError,
     RateLimitError,
     UnrepeatableSubmissionError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
-
-pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -205,3 +205,52 @@ def test_mapped_tasks_and_other_runs_are_requests_of_their_own(evolink: Simulato
         TaskRun(generate(), store=StateStore(), map_index=index).run()
     TaskRun(generate(), store=StateStore(), run_id="another").run()
     assert paid(evolink) == 4
+
+
+UNKNOWN_ONCE = Fault("status", 404, code="task_not_found", times=1)
+
+
+def test_generation_that_is_not_readable_at_once_after_a_lost_answer_is_waited_for(
+    evolink: SimulatorServer, maybe_store: StateStore | None
+) -> None:
+    evolink.state.faults.post("task", UNKNOWN_ONCE)
+    task = TaskRun(generate(prompt="a red fox [[cut:after]]"), store=maybe_store)
+    assert task.run()["status"] == "completed"
+    assert paid(evolink) == 1
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_page_of_a_proxy_after_the_request_was_accepted_hides_no_payment(
+    evolink: SimulatorServer, store: StateStore, status: int
+) -> None:
+    prompt = f"a red fox [[status-after:{status} times=100]]"
+    task = TaskRun(generate(prompt=prompt, submit_timeout=5), retries=0, store=store)
+    with pytest.raises(OutcomeUnknownError) as failed:
+        task.run()
+    assert failed.value.billed is None
+    assert store.record["phase"] == "submitting"
+    task.clear()
+    with pytest.raises(OutcomeUnknownError):
+        task.run()
+    assert paid(evolink) == 1
+
+
+def test_refusal_by_evolink_itself_is_certain(evolink: SimulatorServer, store: StateStore) -> None:
+    with pytest.raises(EvoLinkUnavailableError) as failed:
+        TaskRun(generate(prompt="a red fox [[http:503]]", submit_timeout=5), store=store).run()
+    assert failed.value.billed is False
+    assert not store.rows
+    assert paid(evolink) == 0
+
+
+def test_invalid_request_of_a_later_try_names_what_was_paid(
+    evolink: SimulatorServer, store: StateStore
+) -> None:
+    task = TaskRun(generate(), store=store)
+    first_leg(task)
+    task.make = generate(quality="excellent")
+    with pytest.raises(InvalidRequestError, match=only_id(evolink)) as failed:
+        task.run()
+    assert failed.value.billed is None
+    assert "submitted before" in str(failed.value)
+    assert paid(evolink) == 1
