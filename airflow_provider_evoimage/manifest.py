@@ -66,7 +66,7 @@ class Asked:
             request=dict(request) if isinstance(request, Mapping) else None,
             images=images if isinstance(images, int) else None,
             estimate=_estimate(usage.get("estimate")),
-            credits_reserved=_amount(usage.get("reserved")),
+            credits_reserved=amount(usage.get("reserved")),
         )
 
 
@@ -171,20 +171,21 @@ def _estimate(value: object) -> dict[str, Any] | None:
     known = {
         name: told
         for name, told in value.items()
-        if isinstance(name, str) and (isinstance(told, str) or _amount(told) is not None)
+        if isinstance(name, str) and (isinstance(told, str) or amount(told) is not None)
     }
-    has_ends = all(_amount(known.get(name)) is not None for name in ("credits_low", "credits_high"))
+    has_ends = all(amount(known.get(name)) is not None for name in ("credits_low", "credits_high"))
     return known if has_ends else None
 
 
-def _amount(value: object) -> float | None:
+def amount(value: object) -> float | None:
+    """Read an amount of credits; None where it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
-        amount = float(value)
+        number = float(value)
     except OverflowError:
         return None
-    return amount if math.isfinite(amount) else None
+    return number if math.isfinite(number) else None
 
 
 def _id_of(value: object) -> str:

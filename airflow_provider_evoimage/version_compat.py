@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         AirflowNotFoundException,
         AirflowSensorTimeout,
         AirflowSkipException,
+        AirflowTaskTimeout,
         TaskDeferralError,
         TaskDeferralTimeout,
     )
@@ -25,6 +26,7 @@ else:
             AirflowNotFoundException,
             AirflowSensorTimeout,
             AirflowSkipException,
+            AirflowTaskTimeout,
             TaskDeferralError,
             TaskDeferralTimeout,
         )
@@ -35,6 +37,7 @@ else:
             AirflowNotFoundException,
             AirflowSensorTimeout,
             AirflowSkipException,
+            AirflowTaskTimeout,
             TaskDeferralError,
             TaskDeferralTimeout,
         )
@@ -103,6 +106,7 @@ __all__ = [
     "AirflowNotFoundException",
     "AirflowSensorTimeout",
     "AirflowSkipException",
+    "AirflowTaskTimeout",
     "RetryDecision",
     "RetryPolicy",
     "Stats",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -102,7 +103,10 @@ class BatchCollection:
         if line.record is not None:
             retryable = is_retryable_failure(generation)
             line = replace(line, record=replace(line.record, phase="failed", retryable=retryable))
-        self._keep(replace(line, state="failed", error=ItemError.of(error)))
+        charge = generation.usage.credits_used
+        if charge is None and generation.status == "failed":
+            charge = 0.0  # As documented.
+        self._keep(replace(line, state="failed", charge=charge, error=ItemError.of(error)))
         if not isinstance(error, LinkExpiredError):
             generation_ended(generation)
         self.log.warning("Item %d: %s", line.item, error)
@@ -116,7 +120,13 @@ class BatchCollection:
             f"EvoLink task {evolink_task_id} was {status} when the wait ended ({ending}).",
             evolink_task_id=evolink_task_id,
         )
-        self._keep(replace(line, error=ItemError.of(error)))
+        problem = ItemError.of(error)
+        line = replace(line, error=problem)
+        if generation is None and line.record is not None and line.record.is_outlived(time.time()):
+            # Nothing is left to go on with: a cleared task asks for it anew.
+            failed = replace(line.record, phase="failed", retryable=False)
+            line = replace(line, state="failed", record=failed, error=replace(problem, retryable=False))
+        self._keep(line)
 
     def _keep(self, line: LedgerLine) -> None:
         self.lines[line.key] = line

@@ -19,12 +19,13 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
 from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError
-from airflow_provider_evoimage.manifest import Asked, Manifest, without_links
+from airflow_provider_evoimage.manifest import Asked, Manifest, amount, without_links
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.submission.resume import SubmissionRecord
 
@@ -62,6 +63,7 @@ class LedgerLine:
 
     :param asked: what it asks for, so that what comes after the submission needs no list of requests any more.
     :param manifest: of its generation, without links, once its images are saved.
+    :param charge: credits that EvoLink charged for a generation of which nothing is saved; None while unknown.
     """
 
     item: int
@@ -73,6 +75,7 @@ class LedgerLine:
     state: State = "waiting"
     record: SubmissionRecord | None = None
     manifest: Manifest | None = None
+    charge: float | None = None
     error: ItemError | None = None
 
     @classmethod
@@ -98,6 +101,24 @@ class LedgerLine:
         return self.state == "waiting" and self.evolink_task_id is not None and self.error is None
 
     @property
+    def is_unheard_of(self) -> bool:
+        """Whether a request for it may have been accepted, and no answer came."""
+        return self.record is not None and self.record.evolink_task_id is None
+
+    @property
+    def charged(self) -> float | None:
+        """Credits that EvoLink charged for it; None while that is not known."""
+        usage = (self.manifest or {}).get("usage")
+        return amount(usage.get("charged")) if isinstance(usage, Mapping) else self.charge
+
+    @property
+    def most_credits(self) -> Decimal:
+        """What it may cost while its charge is not known: what was reserved or estimated, whichever is more."""
+        reserved = self.record.credits_reserved if self.record else None
+        estimate = (self.asked.estimate or {}).get("credits_high")
+        return max(Decimal(str(amount(each) or 0)) for each in (reserved, estimate))
+
+    @property
     def evolink_task_id(self) -> str | None:
         """EvoLink's id of its generation, once there is one."""
         return self.record.evolink_task_id if self.record else None
@@ -116,7 +137,7 @@ class LedgerLine:
             "name": self.name,
             "state": self.state,
             "error": asdict(self.error) if self.error else None,
-            **(self.manifest or {"evolink_task_id": self.evolink_task_id, **self.asked.kept()}),
+            **(self.manifest or self._without_images()),
             "v": LEDGER_VERSION,
             "submission": {
                 "fingerprint": self.fingerprint,
@@ -124,6 +145,11 @@ class LedgerLine:
                 **(self.record.to_json() if self.record else {}),
             },
         }
+
+    def _without_images(self) -> dict[str, Any]:
+        kept = self.asked.kept()
+        kept["usage"]["charged"] = self.charge
+        return {"evolink_task_id": self.evolink_task_id, **kept}
 
     @classmethod
     def read(cls, data: object) -> LedgerLine | None:
@@ -142,7 +168,7 @@ class LedgerLine:
         if not isinstance(mark, str) or not all(isinstance(each, int) for each in (occurrence, *places)):
             return None
         record = SubmissionRecord.read(submission)
-        error = data.get("error")
+        error, usage = data.get("error"), data.get("usage")
         is_saved = data["state"] == "saved" and record is not None and record.evolink_task_id is not None
         return cls(
             item=data["item"],
@@ -156,6 +182,7 @@ class LedgerLine:
             manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}
             if is_saved
             else None,
+            charge=amount(usage.get("charged")) if isinstance(usage, Mapping) and not is_saved else None,
             error=ItemError(
                 code=str(error.get("code")),
                 message=str(error.get("message")),
@@ -221,7 +248,7 @@ class BatchLedger:
 
 def saved(line: LedgerLine, manifest: Manifest) -> LedgerLine:
     """Return the line of an item whose images are saved."""
-    return replace(line, state="saved", manifest=without_links(manifest), error=None)
+    return replace(line, state="saved", manifest=without_links(manifest), charge=None, error=None)
 
 
 def _line(text: str) -> LedgerLine | None:

@@ -54,6 +54,7 @@ from airflow_provider_evoimage.waiting.polling import Ending
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
+_IDS_A_LINE = 50
 LEDGER_NAME = "{dag_id}/{run_id}/{task_id}{map_suffix}.batch.{ext}"
 
 
@@ -140,7 +141,12 @@ class BatchRun:
         :raises EvoImageError: when anything about them, the storage or a limit cannot work; nothing has been
             asked for then.
         """
-        items = self._items()
+        try:
+            items = self._items()
+        except EvoImageError as error:
+            if not self._goes_on_without_list(error):
+                raise
+            return
         limit = self._budget.limit
         estimates = [estimate_with_prompt(item.request) for item in items]
         unpriced = [item for item, found in zip(items, estimates, strict=True) if found is None]
@@ -168,6 +174,26 @@ class BatchRun:
         self._submission().ensure(
             items, before_first=self._check_balance if self._arguments.check_credits else None
         )
+
+    def _goes_on_without_list(self, error: EvoImageError) -> bool:
+        """Go on with what an earlier try asked for although the requests cannot be read any more, if there is any."""
+        lines = self._ledger.read()
+        if not any(line.is_unheard_of or _may_go_on(line) for line in lines.values()):
+            return False
+        self._log.warning(
+            "The requests cannot be read, so nothing is asked for; going on with what was paid for: %s",
+            error.message,
+        )
+        for key, line in lines.items():
+            if _may_go_on(line):
+                self._lines[key] = replace(line, error=None)
+            elif line.is_unheard_of and line.state == "waiting":
+                self._lines[key] = replace(line, error=ItemError.of(error))
+            else:
+                self._lines[key] = line
+        self._leave_out_queued(error)
+        hold_earlier(self._budget, self._lines.values())
+        return True
 
     def submit_queued(self) -> None:
         """Ask for items that waited for their turn, as far as there is room now.
@@ -216,7 +242,7 @@ class BatchRun:
         Where the ledger cannot tell, everything is submitted once more, which the keys make free of charge.
         """
         lines = self._ledger.read()
-        if not lines or any(_is_unheard_of(line) for line in lines.values()):
+        if not lines or any(_is_left_open(line) for line in lines.values()):
             self._log.warning("The ledger %s lacks what this task submitted: asking again.", self._ledger.url)
             self.submit()
             return
@@ -242,7 +268,7 @@ class BatchRun:
         )
         missing = [line for line in self._lines.values() if line.state != "saved"]
         self._log.info("%s: %s.", counted(len(self._lines), "item"), progress_in_words(self._lines.values()))
-        if not any(line.state == "waiting" for line in missing):
+        if not any(line.state == "waiting" or line.is_unheard_of for line in missing):
             self._references.remove()
         if missing:
             self._ledger.write(self._lines.values())
@@ -266,8 +292,8 @@ class BatchRun:
     def _judge(self, missing: Sequence[LedgerLine]) -> None:
         """Raise what the missing items amount to, unless they are accepted."""
         words = missing_in_words(missing, len(self._lines), self._ledger.url)
-        # Paid for and not saved: no setting accepts that.
-        is_unfinished = any(line.state == "waiting" for line in missing)
+        # Paid for, or perhaps, and not saved: no setting accepts that.
+        is_unfinished = any(line.state == "waiting" or line.is_unheard_of for line in missing)
         may_succeed = any(line.error is None or line.error.retryable for line in missing)
         # Nor that the account was refused or empty half-way, which is no item's failure; a limit of one's own is.
         was_stopped = any(
@@ -344,9 +370,14 @@ class BatchRun:
                 )
 
 
-def _is_unheard_of(line: LedgerLine) -> bool:
+def _is_left_open(line: LedgerLine) -> bool:
     """Whether a line says that its item was not asked for, or not heard of since: never so once all was submitted."""
     return line.state == "waiting" and line.evolink_task_id is None and line.error is None
+
+
+def _may_go_on(line: LedgerLine) -> bool:
+    """Whether an earlier try left a paid generation unfinished or unsaved."""
+    return line.state == "waiting" and line.evolink_task_id is not None
 
 
 def _lines(
@@ -370,9 +401,11 @@ def _lines(
     ]
     if gone:
         log.warning(
-            "%d generations of an earlier try are of requests that are no longer in the list: %s. They are paid for: "
+            "%d generations of an earlier try are of requests that are no longer in the list. They are paid for: "
             "collect them with EvoImageSaveOperator within 24 hours.",
             len(gone),
-            ", ".join(gone[:20]),
         )
+    # The new manifest does not name them.
+    for start in range(0, len(gone), _IDS_A_LINE):
+        log.warning("No longer in the list: %s.", ", ".join(gone[start : start + _IDS_A_LINE]))
     return lines

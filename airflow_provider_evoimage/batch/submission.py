@@ -6,14 +6,18 @@ import contextvars
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+
+import tenacity
 
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
 from airflow_provider_evoimage.defaults import OnClear
 from airflow_provider_evoimage.exceptions import (
+    AccessDeniedError,
     AuthenticationError,
     BudgetExceededError,
     DestinationError,
@@ -21,6 +25,7 @@ from airflow_provider_evoimage.exceptions import (
     EvoLinkUnavailableError,
     EvoLinkUnreachableError,
     InsufficientCreditsError,
+    OutcomeUnknownError,
     RateLimitError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -39,13 +44,17 @@ from airflow_provider_evoimage.submission.submit import (
     record_before_post,
     unrepeatable,
 )
+from airflow_provider_evoimage.version_compat import AirflowTaskTimeout
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-#: Items between two writings of the ledger: what a crash leaves to be asked for again under the same keys.
+#: Items between two writings of the ledger: what a crash leaves to be asked for again under the same keys. Where
+#: EvoLink ignores keys it is as many as are submitted at a time, as what a crash leaves can then not be asked for.
 CHUNK = 50
 PARALLEL_SUBMISSIONS = 8
+#: How often the ledger is written before a storage counts as failing, where no submission may go unrecorded.
+LEDGER_ATTEMPTS = 5
 
 # Whoever is refused so is refused for every item: asking for the others would only bring the same answer.
 _STOPPING = (
@@ -56,6 +65,8 @@ _STOPPING = (
     InsufficientCreditsError,
     RateLimitError,
 )
+# Of the reasons for 403 these are of the key or the account; others may be of one model.
+_KEY_IS_BARRED = frozenset({"key_disabled", "key_expired", "user_disabled", "ip_restricted"})
 
 Lines = dict[LedgerKey, LedgerLine]
 
@@ -85,6 +96,7 @@ class BatchSubmission:
     max_active: int | None = None
     _stopped_by: EvoImageError | None = field(default=None, init=False)
     _decisions: dict[LedgerKey, Submit] = field(default_factory=dict, init=False)
+    _on_record: frozenset[str] = field(default=frozenset(), init=False)
 
     def ensure(
         self,
@@ -99,16 +111,49 @@ class BatchSubmission:
         :param before_first: called with all that is to be submitted, if anything is; may raise.
         :raises DestinationError: when keys are not trusted and the ledger, which must precede, cannot be written.
         """
+        self._on_record = self._accepted
         chosen = [item for item in items if self._begin(item)]
         # What is asked for anew, after a clear, is held like anything else: its earlier charge must not cover it.
         hold_earlier(self.budget, (line for key, line in self.lines.items() if key not in self._decisions))
-        if chosen and before_first is not None:
-            before_first(chosen)
+        # First what an earlier try may have been granted already: it costs what it costs.
+        repeated = [item for item in chosen if self._decisions[item.ledger_key].recorded_key is not None]
+        new = [item for item in chosen if self._decisions[item.ledger_key].recorded_key is None]
+        if new and before_first is not None and (refusal := self._refusal(before_first, new)) is not None:
+            self._submit(repeated)
+            self._stop(new, refusal)
+        else:
+            self._submit([*repeated, *new])
+        self.ledger.write_if_possible(self.lines.values(), self.log)
+
+    def _refusal(
+        self, check: Callable[[Sequence[BatchItem]], None], new: Sequence[BatchItem]
+    ) -> EvoImageError | None:
+        """Return why nothing new may be submitted; None where it may.
+
+        :raises EvoImageError: that reason, where nothing was paid for that a refusal would strand.
+        """
+        try:
+            check(new)
+        except EvoImageError as error:
+            if not any(line.is_under_way or line.is_unheard_of for line in self.lines.values()):
+                raise
+            return error
+        return None
+
+    def _submit(self, chosen: Sequence[BatchItem]) -> None:
         queue = deque(chosen)
         while queue and self._stopped_by is None and (room := self._room):
-            chunk = [queue.popleft() for _ in range(min(room, CHUNK, len(queue)))]
+            chunk = self._held_chunk(queue, room)
+            if not chunk:
+                break
             self._announce(chunk)
-            self._submit_chunk(chunk)
+            try:
+                self._submit_chunk(chunk)
+            except (Exception, AirflowTaskTimeout):
+                self.ledger.write_if_possible(self.lines.values(), self.log)
+                raise
+            if not self._trusted:
+                self._log_ids(chunk)
             self.log.info(
                 "%s, %s credits reserved.",
                 progress_in_words(self.lines.values()).capitalize(),
@@ -116,7 +161,29 @@ class BatchSubmission:
             )
         if self._stopped_by is not None:
             self._stop(chosen, self._stopped_by)
-        self.ledger.write_if_possible(self.lines.values(), self.log)
+
+    def _held_chunk(self, queue: deque[BatchItem], room: int) -> list[BatchItem]:
+        """Take the next items, as many as there is room and money for; hold the money."""
+        most = CHUNK if self._trusted else self.parallel
+        chunk: list[BatchItem] = []
+        while queue and len(chunk) < min(room, most):
+            try:
+                self._hold(queue[0])
+            except BudgetExceededError as error:
+                if not chunk:
+                    self._stopped_by = error
+                break
+            chunk.append(queue.popleft())
+        return chunk
+
+    def _log_ids(self, chunk: Sequence[BatchItem]) -> None:
+        """Name what was accepted: where keys are ignored, the ledger alone would know."""
+        accepted = [
+            f"{item.number}: {evolink_task_id}"
+            for item in chunk
+            if (evolink_task_id := self.lines[item.ledger_key].evolink_task_id)
+        ]
+        self.log.info("EvoLink tasks by item: %s.", ", ".join(accepted) or "none")
 
     @property
     def _room(self) -> int:
@@ -154,7 +221,7 @@ class BatchSubmission:
         )
         if isinstance(decision, Submit):
             self._decisions[item.ledger_key] = decision
-            self._keep(replace(line, state="queued", manifest=None, error=None))
+            self._keep(replace(line, state="queued", manifest=None, charge=None, error=None))
             return True
         if isinstance(decision, Refuse):
             error = ItemError.of(unrepeatable(decision.because))
@@ -186,13 +253,38 @@ class BatchSubmission:
                 decision.identity, decision.key, epoch=identity.epoch, hook=self.hook, earlier=line.record
             )
             announced[item.ledger_key] = replace(line, record=record)
+        if self._trusted:
+            self.ledger.write_if_possible(announced.values(), self.log)
+            return
         try:
-            self.ledger.write(announced.values())
+            tenacity.Retrying(
+                retry=tenacity.retry_if_exception_type(DestinationError),
+                stop=tenacity.stop_after_attempt(LEDGER_ATTEMPTS),
+                wait=tenacity.wait_random_exponential(multiplier=1, max=30),
+                reraise=True,
+            )(self.ledger.write, announced.values())
         except DestinationError as error:
-            if not self._trusted:
-                raise
-            self.log.warning(
-                "The ledger of this batch cannot be written (%s); the keys protect.", error.message
+            for item in chunk:
+                self._put_back(item)
+            self._name_what_is_not_written(error)
+            raise
+        self._on_record = self._accepted
+
+    @property
+    def _accepted(self) -> frozenset[str]:
+        """The generations of all items so far."""
+        return frozenset(line.evolink_task_id for line in self.lines.values() if line.evolink_task_id)
+
+    def _name_what_is_not_written(self, error: DestinationError) -> None:
+        paid = sorted(self._accepted - self._on_record)
+        error.billed = None if paid else False
+        error.on_retry = (
+            "Nothing more was submitted, as EvoLink is said to ignore keys. A retry goes on with what the batch "
+            "manifest names."
+        )
+        if paid:
+            error.on_retry += (
+                f" It does not name these: collect them with EvoImageSaveOperator: {', '.join(paid)}."
             )
 
     def _submit_chunk(self, chunk: Sequence[BatchItem]) -> None:
@@ -202,6 +294,13 @@ class BatchSubmission:
                 pool.submit(contextvars.copy_context().run, self._submit_one, item)
                 for item in chunk
             ]
+            try:
+                wait(futures)
+            except (
+                BaseException
+            ):  # Airflow's execution_timeout, for instance: what is not under way stays so.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         failures = [error for future in futures if (error := future.exception()) is not None]
         if failures:
             raise failures[0]
@@ -234,10 +333,11 @@ class BatchSubmission:
     def _failed(self, item: BatchItem, error: EvoImageError) -> None:
         if error.billed is False:
             self.budget.release(name_in_budget(item.ledger_key))
-        if isinstance(error, _STOPPING) and error.billed is False:
+        if _stops_all(error):
             self._stopped_by = self._stopped_by or error
-            self._put_back(item)
-            return
+            if error.billed is False:
+                self._put_back(item)
+                return
         self.log.warning("Item %d could not be submitted: %s", item.number, error)
         self._keep(replace(self.lines[item.ledger_key], state="failed", error=ItemError.of(error)))
 
@@ -248,15 +348,25 @@ class BatchSubmission:
         self.lines[line.key] = line
 
 
+def _stops_all(error: EvoImageError) -> bool:
+    """Whether what one item met with would meet every other."""
+    if isinstance(error, OutcomeUnknownError):
+        # A proxy that is away was waited for already.
+        return error.http_status == HTTPStatus.SERVICE_UNAVAILABLE
+    if isinstance(error, AccessDeniedError):
+        return error.code in _KEY_IS_BARRED
+    return isinstance(error, _STOPPING) and error.billed is False
+
+
 def hold_earlier(budget: Budget, lines: Iterable[LedgerLine]) -> None:
     """Count against a budget what earlier tries have spent, or may have."""
     for line in lines:
         name = name_in_budget(line.key)
-        if line.manifest is not None:
-            usage = line.manifest.get("usage")
-            budget.settle(name, usage.get("charged") if isinstance(usage, dict) else None)
-        elif line.record is not None and line.record.evolink_task_id and line.state == "waiting":
-            budget.accepted(name, line.record.credits_reserved)
+        if line.charged is not None:
+            budget.settle(name, line.charged)
+        elif line.record is not None:
+            # Refused and failed ones have no record, or a charge of 0.
+            budget.accepted(name, line.most_credits)
 
 
 def progress_in_words(lines: Iterable[LedgerLine]) -> str:
@@ -266,8 +376,7 @@ def progress_in_words(lines: Iterable[LedgerLine]) -> str:
     for line in lines:
         is_known = line.state != "waiting" or line.evolink_task_id is not None
         states[line.state if is_known else "queued"] += 1
-        usage = (line.manifest or {}).get("usage")
-        charged += (usage.get("charged") or 0.0) if isinstance(usage, dict) else 0.0
+        charged += line.charged or 0.0
     order = ("saved", "failed", "waiting", "queued", "left out")
     counts = ", ".join(f"{states[state]:,} {state}" for state in order if states[state])
     return f"{counts}; {charged:,.2f} credits charged so far"

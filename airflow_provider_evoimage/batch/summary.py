@@ -32,7 +32,7 @@ def summary_of(lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[
         "images": sum(len(manifest.get("images") or ()) for manifest in manifests),
         "credits": {
             "estimate": _sum((line.asked.estimate or {}).get("credits_high") for line in lines),
-            "charged": _sum((manifest.get("usage") or {}).get("charged") for manifest in manifests),
+            "charged": _sum(line.charged for line in lines),
         },
         "failures": [
             {

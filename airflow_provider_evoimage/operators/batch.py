@@ -16,7 +16,13 @@ from airflow_provider_evoimage.defaults import (
     MANY_GENERATIONS,
     OnClear,
 )
-from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.exceptions import (
+    EvoLinkUnavailableError,
+    EvoLinkUnreachableError,
+    InvalidRequestError,
+    RateLimitError,
+    UnreadableAnswerError,
+)
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds, whole_number
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
@@ -190,7 +196,8 @@ class EvoImageBatchOperator(BaseOperator):
         ended = WaitEvent.read(event)
         run = self._run(context)
         run.resume()
-        deadline = time.time() if deadline is None else deadline
+        if deadline is None:  # dag.test() does not hand it over.
+            deadline = time.time() + self.timeout
         self._collect(run, ended, deadline)
         return self._go_on(context, run, deadline=deadline)
 
@@ -250,7 +257,21 @@ class EvoImageBatchOperator(BaseOperator):
 
     def _collect(self, run: BatchRun, ended: WaitEvent, deadline: float) -> None:
         """Save what has ended, and put what is queued in its place."""
-        run.collect(ended.endings)
+        # A wait that broke off without a single ending would do so again.
+        broke_off = not ended.endings and ended.reason
+        try:
+            run.collect(dict.fromkeys(run.waiting, "lost") if broke_off else ended.endings)
+        except (
+            EvoLinkUnreachableError,
+            EvoLinkUnavailableError,
+            RateLimitError,
+            UnreadableAnswerError,
+        ) as error:
+            if time.time() >= deadline:
+                raise
+            # Generations go on without us, and the trigger is the one to be patient.
+            self.log.warning("What has ended cannot be read now, so the wait goes on: %s", error.message)
+            return
         if time.time() < deadline:
             run.submit_queued()
 

@@ -168,7 +168,7 @@ class Budget:
             self._held[item] = most
         return found
 
-    def accepted(self, item: str, reserved: float | None) -> None:
+    def accepted(self, item: str, reserved: float | Decimal | None) -> None:
         """Note what EvoLink reserved for an item; it raises what is held, and never lowers it."""
         with self._lock:
             if item not in self._charged:
@@ -295,5 +295,5 @@ def _everything_less(request: ImageRequest) -> Iterator[tuple[str, ImageRequest]
             yield " and ".join(words), request
 
 
-def _amount(value: float | None) -> Decimal:
+def _amount(value: float | Decimal | None) -> Decimal:
     return Decimal(0) if value is None else Decimal(str(value))

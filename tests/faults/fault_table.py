@@ -59,9 +59,13 @@ KNOWN_LIMITS = """\
 - **A mapped list that comes back changed after a clear.** Each item is found again by what it says, wherever it
   stands then: nothing undelivered is paid twice. An item that has moved is found also when it had been delivered, so
   that its images are delivered again, where one that kept its place is drawn anew; `on_clear="regenerate"` draws all
-  anew. Where keys are ignored, such items end with “outcome unknown”.
+  anew. One exception: when items were cleared one by one before, and the whole list is cleared in another order after
+  that, an item that moved to the place of such a one is not found again. Where keys are ignored, moved items end with
+  “outcome unknown”.
 - **A service that ignores keys** (`idempotency: ignored`): when the answer to a POST is lost, the task ends with
-  “outcome unknown” instead of asking again. It does not pay twice; somebody has to look whether it paid once.
+  “outcome unknown” instead of asking again. It does not pay twice; somebody has to look whether it paid once. Below
+  Airflow 3.3, where nothing but the number of tries tells a retry from a clear, this holds as long as nobody lowers
+  `retries` between two tries.
 """
 
 
