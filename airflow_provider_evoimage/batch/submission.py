@@ -123,7 +123,7 @@ class BatchSubmission:
             self._stop(new, refusal)
         else:
             self._submit([*repeated, *new])
-        self.ledger.write_if_possible(self.lines.values(), self.log)
+        self._write(self.lines)
 
     def _refusal(
         self, check: Callable[[Sequence[BatchItem]], None], new: Sequence[BatchItem]
@@ -253,8 +253,20 @@ class BatchSubmission:
                 decision.identity, decision.key, epoch=identity.epoch, hook=self.hook, earlier=line.record
             )
             announced[item.ledger_key] = replace(line, record=record)
+        try:
+            self._write(announced)
+        except DestinationError:
+            for item in chunk:
+                self._put_back(item)
+            raise
+
+    def _write(self, lines: Lines) -> None:
+        """Write the ledger; where keys are not trusted it is all that a later try can go by.
+
+        :raises DestinationError: naming the generations that it does not know of, where keys are not trusted.
+        """
         if self._trusted:
-            self.ledger.write_if_possible(announced.values(), self.log)
+            self.ledger.write_if_possible(lines.values(), self.log)
             return
         try:
             tenacity.Retrying(
@@ -262,10 +274,8 @@ class BatchSubmission:
                 stop=tenacity.stop_after_attempt(LEDGER_ATTEMPTS),
                 wait=tenacity.wait_random_exponential(multiplier=1, max=30),
                 reraise=True,
-            )(self.ledger.write, announced.values())
+            )(self.ledger.write, lines.values())
         except DestinationError as error:
-            for item in chunk:
-                self._put_back(item)
             self._name_what_is_not_written(error)
             raise
         self._on_record = self._accepted

@@ -20,6 +20,8 @@ from airflow_provider_evoimage.simulator.state import SimulatorState
 
 CREDITS_PATH = "/v1/credits"
 FILES_API_PATH = "/api/v1/files"
+# Seconds between two looks whether somebody has the simulator begin anew.
+_LOOK_EVERY = 0.1
 
 
 class Misbehaviour:
@@ -50,11 +52,14 @@ class Misbehaviour:
         return self.refused(request, Refusal(fault.status, code=fault.code, retry_after=fault.retry_after))
 
     async def hold(self, seconds: float) -> bool:
-        """Wait; return False when the server goes down meanwhile."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()
-        return not self._closing.is_set()
+        """Wait; return False when the server goes down or begins anew meanwhile."""
+        board, left = self.state.faults, seconds
+        while left > 0 and not self._closing.is_set() and board is self.state.faults:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK_EVERY)):
+                    await self._closing.wait()
+            left -= _LOOK_EVERY
+        return not self._closing.is_set() and board is self.state.faults
 
     def refused(self, request: Request, refusal: Refusal) -> Response:
         """Answer what the service refuses."""

@@ -18,6 +18,7 @@ from airflow_provider_evoimage.simulator.answers import TRANSPORT
 from airflow_provider_evoimage.simulator.app import build_app
 from airflow_provider_evoimage.simulator.courier import Courier
 from airflow_provider_evoimage.simulator.file_routes import OWN_BASE_PATH
+from airflow_provider_evoimage.simulator.processes import poll
 from airflow_provider_evoimage.simulator.request_log import RequestLog
 from airflow_provider_evoimage.simulator.settings import Settings
 from airflow_provider_evoimage.simulator.state import SimulatorState
@@ -26,6 +27,7 @@ BACKLOG = 2048
 # Seconds an idle connection stays open: longer than clients keep theirs, so that none is closed under them.
 KEEP_ALIVE = 120
 SHUTDOWN_SECONDS = 2
+RESET_SECONDS = 10.0
 START_SECONDS = 30.0
 
 
@@ -223,6 +225,19 @@ class SimulatorServer:
         if not started.wait(START_SECONDS):
             raise RuntimeError("The simulator did not start.")
         return self
+
+    def reset(self) -> None:
+        """Begin anew, with no request of before still being answered.
+
+        :raises TimeoutError: when one goes on for more than ten seconds.
+        """
+        self.state.reset()
+        poll(
+            lambda: self.state.counters.open_requests == 0,
+            seconds=RESET_SECONDS,
+            what="the requests of before to end",
+            interval=0.01,
+        )
 
     @property
     def files_url(self) -> str:

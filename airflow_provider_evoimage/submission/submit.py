@@ -267,7 +267,8 @@ class Submission:
                 )
             )
             if not submitted.replayed:
-                return generation
+                # One that has ended already was accepted before, whatever the answer forgot to say or to hold.
+                return self._reread(generation) if generation.is_terminal else generation
             self._log.info(
                 "EvoLink had accepted this request before, as task %s; nothing was paid again.",
                 generation.evolink_task_id,

@@ -26,7 +26,14 @@ from airflow_provider_evoimage.exceptions import (
     RateLimitError,
     UnreadableAnswerError,
 )
-from airflow_provider_evoimage.waiting.polling import JITTER_SHARE, LONGEST_INTERVAL, End, Look, Wait
+from airflow_provider_evoimage.waiting.polling import (
+    JITTER_SHARE,
+    LONGEST_INTERVAL,
+    LONGEST_PAUSE_SECONDS,
+    End,
+    Look,
+    Wait,
+)
 
 # One httpx client keeps up with this many requests under way; from about 60 on its pool costs more than it sends.
 MAX_REQUESTS_IN_FLIGHT = 24
@@ -304,7 +311,8 @@ class Poller:
         now = time.time()
         if now >= self._resume_at:
             self._allowed = max(1.0, self._allowed / 2)
-        pause = RATE_LIMIT_PAUSE_SECONDS if error.retry_after is None else error.retry_after
+        wished = RATE_LIMIT_PAUSE_SECONDS if error.retry_after is None else error.retry_after
+        pause = min(wished, LONGEST_PAUSE_SECONDS)
         if now + pause <= self._resume_at:
             return
         self._resume_at = now + pause

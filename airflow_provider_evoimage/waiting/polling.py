@@ -35,6 +35,8 @@ LEAST_INTERVAL = 1.0
 JITTER_SHARE = 0.2
 # How long EvoLink may be unreadable before the wait ends.
 FAILURE_BUDGET_SECONDS = 600.0
+# However long EvoLink asks us to stay away: generations end meanwhile, and their links with them.
+LONGEST_PAUSE_SECONDS = 600.0
 # A generation that was just accepted may not be readable everywhere at once, and one 404 may be a mistake.
 NOT_FOUND_GRACE_SECONDS = 60.0
 
@@ -117,9 +119,10 @@ class Wait:
             return after, End(ending="lost", reason="refused")
         if now >= self.deadline:
             return after, End(ending="timeout")
-        if failing_for >= FAILURE_BUDGET_SECONDS:
+        # To stay away when EvoLink asks for it is no failure.
+        if failing_for >= FAILURE_BUDGET_SECONDS + (error.retry_after or 0):
             return after, End(ending="lost", reason="unreadable")
-        return after, after.next_look(now, at_least=error.retry_after or 0)
+        return after, after.next_look(now, at_least=min(error.retry_after or 0, LONGEST_PAUSE_SECONDS))
 
     def next_look(self, now: float, *, at_least: float = 0, sharing: int = 1) -> Look:
         """When to look next, in no less than ``at_least`` seconds."""

@@ -46,7 +46,7 @@ def _evolink() -> Iterator[SimulatorServer]:
 @pytest.fixture
 def evolink(_evolink: SimulatorServer) -> SimulatorServer:
     """A simulated EvoLink as on its first day, at real speed."""
-    _evolink.state.reset()
+    _evolink.reset()
     return _evolink
 
 

@@ -92,7 +92,7 @@ def server():
 
 @pytest.fixture
 def evolink(server, monkeypatch):
-    server.state.reset()
+    server.reset()
     server.state.clock.freeze()
     monkeypatch.setenv(CONN, as_connection(server.url))
     return server

@@ -205,7 +205,7 @@ def test_connection_cut_before_acceptance_is_asked_again_and_paid_once(
 def test_silence_after_acceptance_is_asked_once_more_and_paid_once(
     connect: Any, evolink: SimulatorServer
 ) -> None:
-    submitted = connect(request_timeout=0.3).submit(asking("a red fox [[silence:90]]"), KEY)
+    submitted = connect(request_timeout=1.5).submit(asking("a red fox [[silence:90]]"), KEY)
     assert submitted.replayed
     assert evolink.state.counters.paid == 1
 
@@ -399,7 +399,7 @@ def test_requests_are_spaced_within_a_process(
     for number in range(6):
         clients[number % 2].get_credits()
     assert fake_time.monotonic() - before >= 10
-    assert fake_time.passed == pytest.approx(10, abs=1)
+    assert fake_time.passed == pytest.approx(10, abs=3)
     assert evolink.state.counters.reads["credits"] == 6
 
 

@@ -40,7 +40,7 @@ def server():
 
 @pytest.fixture
 def evolink(server):
-    server.state.reset()
+    server.reset()
     return server
 
 

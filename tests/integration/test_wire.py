@@ -50,7 +50,7 @@ def server() -> Iterator[SimulatorServer]:
 
 @pytest.fixture
 def evolink(server, monkeypatch):
-    server.state.reset()
+    server.reset()
     server.state.clock.freeze()
     monkeypatch.setenv("AIRFLOW_CONN_EVOIMAGE_DEFAULT", as_connection(server.url))
     return server

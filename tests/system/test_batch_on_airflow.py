@@ -66,9 +66,9 @@ def waits(log: Sequence[str]) -> list[int]:
 def test_batch_wakes_to_save_and_delivers_all(
     start: Start, airflow: LocalAirflow, simulator: str, tmp_path: Path
 ) -> None:
-    # A third each takes 10, 30 and 50 seconds at 20 times the speed of the real ones.
+    # A third each takes 10, 35 and 60 seconds at 20 times the speed of the real ones.
     words = "A poster that wakes"
-    prompts = [f"{words} {number} [[duration:{200 + 400 * (number % 3)}]]" for number in range(ITEMS)]
+    prompts = [f"{words} {number} [[duration:{200 + 500 * (number % 3)}]]" for number in range(ITEMS)]
     run = start(prompts)
 
     airflow.wait_for_state("batch", run, "draw", "deferred", seconds=90)

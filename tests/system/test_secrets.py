@@ -6,6 +6,7 @@ import base64
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -28,8 +29,10 @@ def spellings(secret: str) -> list[bytes]:
 
 def files_below(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in folder.rglob("*"):
-        if path.is_file():
-            yield str(path.relative_to(folder)), path.read_bytes()
+        # SQLite's journals come and go.
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                yield str(path.relative_to(folder)), path.read_bytes()
 
 
 def rows_of(database: Path) -> Iterator[tuple[str, bytes]]:

@@ -35,8 +35,9 @@ def counters(simulator: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def waited(airflow: LocalAirflow, simulator: str) -> tuple[str, list[str], dict[str, int]]:
     """A run that ended well: its id, whom the mapped tasks waited for, and what was asked meanwhile."""
-    single = [submitted(simulator, 45) for _ in range(SINGLE)]
-    many = [submitted(simulator, 20 if number < MANY // 2 else 45) for number in range(MANY)]
+    # Time enough for all to be deferred before any of them ends, also on a slow machine.
+    single = [submitted(simulator, 70) for _ in range(SINGLE)]
+    many = [submitted(simulator, 40 if number < MANY // 2 else 70) for number in range(MANY)]
     before = counters(simulator)
     run = airflow.run(DAG_ID, {"single": single, "many": many})
 
@@ -58,7 +59,7 @@ def test_waiting_tasks_share_their_requests_and_submit_nothing(
 ) -> None:
     _, single, asked = waited
     assert asked["paid"] == 0
-    # The sensors read on a worker before and after their wait; a wait of 45 s takes some ten looks.
+    # The sensors read on a worker before and after their wait; a wait of 70 s takes some fifteen looks.
     assert asked["task"] + asked["batch"] < 2 * len(single) + (SINGLE + MANY) * 2
 
 

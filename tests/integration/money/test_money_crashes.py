@@ -193,7 +193,7 @@ def test_crash_at_any_line_of_the_first_try_pays_once(evolink: SimulatorServer, 
     assert len(lines) > 150
     outcomes = {}
     for line in lines:
-        evolink.state.reset()
+        evolink.reset()
         task = TaskRun(generate(), store=StateStore() if has_store else None)
         with KillAtLine(line), pytest.raises((Killed, TaskDeferred)):
             task.start()

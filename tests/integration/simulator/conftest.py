@@ -85,7 +85,7 @@ def _customer(server: SimulatorServer) -> Iterator[Customer]:
 
 
 @pytest.fixture
-def customer(_customer: Customer) -> Customer:
-    _customer.state.reset()
+def customer(_customer: Customer, server: SimulatorServer) -> Customer:
+    server.reset()
     _customer.state.clock.freeze()
     return _customer

@@ -36,8 +36,6 @@ def test_keys_can_be_limited_rotated_and_revoked(customer):
 
 
 def test_counters_say_what_was_asked(customer):
-    # A request that an earlier test gave up may still be held.
-    held = customer.counters["open_requests"]
     task = customer.finished()
     customer.submit(size="9:9")
     customer.image(task["results"][0])
@@ -53,8 +51,8 @@ def test_counters_say_what_was_asked(customer):
     assert (counters["downloads"], counters["downloads_served"]) == (1, 1)
     assert counters["credits_charged"] == task["usage"]["credits_used"]
     # An answer may be here a moment before the server has noted that it is away.
-    poll(lambda: customer.counters["open_requests"] <= held, seconds=5, what="every request to be closed")
-    assert 1 <= counters["most_open_requests"] <= held + 2
+    poll(lambda: customer.counters["open_requests"] == 0, seconds=5, what="every request to be closed")
+    assert 1 <= counters["most_open_requests"] <= 2
     assert counters["per_key"][key_hash(API_KEY)] == {
         "submissions": 2, "paid": 1, "task_reads": 1, "batch_reads": 1, "credits_reads": 1,
     }  # fmt: skip
@@ -189,7 +187,7 @@ def test_server_stops_although_requests_wait(caplog):
                 f"{server.url}/v1/images/generations",
                 json=body,
                 headers={"authorization": "Bearer k"},
-                timeout=0.2,
+                timeout=1.5,
                 trust_env=False,
             )
         (generation,) = server.state.generations.values()

@@ -90,7 +90,7 @@ def test_unreadable_body_after_acceptance(customer):
 
 def test_silence_after_acceptance(customer):
     with pytest.raises(httpx.ReadTimeout):
-        customer.submit("fox [[silence:90]]", key=KEY, timeout=0.3)
+        customer.submit("fox [[silence:90]]", key=KEY, timeout=1.5)
     assert customer.counters["paid"] == 1
     assert customer.submit("fox [[silence:90]]", key=KEY).headers["idempotency-replayed"] == "true"
 

@@ -1,9 +1,10 @@
 """The Idempotency-Key header: what is paid once, what is refused, and for how long it is remembered."""
 
 import threading
-import time
 
 import pytest
+
+from airflow_provider_evoimage.simulator.processes import poll
 
 KEY = "airflow-fox-0123456789"
 
@@ -48,9 +49,8 @@ def test_key_whose_submission_is_still_undecided_is_refused(customer):
     first = []
     thread = threading.Thread(target=lambda: first.append(customer.submit("[[delay:0.6]]", key=KEY)))
     thread.start()
-    deadline = time.monotonic() + 5
-    while customer.state.counters.submissions == 0:
-        assert time.monotonic() < deadline
+    # The count rises with the headers; the key is in the memory once the body is read.
+    poll(lambda: customer.state.key_memory._remembered, seconds=5, what="the first request", interval=0.01)
     answer = customer.submit("[[delay:0.6]]", key=KEY)
     thread.join()
     assert answer.status_code == 409

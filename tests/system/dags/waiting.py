@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
+from airflow.providers.standard.sensors.time_delta import WaitSensor
 from airflow.sdk import DAG, task
 
 with DAG("harness_waiting", schedule=None):
@@ -11,4 +11,5 @@ with DAG("harness_waiting", schedule=None):
     def after(**context):
         return {"run_id": context["run_id"]}
 
-    TimeDeltaSensor(task_id="wait", delta=timedelta(seconds=10), deferrable=True) >> after()
+    # From the start of the task, however late that is.
+    WaitSensor(task_id="wait", time_to_wait=timedelta(seconds=10), deferrable=True) >> after()

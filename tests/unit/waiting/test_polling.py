@@ -23,6 +23,7 @@ from airflow_provider_evoimage.waiting.polling import (
     FIRST_LOOK_BOUNDS,
     JITTER_SHARE,
     LONGEST_INTERVAL,
+    LONGEST_PAUSE_SECONDS,
     NOT_FOUND_GRACE_SECONDS,
     SHORTEST_INTERVAL,
     End,
@@ -123,8 +124,22 @@ def test_retry_after_wins_over_the_schedule(poll_interval: float | None) -> None
 
 
 def test_retry_after_does_not_carry_the_wait_past_its_deadline() -> None:
-    _, outcome = begun().missed(RateLimitError("slow down", retry_after=86_400), NOW)
-    assert seconds_to(outcome, NOW) == 1800
+    _, outcome = begun(deadline=NOW + 300).missed(RateLimitError("slow down", retry_after=86_400), NOW)
+    assert seconds_to(outcome, NOW) == 300
+
+
+def test_long_retry_after_is_looked_through_and_does_not_use_up_the_patience() -> None:
+    error = RateLimitError("come back in an hour", retry_after=3600)
+    wait, outcome = begun(deadline=NOW + 6 * 3600).missed(error, NOW)
+    looks, passed = 0, 0.0
+    while isinstance(outcome, Look):
+        looks, passed = looks + 1, passed + seconds_to(outcome, NOW + passed)
+        wait, outcome = wait.missed(error, NOW + passed)
+    assert outcome == End(ending="lost", reason="unreadable")
+    assert passed == pytest.approx(
+        3600 + FAILURE_BUDGET_SECONDS, abs=LONGEST_PAUSE_SECONDS * (1 + JITTER_SHARE)
+    )
+    assert looks >= 3600 / LONGEST_PAUSE_SECONDS / (1 + JITTER_SHARE)
 
 
 def test_short_retry_after_does_not_speed_the_schedule_up() -> None:
