@@ -18,7 +18,7 @@ from airflow_provider_evoimage.evolink.prices import CREDITS_PER_USD
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError
-from airflow_provider_evoimage.submission.identity import unsigned
+from airflow_provider_evoimage.submission.identity import billable_body, without_secrets
 
 MANIFEST_VERSION = 1
 
@@ -42,12 +42,8 @@ class Asked:
 
     @classmethod
     def by(cls, request: ImageRequest) -> Asked:
-        """Describe a request, without ``callback_url`` (it may hold a secret) and signatures of URLs."""
-        body = {name: value for name, value in request.body().items() if name != "callback_url"}
-        if request.image_urls:
-            body["image_urls"] = [unsigned(url) for url in request.image_urls]
-        if isinstance(mask := body.get("mask_url"), str):
-            body["mask_url"] = unsigned(mask)
+        """Describe a request, without ``callback_url`` (it may hold a secret), and with no secret in a URL."""
+        body = billable_body(request, without_secrets)
         found = estimate_with_prompt(request)
         return cls(request=body, images=request.asked, estimate=None if found is None else found.to_json())
 

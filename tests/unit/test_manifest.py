@@ -122,6 +122,24 @@ def test_request_in_the_manifest_holds_no_callback_and_no_signature() -> None:
     assert asked.request["image_urls"] == ["https://bucket.s3.amazonaws.com/a.png?versionId=3"]
 
 
+def test_request_in_the_manifest_holds_no_secret_of_any_url() -> None:
+    url = "https://me:secret@bucket.s3.amazonaws.com/a.png?v=3&X-Amz-Signature=secret&token=secret"
+    request = ImageRequest.build(
+        model="gpt-image-2",
+        prompt="a fox",
+        image_urls=[url],
+        extra_body={"mask_url": url, "layers": [{"image": url, "opacity": 0.5}], "seed": 7},
+    )
+    asked = Asked.by(request)
+    shown = "https://bucket.s3.amazonaws.com/a.png?v=3&token=***"
+    assert asked.request is not None
+    assert asked.request["image_urls"] == [shown]
+    assert asked.request["mask_url"] == shown
+    assert asked.request["layers"] == [{"image": shown, "opacity": 0.5}]
+    assert asked.request["seed"] == 7
+    assert request.extra_body["layers"][0]["image"] == url
+
+
 def test_sidecar_holds_no_result_links_and_all_the_rest() -> None:
     manifest = a_manifest()
     sidecar = without_links(manifest)
