@@ -140,6 +140,16 @@ def test_several_generations_give_a_list_in_order(finished: Submit, tmp_path: Pa
     ]
 
 
+def test_generation_that_is_named_twice_is_saved_once_and_returned_for_each_entry(
+    finished: Submit, tmp_path: Path
+) -> None:
+    one, other = finished("one"), finished("two")
+    manifests = saving([one, other, {"evolink_task_id": one}], tmp_path)
+    assert [manifest["evolink_task_id"] for manifest in manifests] == [one, other, one]
+    assert manifests[2] == manifests[0]
+    assert len(files_in(tmp_path)) == 4
+
+
 def test_generate_and_save_fit_together(tmp_path: Path, evolink: SimulatorServer) -> None:
     made = TaskRun(generate(n=2)).run()
     manifest = saving(made, tmp_path)

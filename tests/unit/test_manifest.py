@@ -16,6 +16,7 @@ from airflow_provider_evoimage.manifest import (
     Manifest,
     build_manifest,
     cost_in_words,
+    generations_given,
     generations_named_by,
     made_by,
     without_links,
@@ -232,6 +233,11 @@ def test_any_json_reads_as_some_knowledge_of_the_request(value: Any) -> None:
 )
 def test_generations_are_named_by_id_manifest_or_any_list_of_them(value: object, ids: list[str]) -> None:
     assert list(generations_named_by(value)) == ids
+
+
+def test_each_entry_of_a_list_counts_also_where_it_names_a_generation_again() -> None:
+    given = generations_given([TASK, [{"evolink_task_id": OTHER}], TASK])
+    assert [evolink_task_id for evolink_task_id, _ in given] == [TASK, OTHER, TASK]
 
 
 def test_manifest_tells_what_was_asked_of_the_generation_it_names() -> None:
