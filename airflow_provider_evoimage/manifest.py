@@ -18,7 +18,7 @@ from airflow_provider_evoimage.evolink.prices import CREDITS_PER_USD
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError
-from airflow_provider_evoimage.submission.identity import unsigned
+from airflow_provider_evoimage.submission.identity import billable_body, without_secrets
 
 MANIFEST_VERSION = 1
 
@@ -42,12 +42,8 @@ class Asked:
 
     @classmethod
     def by(cls, request: ImageRequest) -> Asked:
-        """Describe a request, without ``callback_url`` (it may hold a secret) and signatures of URLs."""
-        body = {name: value for name, value in request.body().items() if name != "callback_url"}
-        if request.image_urls:
-            body["image_urls"] = [unsigned(url) for url in request.image_urls]
-        if isinstance(mask := body.get("mask_url"), str):
-            body["mask_url"] = unsigned(mask)
+        """Describe a request, without ``callback_url`` (it may hold a secret), and with no secret in a URL."""
+        body = billable_body(request, without_secrets)
         found = estimate_with_prompt(request)
         return cls(request=body, images=request.asked, estimate=None if found is None else found.to_json())
 
@@ -144,24 +140,30 @@ def made_by(context: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def generations_named_by(value: object) -> dict[str, Asked]:
+    """Read what a save operator was given, each generation once; see :func:`generations_given`.
+
+    :returns: what is known of each generation, by ``evolink_task_id``, in order.
+    """
+    return dict(generations_given(value))
+
+
+def generations_given(value: object) -> list[tuple[str, Asked]]:
     """Read what a save operator was given: an id, a manifest, or any list of them (a mapped task's output).
 
     Only the ids are acted upon: people may edit an XCom, so links and paths in it are not truth.
 
-    :returns: what is known of each generation, by ``evolink_task_id``, in order.
+    :returns: the ``evolink_task_id`` and what is known of each generation, in order.
     :raises InvalidRequestError: when anything else is among it.
     """
     if isinstance(value, (str, Mapping)):
-        return {_id_of(value): Asked.in_manifest(value)}
+        return [(_id_of(value), Asked.in_manifest(value))]
     if not isinstance(value, Iterable) or isinstance(value, (bytes, bytearray)):
         raise _not_a_generation(value)
-    named: dict[str, Asked] = {}
-    for item in value:
-        # A task that hands over several manifests, mapped: a list of lists.
-        named |= generations_named_by(item)
-    if not named:
+    # A task that hands over several manifests, mapped: a list of lists.
+    given = [generation for item in value for generation in generations_given(item)]
+    if not given:
         raise InvalidRequestError("generation is an empty list: there is nothing to save.")
-    return named
+    return given
 
 
 def _estimate(value: object) -> dict[str, Any] | None:

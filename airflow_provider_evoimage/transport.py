@@ -15,7 +15,6 @@ import socket
 import ssl
 import threading
 import time
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -247,12 +246,14 @@ class ResultClient:
                 f"The result link points, or redirects, to {host}, which is not a public host."
             )
 
-    def _check_peer(self, url: str, peer: str) -> None:
+    def _check_peer(self, url: str, asked_of: str, peer: str) -> None:
         """Refuse an internal address under a public name, as it was really connected to.
 
-        Behind a proxy the peer is the proxy, which may well be internal, and resolving names is its part.
+        Behind a proxy another host is connected to. It may well be internal, and resolving names is its part.
+
+        :param asked_of: the host that is connected to.
         """
-        if _is_proxied(url):
+        if asked_of != httpx.URL(url).raw_host.decode("ascii"):
             return
         address = literal_address(peer)
         if address is not None and network_of_address(address) not in self._networks:
@@ -267,20 +268,24 @@ class _Exchange:
     httpx's own time-outs bound each silence, not the whole: a host that sends a byte now and then goes on for ever.
     """
 
-    def __init__(self, deadline: Deadline, *, check_peer: Callable[[str], None]) -> None:
+    def __init__(self, deadline: Deadline, *, check_peer: Callable[[str, str], None]) -> None:
         self.deadline = deadline
         self._check_peer = check_peer
         self._is_over = False
+        self._asked_of = ""
         self._socket: socket.socket | None = None
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Look at each connection when it stands, before a byte is sent over it (httpcore's hook)."""
+        if event.endswith(".connect_tcp.started"):
+            # A proxy's, where httpx takes one: only httpx knows how it reads NO_PROXY.
+            self._asked_of = str(info["host"])
         if not event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             return
         stream = info["return_value"]
         try:
             if event.endswith(".connect_tcp.complete"):
-                self._check_peer(str(stream.get_extra_info("server_addr")[0]))
+                self._check_peer(self._asked_of, str(stream.get_extra_info("server_addr")[0]))
             self._socket = stream.get_extra_info("socket")
             self.check_time()
         except DownloadError:
@@ -447,14 +452,6 @@ def host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
-
-
-def _is_proxied(url: str) -> bool:
-    parts = urlsplit(url)
-    proxies = urllib.request.getproxies()
-    return (parts.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(
-        parts.hostname or ""
-    )
 
 
 def _in_words(error: Exception) -> str:

@@ -43,8 +43,8 @@ class EvoImageSaveOperator(BaseOperator):
     complete or absent, and beside the first image of each generation lies its manifest as ``.json``. A retry
     fetches only what is not there yet.
 
-    Returns the manifest of the generation, or a list of manifests where ``generation`` is a list. Assets and
-    asset aliases among ``outlets`` get one event a save, which tells of the images in its ``extra``; see
+    Returns the manifest of the generation, or a list of them, one for each entry, where ``generation`` is a list.
+    Assets and asset aliases among ``outlets`` get one event a save, which tells of the images in its ``extra``; see
     :attr:`airflow_provider_evoimage.lineage.NewImages.extra`.
 
     :param generation: a manifest (the output of EvoImageGenerateOperator or EvoImageGenerationSensor), an
@@ -96,11 +96,12 @@ class EvoImageSaveOperator(BaseOperator):
     def execute(self, context: Context) -> Manifest | list[Manifest]:
         """Save what is finished, then name what is not."""
         from airflow_provider_evoimage.lineage import NewImages
-        from airflow_provider_evoimage.manifest import generations_named_by, made_by
+        from airflow_provider_evoimage.manifest import generations_given, made_by
         from airflow_provider_evoimage.storage.destination import Destination, FileNames
         from airflow_provider_evoimage.storage.saver import ImageSaver
 
-        named = generations_named_by(self.generation)
+        given = generations_given(self.generation)
+        named = dict(given)
         is_single = isinstance(self.generation, (str, dict))
         save_to = filled("save_to", self.save_to)
         if save_to is None:
@@ -123,7 +124,9 @@ class EvoImageSaveOperator(BaseOperator):
             raise _summed_up(failures, len(named))
         self._saved = NewImages(manifests=manifests, save_to=save_to)
         self._saved.announce(context, self.outlets, self.log)
-        return manifests[0] if is_single else manifests
+        by_id = {manifest["evolink_task_id"]: manifest for manifest in manifests}
+        # One for each entry, also where a generation was named twice, which is saved once.
+        return manifests[0] if is_single else [by_id[evolink_task_id] for evolink_task_id, _ in given]
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
         """Tell OpenLineage, where it is installed, which folder was written."""

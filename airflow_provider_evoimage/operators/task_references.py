@@ -55,17 +55,18 @@ class TaskReferences:
         :param is_retry: whether an earlier try may have submitted the request already.
         """
         store = self._store if has_references(image_urls, extra_body) else None
+        record = ReferenceRecord.read(store, self._log)
         try:
             return read_references(
                 image_urls,
                 extra_body,
                 model=model,
                 base_url=self._hook.settings.account.base_url,
-                known=ReferenceRecord.read(store, self._log).hashes,
+                known=record.known,
             )
         except EvoImageError as error:
-            if is_retry and self._store is None:
-                # Airflow < 3.3: nothing tells whether an earlier try submitted.
+            if is_retry and (self._store is None or record.sent):
+                # An earlier try came as far as the submission, or nothing tells (Airflow < 3.3).
                 say_of_earlier_try(error)
             raise
 
@@ -76,7 +77,7 @@ class TaskReferences:
         return ReferenceUploads(
             hook=self._hook,
             stored=references.stored,
-            hashes=references.hashes,
+            known=references.known,
             names=self._names,
             store=self._store,
             log=self._log,

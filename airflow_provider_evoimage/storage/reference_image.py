@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 import secrets
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from airflow.sdk import ObjectStoragePath
 
 from airflow_provider_evoimage.evolink.uploads import MAX_UPLOAD_BYTES, UPLOAD_TYPES
 from airflow_provider_evoimage.exceptions import InvalidRequestError, ReferenceUnreadableError
 from airflow_provider_evoimage.version_compat import AirflowNotFoundException
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/gif": "gif", "image/webp": "webp"}
 _MAX_STEM_CHARACTERS = 60
@@ -25,6 +23,10 @@ _CHUNK_BYTES = 1024 * 1024
 _BLOCK_BYTES = 4 * 1024 * 1024
 # Larger images are not decoded, as that takes gigabytes; their header and checksums tell what they can.
 _MAX_DECODED_PIXELS = 25_000_000
+# All that is ever opened: other kinds have readers that run programs (EPS: Ghostscript). A JPEG with a second
+# picture, as phones write it, opens as JPEG and is then called MPO.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
+_TYPES = {"MPO": "image/jpeg"} | {kind: f"image/{kind.lower()}" for kind in _FORMATS}
 
 
 def opened(source: str, field: str) -> Any:
@@ -33,25 +35,42 @@ def opened(source: str, field: str) -> Any:
     :raises InvalidRequestError: when it is not there, or can never be opened.
     :raises ReferenceUnreadableError: when a retry may go better.
     """
+    from fsspec.implementations.local import LocalFileSystem
+
     if "://" not in source and not source.startswith("/"):
         raise InvalidRequestError(
             f"{field}: {source[:200]!r} is not an http(s) URL, nor a storage URL such as s3://conn@bucket/image.png, "
             "nor an absolute path."
         )
     try:
+        path = ObjectStoragePath(source)
+        if isinstance(path.fs, LocalFileSystem):
+            _check_regular(Path(path.path))
         # As "rb" also a folder of some stores opens; it fails when it is read.
-        return ObjectStoragePath(source).open("rb", block_size=_BLOCK_BYTES)
+        return path.open("rb", block_size=_BLOCK_BYTES)
     except Exception as error:
         raise _unread(source, field, error) from error
 
 
-def chunks_of(file: IO[bytes], source: str) -> Iterator[bytes]:
+def _check_regular(path: Path) -> None:
+    """Refuse what never ends, or waits until somebody writes."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError("it is a pipe, socket or device, and no regular file")
+
+
+def printable(source: str) -> str:
+    """Return a source as text that can be written: names of local files may hold any bytes."""
+    return source.encode(errors="backslashreplace").decode()
+
+
+def chunks_of(file: IO[bytes], source: str, field: str) -> Iterator[bytes]:
     """Read a file piece by piece; raises what :func:`opened` does."""
     while True:
         try:
             chunk = file.read(_CHUNK_BYTES)
         except Exception as error:
-            raise _unread(source, "image_urls", error) from error
+            raise _unread(source, field, error) from error
         if not chunk:
             return
         yield chunk
@@ -59,6 +78,7 @@ def chunks_of(file: IO[bytes], source: str) -> Iterator[bytes]:
 
 def _unread(source: str, field: str, error: Exception) -> InvalidRequestError | ReferenceUnreadableError:
     """Tell what no retry mends from what one may."""
+    source = printable(source)
     if isinstance(error, FileNotFoundError):
         return InvalidRequestError(f"{field}: there is no reference file {source}.")
     if isinstance(error, IsADirectoryError):
@@ -87,37 +107,28 @@ def look_at(path: Path, source: str, field: str) -> tuple[str, int, int]:
         with warnings.catch_warnings():
             # Large, and not decoded here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                facts = (Image.MIME.get(_kind(image), ""), image.width, image.height)
+            with Image.open(path, formats=_FORMATS) as image:
+                facts = (_TYPES[image.format or ""], image.width, image.height)
                 image.verify()
             if facts[1] * facts[2] <= _MAX_DECODED_PIXELS:
                 # JPEG, GIF and WebP show only when decoded that they end too early.
-                with Image.open(path) as image:
+                with Image.open(path, formats=_FORMATS) as image:
                     image.load()
     except Image.DecompressionBombError as error:
         raise InvalidRequestError(f"{field}: {source} has too many pixels: {error}") from error
     except Exception as error:
         raise InvalidRequestError(
-            f"{field}: {source} is no image by its bytes, or a damaged one; EvoLink takes {', '.join(UPLOAD_TYPES)}."
+            f"{field}: {source} is no image of an accepted type by its bytes, or a damaged one; "
+            f"EvoLink takes {', '.join(UPLOAD_TYPES)}."
         ) from error
-    if facts[0] not in UPLOAD_TYPES:
-        raise InvalidRequestError(
-            f"{field}: {source} is {facts[0] or 'of unknown kind'} by its bytes; EvoLink's upload takes "
-            f"{', '.join(UPLOAD_TYPES)}."
-        )
     return facts
-
-
-def _kind(image: Image) -> str:
-    # A JPEG with a second picture, as phones write it.
-    return "JPEG" if image.format == "MPO" else image.format or ""
 
 
 def has_alpha(path: Path) -> bool:
     """Tell whether an image can be transparent."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=_FORMATS) as image:
         return image.has_transparency_data
 
 

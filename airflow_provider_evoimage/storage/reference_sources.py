@@ -18,6 +18,7 @@ MAX_TEXT_CHARACTERS = 1_000_000
 # A mapped task hands over a list of manifests; several of them, a list of lists.
 _DEEPEST_LIST = 5
 _SHOWN_CHARACTERS = 120
+_BLANK = frozenset({"", "None", "null"})
 
 
 def sources_of(value: object, *, field: str, now: float) -> list[str]:
@@ -26,6 +27,9 @@ def sources_of(value: object, *, field: str, now: float) -> list[str]:
     A manifest stands for its images: each by the path it was saved to, else by its link while that lives.
     Text that looks like a list or an object is read as JSON, or as what Python prints, which is what a
     template renders unless the DAG renders natively.
+
+    None and an empty text are no references. A text that says None is what a template makes of a task that was
+    skipped, and therefore an error: images without references would be paid for.
 
     :param field: name of the argument, for messages.
     :param now: Unix seconds, to tell whether links have died.
@@ -52,6 +56,11 @@ def images_of(manifest: Mapping[str, Any], *, field: str, now: float) -> list[st
 def is_manifest(value: object) -> bool:
     """Tell a manifest from any other object."""
     return isinstance(value, Mapping) and "evolink_task_id" in value and "images" in value
+
+
+def is_blank(value: object) -> bool:
+    """Tell whether this is nothing, or what a template renders nothing to."""
+    return value is None or (isinstance(value, str) and value.strip() in _BLANK)
 
 
 def is_web_url(source: str) -> bool:
@@ -85,9 +94,15 @@ def _flat(value: object, field: str, now: float, levels: int) -> Iterator[str]:
 
 def _from_text(value: str, field: str, now: float, levels: int) -> Iterator[str]:
     text = value.strip()
-    if text in {"", "None", "null"}:
-        if levels == _DEEPEST_LIST:
+    if levels == _DEEPEST_LIST:
+        if not text:
             return
+        if text in _BLANK:
+            raise InvalidRequestError(
+                f"{field} is the text {text!r}, as a template renders None: the task it comes from was skipped or "
+                "returned nothing. Where there may be no references, render an empty text: {{ … or '' }}."
+            )
+    if text in _BLANK:
         raise InvalidRequestError(
             f"{field}: one of the references is {value!r}: the task it comes from was skipped or returned nothing."
         )

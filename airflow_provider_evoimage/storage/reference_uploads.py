@@ -23,7 +23,7 @@ from airflow_provider_evoimage.exceptions import (
     RequestRefusedError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-from airflow_provider_evoimage.storage.references import StoredReference
+from airflow_provider_evoimage.storage.references import KnownReferences, StoredReference
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -74,13 +74,13 @@ class UploadNames:
 class ReferenceRecord:
     """What an earlier try of this task instance knew of its references, as the store keeps it.
 
-    :param hashes: content hash by source.
+    :param known: what that try had read.
     :param key: the idempotency key of the request that they were uploaded for.
     :param sent: URL by content hash, for each set of uploads that may have been sent under it; newest last.
     :param expires_at: Unix seconds at which EvoLink deletes the first of the newest uploads.
     """
 
-    hashes: Mapping[str, str] = field(default_factory=dict)
+    known: KnownReferences = field(default_factory=KnownReferences)
     key: str = ""
     sent: tuple[Mapping[str, str], ...] = ()
     expires_at: float = 0.0
@@ -99,7 +99,9 @@ class ReferenceRecord:
             return cls()
         sent, expires_at = data.get("sent"), data.get("expires_at")
         return cls(
-            hashes=_texts(data.get("hashes")),
+            known=KnownReferences(
+                hashes=_texts(data.get("hashes")), sidecars=_lists_of_texts(data.get("sidecars"))
+            ),
             key=str(data.get("key")),
             sent=tuple(map(_texts, sent)) if isinstance(sent, list) else (),
             expires_at=float(expires_at) if isinstance(expires_at, (int, float)) else 0.0,
@@ -114,7 +116,8 @@ class ReferenceRecord:
                 STATE_KEY,
                 {
                     "v": _V,
-                    "hashes": dict(self.hashes),
+                    "hashes": dict(self.known.hashes),
+                    "sidecars": {name: list(images) for name, images in self.known.sidecars.items()},
                     "key": self.key,
                     "sent": [dict(urls) for urls in self.sent],
                     "expires_at": self.expires_at,
@@ -128,6 +131,7 @@ class ReferenceUploads:
     """The uploads of one request.
 
     :param stored: what has to be uploaded.
+    :param known: what a later try may need, should it be unable to read the references.
     :param store: Airflow's task state store; None below 3.3.
     """
 
@@ -136,14 +140,14 @@ class ReferenceUploads:
         *,
         hook: EvoImageHook,
         stored: Sequence[StoredReference],
-        hashes: Mapping[str, str],
+        known: KnownReferences,
         names: UploadNames,
         store: StateStore | None,
         log: Logger,
     ) -> None:
         self._hook = hook
         self._stored = stored
-        self._hashes = hashes
+        self._known = known
         self._names = names
         self._store = store
         self._log = log
@@ -166,11 +170,12 @@ class ReferenceUploads:
         newest = before[-1] if before else {}
         lives = record.expires_at - time.time() > MIN_LIFE_SECONDS
         urls: dict[str, str] = {}
-        ends: list[float] = [record.expires_at] if newest else []
+        ends: list[float] = []
         try:
             for each in self._stored:
                 if each.sha256 in newest and lives and self._is_listed(each):
                     urls[each.sha256] = newest[each.sha256]
+                    ends.append(record.expires_at)
                 else:
                     uploaded = self._earlier(each) or self._upload(each)
                     urls[each.sha256] = uploaded.file_url or ""
@@ -186,7 +191,7 @@ class ReferenceUploads:
         self._sent_before = tuple(earlier for earlier in reversed(before) if _differs(earlier, urls))
         # Before the POST: should this process die during it, the next try sends the same body.
         ReferenceRecord(
-            hashes=self._hashes,
+            known=self._known,
             key=key,
             sent=(*(earlier for earlier in before if _differs(earlier, urls)), urls),
             expires_at=min(ends, default=0.0),
@@ -281,3 +286,12 @@ def _differs(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
 def _texts(value: object) -> dict[str, str]:
     items = value.items() if isinstance(value, Mapping) else ()
     return {key: text for key, text in items if isinstance(key, str) and isinstance(text, str)}
+
+
+def _lists_of_texts(value: object) -> dict[str, list[str]]:
+    items = value.items() if isinstance(value, Mapping) else ()
+    return {
+        key: texts
+        for key, texts in items
+        if isinstance(key, str) and isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    }

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,10 +24,12 @@ from airflow_provider_evoimage.storage.reference_image import (
     has_alpha,
     look_at,
     opened,
+    printable,
 )
 from airflow_provider_evoimage.storage.reference_sources import (
     MAX_TEXT_CHARACTERS,
     images_of,
+    is_blank,
     is_manifest,
     is_web_url,
     sources_of,
@@ -40,9 +42,9 @@ MASK = "mask_url"
 class StoredReference:
     """An image that EvoLink cannot read where it is, and which is therefore uploaded.
 
-    :param source: path or URL, as the user gave it.
+    :param source: path or URL, as the user gave it, in characters that can be written.
     :param sha256: of its bytes, in hex.
-    :param path: a local copy; None where the source is gone and an earlier try knew its content.
+    :param path: a local copy; None where the source cannot be read and an earlier try knew its content.
     :param missing: why there is no copy.
     """
 
@@ -78,12 +80,25 @@ class StoredReference:
         return {name: value for name, value in facts.items() if value is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class KnownReferences:
+    """What a try has read, by which a later one knows the same request when it cannot read it again.
+
+    :param hashes: content hash of each source that is uploaded.
+    :param sidecars: where the images of each sidecar are.
+    """
+
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    sidecars: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
 class References:
     """The references and the mask of one request; a context manager that removes its local copies in the end.
 
     :param image_urls: http(s) URLs, and the content addresses of what is uploaded, in the user's order.
     :param extra_body: the user's, with the mask's content address in place of its path.
     :param stored: what is uploaded, each content once.
+    :param sidecars: where the images of each sidecar among the references are.
     """
 
     def __init__(
@@ -92,11 +107,13 @@ class References:
         image_urls: tuple[str, ...],
         extra_body: Any,
         stored: Sequence[StoredReference],
+        sidecars: Mapping[str, Sequence[str]],
     ) -> None:
         self.image_urls = image_urls
         self.extra_body = extra_body
         self.stored = tuple({each.sha256: each for each in stored}.values())
         self._read = tuple(stored)
+        self._sidecars = sidecars
         self._copies = ExitStack()
 
     def __enter__(self) -> References:
@@ -118,6 +135,11 @@ class References:
         """The content hash of each source that is uploaded."""
         return {each.source: each.sha256 for each in self._read}
 
+    @property
+    def known(self) -> KnownReferences:
+        """What a later try may need, should it be unable to read them."""
+        return KnownReferences(hashes=self.hashes, sidecars=self._sidecars)
+
     def described(self) -> list[dict[str, Any]]:
         """Tell as plain JSON which files are uploaded."""
         return [each.described() for each in self._read]
@@ -129,7 +151,7 @@ def read_references(
     *,
     model: str,
     base_url: str,
-    known: Mapping[str, str] | None = None,
+    known: KnownReferences | None = None,
 ) -> References:
     """Read what the user gave as references and mask, and check it against what the model takes.
 
@@ -137,13 +159,13 @@ def read_references(
     rest is copied to local files and known by its content.
 
     :param base_url: of EvoLink; one on a private host can read references on private hosts.
-    :param known: content hashes by source, of an earlier try: a source that is gone since keeps its hash.
+    :param known: of an earlier try: a source that is gone or damaged since keeps its hash, a sidecar its images.
     :raises InvalidRequestError: for what is not there, is no image of an accepted type by its bytes, or is
         beyond the model's limits. Nothing was sent.
     :raises ReferenceUnreadableError: when the storage does not give it; a retry may go better.
     """
     with ExitStack() as copies:
-        reader = _Reader(copies, model, base_url, known or {})
+        reader = _Reader(copies, model, base_url, known or KnownReferences())
         references = reader.read(image_urls, extra_body)
         # From here on the copies are the references' to remove.
         references.take(copies.pop_all())
@@ -151,13 +173,14 @@ def read_references(
 
 
 class _Reader:
-    def __init__(self, copies: ExitStack, model: str, base_url: str, known: Mapping[str, str]) -> None:
+    def __init__(self, copies: ExitStack, model: str, base_url: str, known: KnownReferences) -> None:
         self._cleaning = copies
         self._model = model
         self._base_url = base_url
         self._known = known
         self._rules = reference_rules_of(model)
         self._copies: dict[str, StoredReference] = {}
+        self._sidecars: dict[str, list[str]] = {}
 
     @functools.cached_property
     def _folder(self) -> Path:
@@ -179,8 +202,9 @@ class _Reader:
             body[MASK] = _address(mask)
         return References(
             image_urls=tuple(map(_address, references)),
-            extra_body=body if masks else extra_body,
+            extra_body=body,
             stored=stored,
+            sidecars=self._sidecars,
         )
 
     def _expanded(self, value: object, field: str) -> list[str]:
@@ -190,23 +214,38 @@ class _Reader:
             if is_web_url(source) or not source.lower().endswith(".json"):
                 expanded.append(source)
                 continue
-            manifest = self._manifest(source, field)
-            expanded += images_of(manifest, field=field, now=now)
+            name = printable(source)
+            self._sidecars[name] = self._beside(source, field, now)
+            expanded += self._sidecars[name]
         return expanded
 
-    def _manifest(self, source: str, field: str) -> Mapping[str, Any]:
+    def _beside(self, sidecar: str, field: str, now: float) -> list[str]:
         try:
-            with opened(source, field) as file:
-                text = file.read(MAX_TEXT_CHARACTERS + 1)
+            return images_of(self._manifest(sidecar, field), field=field, now=now)
+        except (InvalidRequestError, ReferenceUnreadableError):
+            earlier = self._known.sidecars.get(printable(sidecar))
+            if not earlier:
+                raise
+            return list(earlier)
+
+    def _manifest(self, source: str, field: str) -> Mapping[str, Any]:
+        text = bytearray()
+        with opened(source, field) as file:
+            for chunk in chunks_of(file, source, field):
+                text += chunk
+                if len(text) > MAX_TEXT_CHARACTERS:
+                    break
+        try:
             manifest = json.loads(text)
         except (ValueError, RecursionError):
             manifest = None
         if not is_manifest(manifest):
-            raise InvalidRequestError(f"{field}: {source} is no manifest of an EvoImage task.")
+            raise InvalidRequestError(f"{field}: {printable(source)} is no manifest of an EvoImage task.")
         checked: Mapping[str, Any] = manifest
         return checked
 
-    def _mask(self, extra_body: object) -> tuple[dict[str, Any], list[str]]:
+    def _mask(self, extra_body: object) -> tuple[Any, list[str]]:
+        """Return a body of its own where there is a mask in it, and the mask; without one it goes out without."""
         body: object = extra_body
         if isinstance(body, str) and MASK in body:
             try:
@@ -214,9 +253,9 @@ class _Reader:
             except (ValueError, RecursionError):
                 body = None  # The request says what is wrong with it.
         if not isinstance(body, Mapping) or MASK not in body:
-            return {}, []
+            return extra_body, []
         field = f"extra_body.{MASK}"
-        masks = self._expanded(body[MASK], field)
+        masks = [] if is_blank(body[MASK]) else self._expanded(body[MASK], field)
         if len(masks) > 1:
             raise InvalidRequestError(f"{field}: a request has one mask, not {len(masks)}.")
         return {name: value for name, value in body.items() if masks or name != MASK}, masks
@@ -245,15 +284,17 @@ class _Reader:
         return self._copies[source]
 
     def _copied(self, source: str, field: str) -> StoredReference:
+        # Names of local files may hold what cannot be written.
+        name = printable(source)
         try:
             path, sha256, size = self._copy(source, field)
+            content_type, width, height = look_at(path, name, field)
         except (InvalidRequestError, ReferenceUnreadableError) as error:
-            if source not in self._known:
+            if name not in self._known.hashes:
                 raise
-            return StoredReference(source=source, sha256=self._known[source], missing=error)
-        content_type, width, height = look_at(path, source, field)
+            return StoredReference(source=name, sha256=self._known.hashes[name], missing=error)
         return StoredReference(
-            source=source,
+            source=name,
             sha256=sha256,
             path=path,
             bytes=size,
@@ -264,17 +305,23 @@ class _Reader:
 
     def _copy(self, source: str, field: str) -> tuple[Path, str, int]:
         limit = (self._rules.max_bytes if self._rules else None) or MAX_UPLOAD_BYTES
-        path = self._folder / f"{len(self._copies)}"
         digest, size = hashlib.sha256(), 0
-        with opened(source, field) as reference, path.open("wb") as copy:
-            for chunk in chunks_of(reference, source):
-                size += len(chunk)
-                if size > limit:
-                    raise InvalidRequestError(
-                        f"{field}: {source} is larger than {limit:,} bytes, the most that {self._model} takes."
-                    )
-                digest.update(chunk)
-                copy.write(chunk)
+        try:
+            path = self._folder / f"{len(self._copies)}"
+            with opened(source, field) as reference, path.open("wb") as copy:
+                for chunk in chunks_of(reference, source, field):
+                    size += len(chunk)
+                    if size > limit:
+                        raise InvalidRequestError(
+                            f"{field}: {printable(source)} is larger than {limit:,} bytes, the most that "
+                            f"{self._model} takes."
+                        )
+                    digest.update(chunk)
+                    copy.write(chunk)
+        except OSError as error:  # What the storage raises is told apart before.
+            raise ReferenceUnreadableError(
+                f"{field}: {printable(source)} cannot be copied to this worker's temporary folder: {error}."
+            ) from error
         return path, digest.hexdigest(), size
 
     def _check_host(self, url: str, field: str) -> None:

@@ -555,8 +555,9 @@ def test_links_of_other_kinds_are_refused(link: str) -> None:
         fetched(link, evolink_host="127.0.0.1")
 
 
-def test_public_name_of_an_internal_address_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.serve("/a.png")
+@pytest.fixture
+def internal_cdn(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """The host under the public name cdn.example.com."""
     resolve = socket.getaddrinfo
 
     def lying(name: Any, *arguments: Any, **options: Any) -> Any:
@@ -564,12 +565,19 @@ def test_public_name_of_an_internal_address_is_refused(host: Host, monkeypatch: 
         return resolve("127.0.0.1" if name in known else name, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", lying)
+    host.serve("/a.png")
+    return host
+
+
+def test_public_name_of_an_internal_address_is_refused(
+    internal_cdn: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UnsafeLinkError, match="not a public address"):
-        fetched(f"http://cdn.example.com:{host.port}/a.png")
+        fetched(f"http://cdn.example.com:{internal_cdn.port}/a.png")
     # Refused when it was connected, before anything was sent to it.
-    assert host.asked == []
+    assert internal_cdn.asked == []
 
 
 @pytest.fixture
@@ -585,6 +593,28 @@ def through_proxy(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
 def test_public_host_behind_a_proxy_is_read_without_resolving_its_name(through_proxy: Host) -> None:
     through_proxy.serve("http://cdn.example.com/a.png")
     assert fetched("http://cdn.example.com/a.png") == b"image"
+
+
+@pytest.mark.parametrize("no_proxy", [".cdn.example.com", "example.org, 10.0.0.0/8"])
+def test_host_that_is_read_through_the_proxy_may_have_an_internal_proxy(
+    through_proxy: Host, monkeypatch: pytest.MonkeyPatch, no_proxy: str
+) -> None:
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    monkeypatch.setenv("no_proxy", no_proxy)
+    through_proxy.serve("http://cdn.example.com/a.png")
+    assert fetched("http://cdn.example.com/a.png") == b"image"
+
+
+@pytest.mark.parametrize("written", ["cdn.example.com", "CDN.Example.COM"])
+@pytest.mark.parametrize("no_proxy", ["http://cdn.example.com", "cdn.example.com", "example.com", "*"])
+def test_public_name_of_an_internal_address_is_refused_where_the_proxy_is_left_out(
+    internal_cdn: Host, through_proxy: Host, monkeypatch: pytest.MonkeyPatch, no_proxy: str, written: str
+) -> None:
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    monkeypatch.setenv("no_proxy", no_proxy)
+    with pytest.raises(UnsafeLinkError, match="not a public address"):
+        fetched(f"http://{written}:{internal_cdn.port}/a.png")
+    assert through_proxy.asked == []
 
 
 @pytest.mark.parametrize("hops", [1, 2, 4])

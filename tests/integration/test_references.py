@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ from airflow.exceptions import TaskDeferred
 from airflow.sdk import DAG, ObjectStoragePath
 from airflow.sdk.io import attach
 from fake_time import FakeTime
-from fsspec.implementations.memory import MemoryFileSystem
-from PIL import Image
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+from PIL import EpsImagePlugin, Image
 from task_driver import KillAtLine, Killed, StateStore, TaskRun, generate
 
 from airflow_provider_evoimage.decorators.evoimage import evoimage_task
@@ -226,6 +227,36 @@ def test_decorated_function_hands_over_references(
     assert manifest["request"]["references"][0]["source"] == str(picture)
     assert thumbnails(evolink) == [True]
     assert files(evolink) == []
+
+
+@pytest.mark.parametrize("as_text", [dict, json.dumps], ids=["dict", "text"])
+@pytest.mark.parametrize("mask", ["None", "", " null ", None, []], ids=repr)
+def test_mask_that_is_none_is_left_out(
+    evolink: SimulatorServer,
+    picture: Path,
+    store: StateStore,
+    mask: object,
+    as_text: Callable[[Any], Any],
+) -> None:
+    body = as_text({"mask_url": mask, "seed": 7})
+    manifest = TaskRun(edit(str(picture), model="gpt-image-2", extra_body=body), store=store).run()
+    assert "mask_url" not in manifest["request"]
+    assert manifest["request"]["seed"] == 7
+    (generation,) = evolink.state.generations.values()
+    assert generation.order.mask_url is None
+
+
+def test_reference_of_a_name_that_is_not_utf_8_is_told_in_writable_text(
+    evolink: SimulatorServer, picture: Path, tmp_path: Path, store: StateStore
+) -> None:
+    latin = picture.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xf6\xdfe.png")))
+    task = TaskRun(edit(str(latin), save_to=tmp_path.as_uri()), store=store)
+    with pytest.raises(TaskDeferred):
+        task.start()
+    latin.unlink()
+    manifest = task.run()
+    assert manifest["request"]["references"][0]["source"] == f"{tmp_path}/gr\\udcf6\\udcdfe.png"
+    assert paid(evolink) == 1
 
 
 def test_mask_beside_a_reference_that_only_evolink_reads_goes_out_unmeasured(
@@ -440,6 +471,39 @@ def test_paid_generation_is_delivered_also_when_the_reference_is_gone(
     assert paid(evolink) == 1
 
 
+def cut_short(picture: Path) -> None:
+    picture.write_bytes(picture.read_bytes()[:60])
+
+
+@pytest.mark.parametrize("harm", [cut_short, Path.unlink], ids=["damaged", "gone"])
+@pytest.mark.parametrize("which", ["image", "sidecar"])
+def test_paid_generation_is_delivered_also_when_what_it_was_made_from_cannot_be_read(
+    evolink: SimulatorServer, tmp_path: Path, store: StateStore, which: str, harm: Callable[[Path], None]
+) -> None:
+    TaskRun(generate(save_to=tmp_path.as_uri()), store=StateStore()).run()
+    (image,), (sidecar,) = tmp_path.rglob("*.png"), tmp_path.rglob("*.json")
+    task = TaskRun(edit(str(sidecar)), store=store, task_id="edit")
+    with pytest.raises(TaskDeferred):
+        task.start()
+    submitted = store.record["evolink_task_id"]
+    harm(image if which == "image" else sidecar)
+    assert task.run()["evolink_task_id"] == submitted
+    assert paid(evolink) == 2
+
+
+def test_error_of_a_later_try_tells_that_an_earlier_one_may_have_been_accepted(
+    evolink: SimulatorServer, picture: Path, tmp_path: Path, store: StateStore
+) -> None:
+    task = TaskRun(edit(str(picture)), store=store)
+    with pytest.raises(TaskDeferred):
+        task.start()
+    task.make = edit(str(tmp_path / "nowhere.png"))
+    with pytest.raises(InvalidRequestError, match="an earlier one may have been accepted") as refused:
+        task.run()
+    assert refused.value.billed is None
+    assert paid(evolink) == 1
+
+
 def test_deferred_task_needs_its_reference_no_more(
     evolink: SimulatorServer, picture: Path, maybe_store: StateStore | None
 ) -> None:
@@ -494,6 +558,21 @@ def test_old_upload_is_renewed_before_it_dies(
     fake_time.advance(50 * 3600)
     TaskRun(edit(str(picture)), store=StateStore(), map_index=1).run()
     assert (uploads(evolink), len(files(evolink))) == (2, 1)
+
+
+def test_upload_that_was_renewed_is_not_renewed_by_each_try(
+    evolink: SimulatorServer, picture: Path, store: StateStore, fake_time: FakeTime
+) -> None:
+    evolink.state.settings.upload_receipts = False
+    task = TaskRun(edit(str(picture)), store=store)
+    counts = []
+    for hours in (0, 50, 0):
+        fake_time.advance(hours * 3600)
+        evolink.state.faults.post("submit", Fault("status", 402, times=1))
+        with pytest.raises(EvoImageError):
+            task.run()
+        counts.append(uploads(evolink))
+    assert counts == [1, 2, 2]
 
 
 def test_failed_generation_is_asked_anew_with_the_reference_uploaded_again(
@@ -578,6 +657,11 @@ def bad(path: Path, content: bytes) -> str:
     return str(path)
 
 
+def pipe(path: Path) -> str:
+    os.mkfifo(path)
+    return str(path)
+
+
 MISTAKES: list[Any] = [
     ("missing", lambda tmp: {"image_urls": [f"{tmp}/nowhere.png"]}, "no reference file"),
     ("missing-url", lambda tmp: {"image_urls": [f"file://{tmp}/nowhere.png"]}, "no reference file"),
@@ -587,6 +671,7 @@ MISTAKES: list[Any] = [
     ("address", lambda tmp: {"image_urls": [f"sha256:{'a' * 64}"]}, "nor an absolute path"),
     ("scheme", lambda tmp: {"image_urls": ["nosuch://bucket/a.png"]}, "cannot be opened"),
     ("none", lambda tmp: {"image_urls": [None]}, "skipped or returned nothing"),
+    ("none-rendered", lambda tmp: {"image_urls": "None"}, "as a template renders None"),
     ("none-text", lambda tmp: {"image_urls": ["None"]}, "skipped or returned nothing"),
     ("dict", lambda tmp: {"image_urls": {"url": "x"}}, "is no manifest"),
     ("bytes", lambda tmp: {"image_urls": [b"x"]}, "is none of"),
@@ -597,7 +682,11 @@ MISTAKES: list[Any] = [
     ),
     ("not-sidecar", lambda tmp: {"image_urls": [bad(tmp / "a.json", b"{}")]}, "is no manifest"),
     ("empty", lambda tmp: {"image_urls": [bad(tmp / "a.png", b"")]}, "is empty"),
-    ("html", lambda tmp: {"image_urls": [bad(tmp / "a.png", b"<html>no</html>")]}, "no image by its bytes"),
+    (
+        "html",
+        lambda tmp: {"image_urls": [bad(tmp / "a.png", b"<html>no</html>")]},
+        "no image of an accepted type by its bytes",
+    ),
     (
         "cut-off",
         lambda tmp: {
@@ -605,8 +694,19 @@ MISTAKES: list[Any] = [
         },
         "damaged",
     ),
+    ("pipe", lambda tmp: {"image_urls": [pipe(tmp / "a.png")]}, "is a pipe, socket or device"),
+    (
+        "pipe-url",
+        lambda tmp: {"image_urls": [f"file://{pipe(tmp / 'a.json')}"]},
+        "is a pipe, socket or device",
+    ),
+    ("device", lambda tmp: {"image_urls": ["/dev/zero"]}, "is a pipe, socket or device"),
     ("gif", lambda tmp: {"image_urls": [str(draw(tmp / "a.gif"))]}, "image/gif by its bytes"),
-    ("named-png", lambda tmp: {"image_urls": [str(draw(tmp / "a.bmp").rename(tmp / "b.png"))]}, "image/bmp"),
+    (
+        "named-png",
+        lambda tmp: {"image_urls": [str(draw(tmp / "a.bmp").rename(tmp / "b.png"))]},
+        "no image of an accepted type",
+    ),
     (
         "too-small",
         lambda tmp: {"model": "qwen-image-edit", "image_urls": [str(draw(tmp / "a.png"))]},
@@ -693,6 +793,76 @@ def test_storage_that_does_not_answer_is_worth_a_retry(
     assert failed.value.retryable
     assert failed.value.billed is False
     assert evolink.state.counters.submissions == 0
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.json"])
+@pytest.mark.parametrize("field", ["image_urls", "extra_body.mask_url"])
+def test_storage_that_stops_while_it_is_read_is_worth_a_retry(
+    evolink: SimulatorServer,
+    picture: Path,
+    store: StateStore,
+    field: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stall(*_: Any) -> bytes:
+        raise OSError("the connection was reset")
+
+    attach("memory", fs=MemoryFileSystem())
+    source = f"memory://shop/{name}"
+    ObjectStoragePath(source).write_bytes(b"{}")
+    monkeypatch.setattr(MemoryFile, "read", stall)
+    given: dict[str, Any] = {"image_urls": [source]}
+    if field != "image_urls":
+        body = {"mask_url": source}
+        given = {"model": "gpt-image-2", "image_urls": [str(picture)], "extra_body": body}
+    with pytest.raises(ReferenceUnreadableError, match="connection was reset") as failed:
+        TaskRun(generate(**given), store=store).run()
+    assert str(failed.value).startswith(f"{field}: {source} cannot be read")
+    assert evolink.state.counters.submissions == 0
+
+
+def test_full_disk_of_the_worker_is_worth_a_retry(
+    evolink: SimulatorServer, picture: Path, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = Path.open
+
+    def full(path: Path, mode: str = "r", *arguments: Any) -> Any:
+        if "evoimage-references" in str(path) and "w" in mode:
+            raise OSError(28, "No space left on device")
+        return open_file(path, mode, *arguments)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(ReferenceUnreadableError, match=r"temporary folder.*No space left"):
+        TaskRun(edit(str(picture)), store=store).run()
+    assert evolink.state.counters.submissions == 0
+
+
+def test_no_program_is_run_for_a_reference(
+    evolink: SimulatorServer, tmp_path: Path, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, ran = tmp_path / "gs", tmp_path / "ran"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {ran}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    eps = bad(
+        tmp_path / "a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n%%EOF\n"
+    )
+    with pytest.raises(InvalidRequestError, match="no image of an accepted type by its bytes"):
+        TaskRun(edit(eps), store=store).run()
+    assert not ran.exists()
+    assert evolink.state.counters.submissions == 0
+
+
+def test_jpeg_with_a_second_picture_is_a_jpeg(
+    evolink: SimulatorServer, tmp_path: Path, store: StateStore
+) -> None:
+    path, second = tmp_path / "phone.jpg", Image.new("RGB", (40, 30))
+    second.save(path, "MPO", save_all=True, append_images=[second])
+    manifest = TaskRun(edit(str(path)), store=store).run()
+    assert manifest["request"]["references"][0]["content_type"] == "image/jpeg"
+    assert paid(evolink) == 1
 
 
 def test_private_host_that_evolink_cannot_read_is_named(

@@ -6,11 +6,13 @@ import errno
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk import ObjectStoragePath
 from copies import copy_with
 from fake_time import FakeTime
 from PIL import Image
@@ -34,6 +36,8 @@ from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.faults import Fault
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.saver import ImageSaver
+
+MANIFEST_PAGE = Path(__file__).parents[2] / "docs" / "manifest.md"
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -134,6 +138,16 @@ def test_several_generations_give_a_list_in_order(finished: Submit, tmp_path: Pa
         "save-1-0.png",
         "save-2-0.png",
     ]
+
+
+def test_generation_that_is_named_twice_is_saved_once_and_returned_for_each_entry(
+    finished: Submit, tmp_path: Path
+) -> None:
+    one, other = finished("one"), finished("two")
+    manifests = saving([one, other, {"evolink_task_id": one}], tmp_path)
+    assert [manifest["evolink_task_id"] for manifest in manifests] == [one, other, one]
+    assert manifests[2] == manifests[0]
+    assert len(files_in(tmp_path)) == 4
 
 
 def test_generate_and_save_fit_together(tmp_path: Path, evolink: SimulatorServer) -> None:
@@ -615,6 +629,25 @@ def test_sidecar_is_the_manifest_without_links(finished: Submit, tmp_path: Path)
     assert "/files/" not in text
     images = [{key: value for key, value in image.items() if key != "url"} for image in manifest["images"]]
     assert sidecar == manifest | {"images": images}
+
+
+def test_page_shows_how_to_find_where_an_image_comes_from(finished: Submit, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", MANIFEST_PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    page: dict[str, Any] = {}
+    exec(compile(code, "manifest.md", "exec"), page)
+    manifest = saving(finished(), tmp_path)
+    image = ObjectStoragePath(manifest["images"][0]["path"])
+    # What an interrupted save leaves, and what others may put there; read before the sidecar, or not.
+    saved = {"evolink_task_id": "task-unified-1", "images": manifest["images"]}
+    for number, junk in enumerate(("", "{}", "[]", '"x"', '{"images": 5}', '{"images": [5]}', "\x00")):
+        (image.parent / f"{number}.json").write_text(junk)
+    (image.parent / ".save-0.saving.json").write_text(json.dumps(saved))
+    found = page["origin"](image)
+    assert found["made_by"] == manifest["made_by"]
+    assert page["in_words"](found).endswith("credits, DAG run campaign scheduled__2026-05-01")
+    image.with_suffix(".json").unlink()
+    with pytest.raises(LookupError):
+        page["origin"](image)
 
 
 def test_sidecar_of_generate_holds_the_request(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_upload_reference_names_the_type_by_the_bytes_and_not_by_the_name(hook: 
 def test_upload_reference_refuses_what_evolink_would_refuse(hook: EvoImageHook, tmp_path: Path):
     text = tmp_path / "text.png"
     text.write_text("no picture")
-    with pytest.raises(InvalidRequestError, match="no image by its bytes"):
+    with pytest.raises(InvalidRequestError, match="no image of an accepted type by its bytes"):
         hook.upload_reference(text)
     with pytest.raises(InvalidRequestError, match="There is no reference file"):
         hook.upload_reference(tmp_path / "missing.png")

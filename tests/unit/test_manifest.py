@@ -16,6 +16,7 @@ from airflow_provider_evoimage.manifest import (
     Manifest,
     build_manifest,
     cost_in_words,
+    generations_given,
     generations_named_by,
     made_by,
     without_links,
@@ -122,6 +123,24 @@ def test_request_in_the_manifest_holds_no_callback_and_no_signature() -> None:
     assert asked.request["image_urls"] == ["https://bucket.s3.amazonaws.com/a.png?versionId=3"]
 
 
+def test_request_in_the_manifest_holds_no_secret_of_any_url() -> None:
+    url = "https://me:secret@bucket.s3.amazonaws.com/a.png?v=3&X-Amz-Signature=secret&token=secret"
+    request = ImageRequest.build(
+        model="gpt-image-2",
+        prompt="a fox",
+        image_urls=[url],
+        extra_body={"mask_url": url, "layers": [{"image": url, "opacity": 0.5}], "seed": 7},
+    )
+    asked = Asked.by(request)
+    shown = "https://bucket.s3.amazonaws.com/a.png?v=3&token=***"
+    assert asked.request is not None
+    assert asked.request["image_urls"] == [shown]
+    assert asked.request["mask_url"] == shown
+    assert asked.request["layers"] == [{"image": shown, "opacity": 0.5}]
+    assert asked.request["seed"] == 7
+    assert request.extra_body["layers"][0]["image"] == url
+
+
 def test_sidecar_holds_no_result_links_and_all_the_rest() -> None:
     manifest = a_manifest()
     sidecar = without_links(manifest)
@@ -214,6 +233,11 @@ def test_any_json_reads_as_some_knowledge_of_the_request(value: Any) -> None:
 )
 def test_generations_are_named_by_id_manifest_or_any_list_of_them(value: object, ids: list[str]) -> None:
     assert list(generations_named_by(value)) == ids
+
+
+def test_each_entry_of_a_list_counts_also_where_it_names_a_generation_again() -> None:
+    given = generations_given([TASK, [{"evolink_task_id": OTHER}], TASK])
+    assert [evolink_task_id for evolink_task_id, _ in given] == [TASK, OTHER, TASK]
 
 
 def test_manifest_tells_what_was_asked_of_the_generation_it_names() -> None:

@@ -39,7 +39,6 @@ def read(value: object) -> list[str]:
     [
         pytest.param(None, [], id="None"),
         pytest.param("", [], id="empty"),
-        pytest.param("None", [], id="template-None"),
         pytest.param("[]", [], id="empty-list-text"),
         pytest.param(LINK, [LINK], id="url"),
         pytest.param(f" {SAVED}\n", [SAVED], id="blanks"),
@@ -67,6 +66,8 @@ def test_places_are_read_in_order(value: object, expected: list[str]) -> None:
         pytest.param([None], "skipped or returned nothing", id="None-within"),
         pytest.param([""], "skipped or returned nothing", id="empty-within"),
         pytest.param("[None]", "skipped or returned nothing", id="None-within-text"),
+        pytest.param("None", "is the text 'None', as a template renders None", id="template-None"),
+        pytest.param(" null\n", "as a template renders None", id="template-null"),
         pytest.param({"a": 1}, "is no manifest", id="dict"),
         pytest.param(5, "image_urls: 5 is none of", id="number"),
         pytest.param(b"x", "is none of", id="bytes"),

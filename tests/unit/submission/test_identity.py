@@ -1,6 +1,7 @@
 """Which changes make another request, and which do not: the key is what stands between a retry and a second bill."""
 
 import inspect
+import json
 import re
 from dataclasses import fields, replace
 from typing import Any
@@ -11,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from airflow_provider_evoimage.submission.identity import RequestIdentity, fingerprint, unsigned
+from airflow_provider_evoimage.submission.identity import (
+    RequestIdentity,
+    fingerprint,
+    unsigned,
+    without_secrets,
+)
 from airflow_provider_evoimage.submission.submit import identity_of
 
 VALID_KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
@@ -273,6 +279,27 @@ def signed_by_cloudfront(at: str) -> dict[str, str]:
     return {"Expires": at, "Signature": f"abc{at}", "Key-Pair-Id": f"K{at}", "Policy": f"p{at}"}
 
 
+def signed_by_tencent(at: str) -> dict[str, str]:
+    return {
+        "q-sign-algorithm": "sha1",
+        "q-ak": f"AKID{at}",
+        "q-sign-time": f"{at};{at}0",
+        "q-key-time": f"{at};{at}0",
+        "q-header-list": "host",
+        "q-url-param-list": "",
+        "q-signature": f"abc{at}",
+        "x-cos-security-token": f"token{at}",
+    }
+
+
+def signed_by_volcano(at: str) -> dict[str, str]:
+    return {"X-Tos-Date": at, "X-Tos-Credential": f"AKLT{at}", "X-Tos-Signature": f"abc{at}"}
+
+
+def signed_by_alibaba(at: str) -> dict[str, str]:
+    return {"OSSAccessKeyId": f"K{at}", "Expires": at, "Signature": f"abc{at}=", "security-token": f"t{at}"}
+
+
 SIGNERS = [
     signed_by_aws,
     signed_by_old_aws,
@@ -280,6 +307,9 @@ SIGNERS = [
     signed_by_old_google,
     signed_by_azure,
     signed_by_cloudfront,
+    signed_by_tencent,
+    signed_by_volcano,
+    signed_by_alibaba,
 ]
 
 
@@ -306,3 +336,76 @@ def test_nothing_of_a_signature_is_left(sign: Any) -> None:
 @pytest.mark.parametrize("query", ["expires=1", "policy=blue", "se=1&st=2", "sv=3", "page=2&sort=sp"])
 def test_parameters_of_unsigned_urls_count_whatever_their_names(query: str) -> None:
     assert unsigned(f"{REFERENCE}?{query}") == f"{REFERENCE}?{query}"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a.example.com/?a=%ff", "https://a.example.com/?a=b%20c&&d", "http://[::1/x"]
+)
+def test_url_that_is_not_signed_stays_as_it_is(url: str) -> None:
+    assert unsigned(url) == without_secrets(url) == url
+
+
+@pytest.mark.parametrize("name", ["x-oss-process", "X-Tos-Process"])
+def test_what_a_store_draws_on_the_way_is_no_signature(name: str) -> None:
+    url = f"{REFERENCE}?{name}=image/resize,w_100"
+    assert unsigned(f"{url}&x-oss-signature=a&X-Tos-Signature=b") == url
+
+
+@pytest.mark.parametrize(
+    "place", [lambda url: url, lambda url: {"layers": [{"image": url}]}], ids=["flat", "deep"]
+)
+@pytest.mark.parametrize("sign", SIGNERS)
+def test_signing_a_url_of_extra_body_anew_is_no_other_request(sign: Any, place: Any) -> None:
+    def styled(at: str, name: str = "style.png") -> str:
+        url = f"https://shop.example.com/{name}?{urlencode(sign(at))}"
+        return fingerprint(built(extra_body={"style": place(url)}))
+
+    assert styled("1") == styled("2")
+    assert styled("1") != styled("1", "other.png")
+
+
+def test_new_password_in_a_url_is_no_other_request() -> None:
+    one, other = (f"https://shop:{word}@shop.example.com/a.png" for word in ("old", "new"))
+    assert fingerprint(built(image_urls=[one])) == fingerprint(built(image_urls=[other]))
+
+
+def test_token_counts_as_it_may_tell_which_object_is_meant() -> None:
+    one, other = (f"https://shop.example.com/get?token={token}" for token in "ab")
+    assert fingerprint(built(image_urls=[one])) != fingerprint(built(image_urls=[other]))
+
+
+def test_prompt_counts_to_the_letter_also_where_it_begins_like_a_url() -> None:
+    one, other = (f"https://shop.example.com/#{part} as a poster" for part in "ab")
+    assert fingerprint(built(prompt=one)) != fingerprint(built(prompt=other))
+
+
+def test_request_that_is_sent_keeps_its_urls() -> None:
+    url = f"https://u:p@shop.example.com/a.png?token=t&{urlencode(signed_by_aws('1'))}#x"
+    request = built(image_urls=[url], extra_body={"layers": [{"image": url}]})
+    before = json.dumps(request.body())
+    fingerprint(request)
+    assert json.dumps(request.body()) == before
+    assert before.count(url) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://u:pa55@a.example.com:8443/x.png", "https://a.example.com:8443/x.png"),
+        ("https://pa55@[2001:db8::1]/x.png", "https://[2001:db8::1]/x.png"),
+        ("https://a.example.com/x?v=1&access_token=pa55", "https://a.example.com/x?v=1&access_token=***"),
+        ("https://a.example.com/x?X-Api-Key=pa55&v=1", "https://a.example.com/x?X-Api-Key=***&v=1"),
+        ("https://a.example.com/x?t%6Fken=pa55", "https://a.example.com/x?t%6Fken=***"),
+        ("https://a.example.com/x?sig=pa55", "https://a.example.com/x?sig=***"),
+        ("https://a.example.com/x?max_tokens=5&design=1", "https://a.example.com/x?max_tokens=5&design=1"),
+        ("https://a.example.com/x#token=pa55", "https://a.example.com/x"),
+    ],
+)
+def test_url_for_people_holds_nothing_that_lets_somebody_in(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+@given(st.text("htps:/?&=#@[]%2e.a", max_size=40).map("https://".__add__))
+def test_any_url_can_be_unsigned(url: str) -> None:
+    assert "#" not in unsigned(url) or unsigned(url) == url
+    assert without_secrets(url).startswith("https:")
