@@ -106,10 +106,7 @@ class Store:
             self.fs.mv(target, aside)
         try:
             self.fs.mv(part, target)
-            self._info(target)
-            # Some answer that they did nothing, and fsspec does not look at it.
-            if self.fs.exists(part):
-                raise FileExistsError(f"the store did not move {part} to {target}")
+            self._check_moved(part, target)
         except BaseException:
             if aside is not None:
                 with suppress(Exception):
@@ -118,6 +115,12 @@ class Store:
         if aside is not None:
             with suppress(Exception):
                 self.fs.rm_file(aside)
+
+    def _check_moved(self, part: str, target: str) -> None:
+        """Look at what a move did: some answer that they did nothing, and fsspec does not tell."""
+        self._info(target)
+        if self.fs.exists(part):
+            raise FileExistsError(f"the store did not move {part} to {target}")
 
     def _copy_onto(self, target: str, part: str, local: Path) -> None:
         self.fs.cp_file(part, target)
