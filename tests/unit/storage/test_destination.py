@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import pytest
 from airflow.sdk import ObjectStoragePath
 from airflow.sdk.io import attach
-from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from pytest_mock import MockerFixture
 
@@ -351,7 +350,11 @@ class RememberingFiles(MovingFiles):
         return found if detail else [each["name"] for each in found]
 
     def info(self, path: str, **options: Any) -> Any:
-        return AbstractFileSystem.info(self, path, **options)
+        path = self._strip_protocol(path)
+        for each in self.ls(self._parent(path)):
+            if each["name"] == path:
+                return each
+        raise FileNotFoundError(path)
 
     def invalidate_cache(self, path: str | None = None) -> None:
         self.dircache.clear()
