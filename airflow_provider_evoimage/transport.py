@@ -17,6 +17,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -212,12 +213,17 @@ class ResultClient:
         self._watch.close()
         self._http.close()
 
+    def abandon(self) -> None:
+        """Cut what is under way in other threads, and open nothing any more."""
+        self._watch.end_all()
+
     @contextmanager
     def stream(self, url: str, deadline: Deadline) -> Iterator[ResultStream]:
         """Open a link, and cut the connection when the deadline passes, also while nothing is read.
 
         :raises UnsafeLinkError: when it is no http(s) address, or it or a redirect leads to an internal host.
         :raises DownloadError: when the host is not reachable, redirects without end, or takes too long.
+        :raises CancelledError: when the downloads are abandoned.
         """
         for _ in range(MAX_REDIRECTS + 1):
             self._check_target(url)
@@ -317,12 +323,15 @@ class _Watch:
         self._changed = threading.Condition()
         self._wakes_at = math.inf
         self._is_closed = False
+        self._is_abandoned = False
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def over(self, exchange: _Exchange) -> Iterator[None]:
         """End an exchange at its deadline, unless the block is left before."""
         with self._changed:
+            if self._is_abandoned:
+                raise CancelledError
             self._exchanges.add(exchange)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="evoimage-deadlines", daemon=True)
@@ -334,6 +343,13 @@ class _Watch:
         finally:
             with self._changed:
                 self._exchanges.discard(exchange)
+
+    def end_all(self) -> None:
+        """End every exchange now, and let none begin."""
+        with self._changed:
+            self._is_abandoned = True
+            for exchange in self._exchanges:
+                exchange.end()
 
     def close(self) -> None:
         """End the thread."""

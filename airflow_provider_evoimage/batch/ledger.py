@@ -233,7 +233,8 @@ class BatchLedger:
         """
         with tempfile.TemporaryDirectory(prefix="evoimage-") as folder:
             local = Path(folder) / "ledger.jsonl"
-            with local.open("w", encoding="utf-8") as file:
+            # A lone surrogate becomes the escape that JSON has for it.
+            with local.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 for line in sorted(lines, key=lambda each: each.item):
                     file.write(json.dumps(line.to_json(), ensure_ascii=False).translate(_LINE_BREAKS) + "\n")
             self._destination.publish(local, self._name, "application/x-ndjson")

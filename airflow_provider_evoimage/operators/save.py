@@ -108,7 +108,8 @@ class EvoImageSaveOperator(BaseOperator):
             raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
         saver = ImageSaver(
             hook=self.hook,
-            destination=Destination(save_to),
+            # What it is opened for is paid for; where that are many, the first stands for all.
+            destination=Destination(save_to, evolink_task_id=next(iter(named))),
             names=FileNames(self.filename_template or (ONE_GENERATION if is_single else MANY_GENERATIONS)),
             if_exists=self.if_exists,
             made_by=made_by(context),

@@ -41,8 +41,9 @@ NAME_FIELDS: dict[str, str] = {
 
 _NUMBERS = frozenset({"map_index", "item", "index"})
 
-# Most file systems end at 255 bytes; ".part" names need some of them.
-_MAX_NAME_BYTES = 200
+_EXTENSION = ".{ext}"
+# Most file systems end at 255 bytes; extensions, and the names of part files and records, need some of them.
+_MAX_NAME_BYTES = 194
 _PLAIN = frozenset("_.+=@-")
 # By Windows shares, or as the beginning of something else in a URL.
 _FORBIDDEN = frozenset('\\:*?"<>|#')
@@ -74,7 +75,7 @@ class FileNames:
         if any(ord(letter) < ord(" ") for letter in self.template):
             raise self._wrong("it holds a control character")
         self.fields = frozenset(field for _, field, _, _ in parsed if field is not None)
-        if not self.template.endswith(".{ext}"):
+        if not self.template.endswith(_EXTENSION):
             raise self._wrong(
                 "it must end with .{ext}, as the type of an image is known from its bytes alone"
             )
@@ -89,14 +90,20 @@ class FileNames:
         """Fill in the template; return a relative path with ``/``."""
         safe = {key: value if isinstance(value, int) else _safe(value) for key, value in fields.items()}
         try:
-            filled = self.template.format_map(safe)
+            filled = self.template.removesuffix(_EXTENSION).format_map(safe)
         except (ValueError, TypeError) as error:
             raise self._wrong(str(error)) from error
+        *folders, stem = filled.split("/")
         # A leading dot hides a file, and "." and ".." are places, not names.
-        parts = [_shortened(part.lstrip(".") or "_") for part in filled.split("/") if part]
-        if not parts:
-            raise self._wrong("it names no file")
-        return "/".join(parts)
+        parts = [_shortened(part.lstrip(".") or "_") for part in (*filter(None, folders), stem)]
+        return f"{'/'.join(parts)}.{safe['ext']}"
+
+    @property
+    def with_index(self) -> FileNames:
+        """The same names with the index of the image, where they lack it."""
+        if "index" in self.fields:
+            return self
+        return FileNames(f"{self.template.removesuffix(_EXTENSION)}-{{index}}{_EXTENSION}")
 
     def _wrong(self, why: str) -> InvalidRequestError:
         return InvalidRequestError(f"filename_template {self.template!r} cannot be used: {why}.")
@@ -107,14 +114,22 @@ class Destination:
 
     Opens the connection of the URL at once, so it is made when a task runs, never when a DAG file is read.
 
+    :param evolink_task_id: the generation whose images are to be saved, where it is paid for already.
+    :raises InvalidRequestError: when it is no URL, or one of a local folder that is not absolute.
     :raises DestinationError: when the URL is of no storage that this Airflow is configured for.
     """
 
-    def __init__(self, save_to: str) -> None:
+    def __init__(self, save_to: str, *, evolink_task_id: str | None = None) -> None:
         text = save_to.strip()
-        if "://" not in text and not text.startswith("/"):
+        scheme, separator, rest = text.partition("://")
+        if not separator and not text.startswith("/"):
             raise InvalidRequestError(
                 f"save_to {save_to!r} is no storage URL: give one such as file:///data/images or s3://conn@bucket/images."
+            )
+        # fsspec would take what follows two slashes for a folder below the worker's current one.
+        if scheme.lower() in {"file", "local"} and rest.partition("/")[0].rpartition("@")[2]:
+            raise InvalidRequestError(
+                f"save_to {save_to!r} is no absolute path: a local folder's URL has three slashes, as file:///data/images."
             )
         try:
             self._base = ObjectStoragePath(text)
@@ -124,8 +139,9 @@ class Destination:
         except Exception as error:
             raise DestinationError(
                 f"save_to {text!r} cannot be opened: {_in_words(error)}",
-                billed=None,
-                on_retry=_NOTHING_SUBMITTED,
+                evolink_task_id=evolink_task_id,
+                billed=True if evolink_task_id else None,
+                on_retry=None if evolink_task_id else _NOTHING_SUBMITTED,
             ) from error
 
     def url(self, name: str) -> str:
@@ -203,18 +219,28 @@ class Destination:
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         try:
-            (self._base / name).unlink(missing_ok=True)
+            # Not the path's own removal, which takes a [ in a name for the beginning of a pattern.
+            self._fs.rm_file((self._base / name).path)
+        except FileNotFoundError:
+            return
         except Exception as error:
             raise self._failure(name, error) from error
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file; None where there is none that reads."""
+        """Read a JSON file; None where there is none, or none that reads.
+
+        :raises DestinationError: when the storage fails, so that nobody takes that for an absent file.
+        """
         try:
-            return json.loads((self._base / name).read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return None
-        except Exception as error:  # The clients' own errors, such as a lost connection.
+            content = (self._base / name).read_bytes()
+        except Exception as error:
+            if _may_mean_absent(error):
+                return None
             raise self._failure(name, error) from error
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            return None
 
     def read_text(self, name: str) -> str | None:
         """Read a text file; None where there is none.
@@ -236,6 +262,14 @@ class Destination:
 _LONGER_BY = 16
 # Opened before anything is submitted, also by a try that goes on with a generation.
 _NOTHING_SUBMITTED = "Nothing was submitted by this try; a retry tries again."
+
+
+def _may_mean_absent(error: Exception) -> bool:
+    """Tell whether a store may answer so for an absent file: to a role that may not list, S3 does not say which."""
+    if isinstance(error, (FileNotFoundError, PermissionError)):
+        return True
+    # gcsfs has no kind of its own for 403.
+    return isinstance(error, OSError) and str(error).startswith("Forbidden")
 
 
 def _connected(path: ObjectStoragePath) -> Any:
@@ -272,14 +306,13 @@ def _safe(value: str) -> str:
 
 
 def _shortened(name: str) -> str:
-    """Keep a name within what file systems take, by its middle, so that index and extension stay.
+    """Keep a name, without its extension, within what file systems take; by its middle, so that an index stays.
 
     A hash of the whole stands there, so that two long names stay apart.
     """
     if len(name.encode()) <= _MAX_NAME_BYTES:
         return name
-    # Without the extension, so that an image and its manifest keep one name.
-    digest = hashlib.sha256(name.rpartition(".")[0].encode()).hexdigest()[:8]
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     head, tail = name, name[-40:]
     while len(f"{head}~{digest}~{tail}".encode()) > _MAX_NAME_BYTES:
         head = head[:-1]

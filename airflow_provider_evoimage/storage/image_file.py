@@ -41,7 +41,8 @@ _BEGINNINGS: dict[str, re.Pattern[bytes]] = {
     "GIF": re.compile(rb"GIF8[79]a"),
     "BMP": re.compile(rb"BM"),
     "TIFF": re.compile(rb"II[*+]\x00|MM\x00[*+]"),
-    "AVIF": re.compile(rb".{4}ftypavi[fs]", re.DOTALL),
+    # Its own brand, or one of the containers' with its own among the compatible ones.
+    "AVIF": re.compile(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])", re.DOTALL),
 }
 _BLOCK_BYTES = 64 * 1024
 # Pillow reads WebP and AVIF files, and tags of TIFF, whole into memory: one at a time.

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_evoimage.exceptions import DestinationError
 from airflow_provider_evoimage.storage.destination import Destination
 
 
@@ -45,13 +46,31 @@ class SaveProgress:
             self._entries[entry["index"]] = entry
             record = {"evolink_task_id": self._evolink_task_id, "images": list(self._entries.values())}
             local = folder / f"saving-{secrets.token_hex(4)}.json"
-            local.write_text(json.dumps(record), encoding="utf-8")
+            write_temporary(local, json.dumps(record))
             self._destination.publish(local, self.name, "application/json")
 
     def ends(self) -> None:
         """Remove the record: the sidecar says it all now."""
         if self._entries:
             self._destination.remove(self.name)
+
+
+def write_temporary(path: Path, text: str) -> None:
+    """Write JSON that is to be published; a lone surrogate becomes the escape that JSON has for it.
+
+    :raises DestinationError: when the temporary folder does not take it.
+    """
+    try:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise temporary_folder_failed(error) from error
+
+
+def temporary_folder_failed(error: OSError) -> DestinationError:
+    """Say that it is not the storage that fails."""
+    return DestinationError(
+        f"The temporary folder of this machine cannot be written to: {error}. Make room there, or set TMPDIR."
+    )
 
 
 def entries_of(manifest: object, evolink_task_id: str) -> dict[int, Mapping[str, Any]]:

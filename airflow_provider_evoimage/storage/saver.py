@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextvars
+import hashlib
 import json
+import secrets
 import tempfile
 import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_evoimage.defaults import PARALLEL_DOWNLOADS, IfExists
 from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.exceptions import (
+    DestinationError,
     DownloadError,
     EvoImageError,
     FileExistsAtDestinationError,
@@ -37,7 +41,12 @@ from airflow_provider_evoimage.storage.download import (
     describe_image,
     download_image,
 )
-from airflow_provider_evoimage.storage.progress import SaveProgress, entries_of
+from airflow_provider_evoimage.storage.progress import (
+    SaveProgress,
+    entries_of,
+    temporary_folder_failed,
+    write_temporary,
+)
 from airflow_provider_evoimage.transport import ResultClient, host_of
 
 if TYPE_CHECKING:
@@ -46,15 +55,21 @@ if TYPE_CHECKING:
 
 # A dead link may be answered with 403, 404 or 410; before its time is over these mean something else.
 _GONE = 410
+# For what is being uploaded when a task is ended; the rest of a save ends at once.
+_LAST_UPLOADS_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageToSave:
-    """One image of one generation, and the name it will have; its extension is known after the download."""
+    """One image of one generation, and the name it will have; its extension is known after the download.
+
+    :param is_extra: whether nobody asked for it: a template without an index has no name for it.
+    """
 
     generation: Generation
     index: int
     fields: Mapping[str, str | int]
+    is_extra: bool = False
 
     @property
     def url(self) -> str:
@@ -85,21 +100,35 @@ class SaveOutcome:
     errors: Sequence[EvoImageError] = ()
 
 
+@dataclass(kw_only=True)
+class _EarlierSidecar:
+    """The sidecar of another generation that had these names; the first image written over makes it untrue."""
+
+    entries: Mapping[int, Mapping[str, Any]]
+    is_there: bool = True
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
     """What is to be done for one generation.
 
     :param has_sidecar: whether a sidecar of this very generation is there: an earlier save was complete.
+    :param earlier: the sidecar of another generation, where its files are to be written over.
     :param written_before: files that an earlier try of this save wrote or began to write, by index.
     """
 
-    generation: Generation
-    asked: Asked
+    to_save: GenerationToSave
     images: Sequence[ImageToSave]
     sidecar_name: str
     has_sidecar: bool
+    earlier: _EarlierSidecar | None
     written_before: Mapping[int, Mapping[str, Any]]
     progress: SaveProgress | None
+
+    @property
+    def generation(self) -> Generation:
+        return self.to_save.generation
 
 
 @dataclass(kw_only=True)
@@ -124,6 +153,8 @@ class ImageSaver:
     parallel: int = PARALLEL_DOWNLOADS
     may_follow_a_kill: bool = True
     on_image: Callable[[Mapping[str, Any]], None] | None = None
+    # Which generation has a name, of all that were saved so far.
+    _named: dict[str, str] = field(default_factory=dict)
     _reread: dict[str, Generation] = field(default_factory=dict)
     _rereading: threading.Lock = field(default_factory=threading.Lock)
 
@@ -134,12 +165,13 @@ class ImageSaver:
         :returns: one manifest a generation, in order, its images with ``path``, ``sha256``, ``bytes``, …
         :raises SaveError: when an image could not be saved. The others are; a retry fetches the missing ones.
         """
-        outcomes = self.save_each(
-            [
-                GenerationToSave(generation=generation, asked=of, item=item)
-                for item, (generation, of) in enumerate(zip(generations, asked, strict=True))
-            ]
-        )
+        to_save = [
+            GenerationToSave(generation=generation, asked=of, item=item)
+            for item, (generation, of) in enumerate(zip(generations, asked, strict=True))
+        ]
+        for refused in self._refused_names(to_save).values():
+            raise refused
+        outcomes = self.save_each(to_save)
         failures = [error for outcome in outcomes for error in outcome.errors]
         if failures:
             raise _summed_up(failures, sum(len(generation.image_urls) for generation in generations))
@@ -147,28 +179,43 @@ class ImageSaver:
 
     def save_each(self, generations: Sequence[GenerationToSave]) -> list[SaveOutcome]:
         """Save what can be saved, and tell for each generation what came of it, in order."""
-        plans = [self._plan(each) for each in generations]
-        self._check_names(plans)
+        refused = self._refused_names(generations)
+        planned = [
+            SaveOutcome(errors=[refused[number]]) if number in refused else self._planned(each)
+            for number, each in enumerate(generations)
+        ]
+        plans = [each for each in planned if isinstance(each, _Plan)]
+        outcomes = iter(self._save_planned(plans) if plans else [])
+        return [next(outcomes) if isinstance(each, _Plan) else each for each in planned]
+
+    def _save_planned(self, plans: Sequence[_Plan]) -> list[SaveOutcome]:
         if self.may_follow_a_kill and self.destination.leaves_parts:
             self.destination.remove_parts(self._names_written(plans), self.log)
-        with (
-            self._result_client() as client,
-            tempfile.TemporaryDirectory(prefix="evoimage-") as folder,
-            ThreadPoolExecutor(self.parallel, thread_name_prefix="evoimage-save") as pool,
-        ):
-            work = [
-                # Each in its own copy of the context, so that log lines find their task.
-                [
-                    pool.submit(
-                        contextvars.copy_context().run, self._save_one, client, image, Path(folder), plan
-                    )
-                    for image in plan.images
+        with self._result_client() as client, _temporary_folder(plans[0].generation) as folder:
+            pool = ThreadPoolExecutor(self.parallel, thread_name_prefix="evoimage-save")
+            work: list[list[Future[dict[str, Any]]]] = []
+            try:
+                for plan in plans:
+                    work.append([])
+                    for image in plan.images:
+                        # Each in its own copy of the context, so that log lines find their task.
+                        run = contextvars.copy_context().run
+                        work[-1].append(pool.submit(run, self._save_one, client, image, folder, plan))
+                outcomes = [
+                    self._outcome(plan, futures, folder) for plan, futures in zip(plans, work, strict=True)
                 ]
-                for plan in plans
-            ]
-            return [
-                self._outcome(plan, futures, Path(folder)) for plan, futures in zip(plans, work, strict=True)
-            ]
+            except Exception:
+                pool.shutdown()
+                raise
+            except BaseException:
+                # Airflow's execution_timeout, or its end of the task: nothing waits for downloads any more.
+                client.abandon()
+                pool.shutdown(wait=False, cancel_futures=True)
+                running = [future for futures in work for future in futures if not future.cancelled()]
+                wait(running, timeout=_LAST_UPLOADS_SECONDS)
+                raise
+            pool.shutdown()
+            return outcomes
 
     def _outcome(self, plan: _Plan, futures: Sequence[Future[dict[str, Any]]], folder: Path) -> SaveOutcome:
         saved = []
@@ -181,28 +228,40 @@ class ImageSaver:
             else:
                 if self.on_image is not None:
                     self.on_image(saved[-1])
+        lost = [error for error in errors if isinstance(error, LinkExpiredError)]
+        if saved and lost and len(lost) == len(errors):
+            self._finish_with_lost(plan, saved, lost, folder)
         if errors:
             return SaveOutcome(errors=errors)
         try:
-            return SaveOutcome(manifest=self._finish(plan, saved, folder))
+            manifest = self._finish(plan, saved, folder)
         except SaveError as error:
             return SaveOutcome(errors=[error])
+        self._remove_earlier_images(plan, saved, folder)
+        return SaveOutcome(manifest=manifest)
+
+    def _planned(self, each: GenerationToSave) -> _Plan | SaveOutcome:
+        try:
+            return self._plan(each)
+        except SaveError as error:
+            error.evolink_task_id = each.generation.evolink_task_id
+            return SaveOutcome(errors=[error] * len(each.generation.image_urls))
 
     def _plan(self, each: GenerationToSave) -> _Plan:
-        generation = each.generation
         images = self._images_of(each)
         sidecar_name = self._sidecar_name(images[0])
-        task = generation.evolink_task_id
+        task = each.generation.evolink_task_id
         progress = SaveProgress(self.destination, sidecar_name, task)
-        before = entries_of(self.destination.read_json(sidecar_name), task)
+        sidecar = self.destination.read_json(sidecar_name)
+        before = entries_of(sidecar, task)
         # Beside a sidecar there is a record only where a save was killed between the two.
         begun = progress.found() if self.may_follow_a_kill or not before else {}
         return _Plan(
-            generation=generation,
-            asked=each.asked,
+            to_save=each,
             images=images,
             sidecar_name=sidecar_name,
             has_sidecar=bool(before),
+            earlier=_earlier(sidecar, task) if self.if_exists == "overwrite" else None,
             written_before=before or begun,
             # A single object that may be written over needs none: it is fetched again, and that is all.
             progress=progress
@@ -211,24 +270,27 @@ class ImageSaver:
         )
 
     def _images_of(self, each: GenerationToSave) -> list[ImageToSave]:
-        generation = each.generation
+        return [self._image(each, index) for index in range(len(each.generation.image_urls))]
+
+    def _image(self, each: GenerationToSave, index: int) -> ImageToSave:
+        generation, asked = each.generation, each.asked.images
         fields: dict[str, str | int] = {
             **task_fields(self.made_by),
             "item": each.item,
             "name": each.name or str(each.item),
             "evolink_task_id": generation.evolink_task_id,
             "model": generation.model or "unknown-model",
+            "index": index,
         }
-        return [
-            ImageToSave(generation=generation, index=index, fields={**fields, "index": index})
-            for index in range(len(generation.image_urls))
-        ]
+        is_extra = asked is not None and index >= max(asked, 1)
+        return ImageToSave(generation=generation, index=index, fields=fields, is_extra=is_extra)
 
     def _name(self, image: ImageToSave, extension: str) -> str:
-        return self.names.name({**image.fields, "ext": extension})
+        names = self.names.with_index if image.is_extra else self.names
+        return names.name({**image.fields, "ext": extension})
 
     def _sidecar_name(self, image: ImageToSave) -> str:
-        return self._name(replace(image, fields={**image.fields, "index": 0}), "json")
+        return self._name(replace(image, fields={**image.fields, "index": 0}, is_extra=False), "json")
 
     def _names_written(self, plans: Sequence[_Plan]) -> Iterator[str]:
         """Return every name that a save of these writes to, whatever the types of the images."""
@@ -243,55 +305,74 @@ class ImageSaver:
         extensions = dict.fromkeys(extension for extension, _ in IMAGE_TYPES.values())
         return (self._name(image, extension) for extension in extensions)
 
-    def _check_names(self, plans: Sequence[_Plan]) -> None:
-        """Refuse names that would meet: of two images, or of an image and another generation's manifest."""
-        taken: set[str] = set()
-        for plan in plans:
-            for image in plan.images:
-                # The manifest has the name of the first image but for its extension, and so have all types.
-                name = self._name(image, "")
-                self.destination.check_length(self._name(image, "json"))
-                # Many file systems know neither case nor how an accent is composed.
-                key = unicodedata.normalize("NFC", name).casefold()
-                if key in taken:
-                    raise InvalidRequestError(
-                        f"filename_template {self.names.template!r} gives two images of this save the same name, "
-                        f"{self._name(image, '…')}: add {{index}}, {{item}} or {{evolink_task_id}} to it.",
-                        billed=True,
-                        on_retry="No retry follows: correct it and clear the task; the links live 24 hours.",
-                        evolink_task_id=image.generation.evolink_task_id,
-                    )
-                taken.add(key)
+    def _refused_names(self, generations: Sequence[GenerationToSave]) -> dict[int, InvalidRequestError]:
+        """Find names that are too long or would meet: of two images, or of an image and another's manifest.
+
+        :returns: what is wrong with a generation's names, by its place.
+        """
+        taken: dict[str, str] = {}
+        refused: dict[int, InvalidRequestError] = {}
+        images = [(place, image) for place, each in enumerate(generations) for image in self._images_of(each)]
+        # What nobody asked for takes no name that another needs.
+        for place, image in sorted(images, key=lambda placed: placed[1].is_extra):
+            if place in refused:
+                continue
+            try:
+                self._take_name(image, taken)
+            except InvalidRequestError as error:
+                error.evolink_task_id = image.generation.evolink_task_id
+                refused[place] = error
+        self._named.update(taken)
+        return refused
+
+    def _take_name(self, image: ImageToSave, taken: dict[str, str]) -> None:
+        # The manifest has the name of the first image but for its extension, and so have all types.
+        name = self._name(image, "json")
+        self.destination.check_length(name)
+        key = _without_extension(name)
+        task = image.generation.evolink_task_id
+        if key in taken or (image.is_extra and self._named.get(key, task) != task):
+            raise InvalidRequestError(
+                f"filename_template {self.names.template!r} gives two images of this save the same name, "
+                f"{self._name(image, '…')}: add {{index}}, {{item}} or {{evolink_task_id}} to it.",
+                billed=True,
+                on_retry="No retry follows: correct it and clear the task; the links live 24 hours.",
+            )
+        taken[key] = task
 
     def _save_one(
         self, client: ResultClient, image: ImageToSave, folder: Path, plan: _Plan
     ) -> dict[str, Any]:
+        try:
+            return self._bring(client, image, folder, plan)
+        except SaveError as error:
+            error.evolink_task_id = image.generation.evolink_task_id
+            raise
+
+    def _bring(self, client: ResultClient, image: ImageToSave, folder: Path, plan: _Plan) -> dict[str, Any]:
         before = plan.written_before.get(image.index)
-        if before is not None and (kept := self._still_there(image, before)):
+        if before is not None and (kept := self._still_there(image, before, folder, plan)):
             return kept
         if self.if_exists != "overwrite" and (existing := self._existing_name(image)):
             is_ours = before is not None and before.get("path") == self.destination.url(existing)
             if not is_ours:
                 return self._keep_existing(image, existing, folder)
-        task = image.generation.evolink_task_id
-        local = folder / f"{task}-{image.index}".replace(":", "_")
+        local = _new_file_in(folder)
         try:
             file = self._download(client, image, local)
             name = self._name(image, file.extension)
             entry = _saved(image.index, self.destination.url(name), file)
+            self._remove_earlier_sidecar(plan)
             if plan.progress is not None:
                 plan.progress.begins(entry, folder)
             path = self.destination.publish(local, name, file.content_type)
-        except SaveError as error:
-            error.evolink_task_id = task
-            raise
         finally:
             local.unlink(missing_ok=True)
         image_saved(file.bytes)
         self.log.info(
             "Saved image %d of EvoLink task %s: %s (%d×%d, %s).",
             image.index,
-            task,
+            image.generation.evolink_task_id,
             path,
             file.width,
             file.height,
@@ -299,22 +380,74 @@ class ImageSaver:
         )
         return entry
 
-    def _still_there(self, image: ImageToSave, entry: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Check an entry of an earlier sidecar against the storage; None where the file must be fetched."""
+    def _still_there(
+        self, image: ImageToSave, entry: Mapping[str, Any], folder: Path, plan: _Plan
+    ) -> dict[str, Any] | None:
+        """Check what an earlier try noted against the storage; None where the file must be fetched."""
+        name = self._name_in(entry, image)
+        if name is None or not self._has_size(name, entry):
+            return None
+        # The record is written before the file: another generation's may lie there still, as large as ours.
+        if not plan.has_sidecar and not self._has_hash(name, entry, folder):
+            return None
+        task = image.generation.evolink_task_id
+        self.log.info("Image %d of EvoLink task %s is there already: %s.", image.index, task, entry["path"])
+        return dict(entry)
+
+    def _name_in(self, entry: Mapping[str, Any], image: ImageToSave) -> str | None:
+        """Return the name that an entry tells of an image; None where that is no name of this save."""
         extension = next(
             (ext for ext, kind in IMAGE_TYPES.values() if kind == entry.get("content_type")), None
         )
         if extension is None:
             return None
         name = self._name(image, extension)
-        path = self.destination.url(name)
-        if entry.get("path") != path or not self.destination.exists(name):
-            return None
-        if self.destination.size(name) != entry.get("bytes"):
-            return None
-        task = image.generation.evolink_task_id
-        self.log.info("Image %d of EvoLink task %s is there already: %s.", image.index, task, path)
-        return dict(entry)
+        return name if entry.get("path") == self.destination.url(name) else None
+
+    def _has_size(self, name: str, entry: Mapping[str, Any]) -> bool:
+        return self.destination.exists(name) and self.destination.size(name) == entry.get("bytes")
+
+    def _has_hash(self, name: str, entry: Mapping[str, Any], folder: Path) -> bool:
+        local = _new_file_in(folder)
+        try:
+            self.destination.fetch(name, local)
+            with local.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == entry.get("sha256")
+        finally:
+            local.unlink(missing_ok=True)
+
+    def _remove_earlier_sidecar(self, plan: _Plan) -> None:
+        if plan.earlier is None:
+            return
+        with plan.earlier.lock:
+            if not plan.earlier.is_there:
+                return
+            plan.earlier.is_there = False
+            try:
+                self.destination.remove(plan.sidecar_name)
+            except DestinationError as error:
+                self.log.warning("It stays until all images are saved: %s", error.message)
+
+    def _remove_earlier_images(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Remove the images of the generation written over that had names of this save and are not replaced."""
+        if plan.earlier is None:
+            return
+        task = plan.generation.evolink_task_id
+        written = {image["path"] for image in saved}
+        for index, entry in plan.earlier.entries.items():
+            name = self._name_in(entry, self._image(plan.to_save, index))
+            if name is None or entry["path"] in written:
+                continue
+            try:
+                is_another = self._named.get(_without_extension(name), task) != task
+                # Neither what another generation of this save has there, nor what somebody put there since.
+                if is_another or not self._has_size(name, entry) or not self._has_hash(name, entry, folder):
+                    continue
+                self.destination.remove(name)
+            except DestinationError as error:
+                self.log.warning("An image of the generation before stays: %s", error.message)
+            else:
+                self.log.info("Removed %s, an image of the generation before.", entry["path"])
 
     def _existing_name(self, image: ImageToSave) -> str | None:
         return next((name for name in self._possible_names(image) if self.destination.exists(name)), None)
@@ -326,7 +459,7 @@ class ImageSaver:
                 f"{path} exists and if_exists='error'.", evolink_task_id=image.generation.evolink_task_id
             )
         self.log.info("Kept %s, which was there before (if_exists='skip').", path)
-        local = folder / f"existing-{image.generation.evolink_task_id}-{image.index}".replace(":", "_")
+        local = _new_file_in(folder)
         try:
             self.destination.fetch(name, local)
             return _saved(image.index, path, describe_image(local))
@@ -379,14 +512,14 @@ class ImageSaver:
         )
 
     def _finish(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> Manifest:
-        manifest = build_manifest(plan.generation, asked=plan.asked, made_by=self.made_by, saved=saved)
+        manifest = build_manifest(
+            plan.generation, asked=plan.to_save.asked, made_by=self.made_by, saved=saved
+        )
         name = plan.sidecar_name
         try:
             if self.if_exists != "skip" or plan.has_sidecar or not self.destination.exists(name):
                 sidecar = folder / "manifest.json"
-                sidecar.write_text(
-                    json.dumps(without_links(manifest), indent=2, ensure_ascii=False), encoding="utf-8"
-                )
+                write_temporary(sidecar, json.dumps(without_links(manifest), indent=2, ensure_ascii=False))
                 self.destination.publish(sidecar, name, "application/json")
             if plan.progress is not None:
                 plan.progress.ends()
@@ -394,6 +527,24 @@ class ImageSaver:
             error.evolink_task_id = plan.generation.evolink_task_id
             raise
         return manifest
+
+    def _finish_with_lost(
+        self,
+        plan: _Plan,
+        saved: Sequence[Mapping[str, Any]],
+        lost: Sequence[LinkExpiredError],
+        folder: Path,
+    ) -> None:
+        """Describe what is saved of a generation whose other links are dead, as no later try brings more."""
+        try:
+            self._finish(plan, saved, folder)
+        except SaveError as error:
+            self.log.warning("The images that are saved have no manifest beside them: %s", error.message)
+        paths = ", ".join(image["path"] for image in saved)
+        for expired in lost:
+            expired.message += f" {len(saved)} of {len(plan.images)} images are saved: {paths}."
+            expired.args = (expired.message,)
+            expired.on_retry = expired.on_retry.replace("the images are lost", "the missing images are lost")
 
     def _result_client(self) -> ResultClient:
         account = self.hook.settings.account
@@ -423,6 +574,36 @@ def _summed_up(failures: Sequence[EvoImageError], of: int) -> EvoImageError:
         chosen.message = f"{len(failures)} of {of} images could not be saved. The first: {chosen.message}"
         chosen.args = (chosen.message,)
     return chosen
+
+
+@contextmanager
+def _temporary_folder(generation: Generation) -> Iterator[Path]:
+    try:
+        # A download that was abandoned may still write into it.
+        folder = tempfile.TemporaryDirectory(prefix="evoimage-", ignore_cleanup_errors=True)
+    except OSError as error:
+        failed = temporary_folder_failed(error)
+        failed.evolink_task_id = generation.evolink_task_id
+        raise failed from error
+    with folder as path:
+        yield Path(path)
+
+
+def _new_file_in(folder: Path) -> Path:
+    """Name a temporary file as no other is named, whatever ids and file systems are like."""
+    return folder / secrets.token_hex(8)
+
+
+def _without_extension(name: str) -> str:
+    """Return what two names have in common where many file systems know neither case nor how an accent is composed."""
+    return unicodedata.normalize("NFC", name.rpartition(".")[0]).casefold()
+
+
+def _earlier(sidecar: object, evolink_task_id: str) -> _EarlierSidecar | None:
+    other = sidecar.get("evolink_task_id") if isinstance(sidecar, Mapping) else None
+    if not isinstance(other, str) or other == evolink_task_id:
+        return None
+    return _EarlierSidecar(entries=entries_of(sidecar, other))
 
 
 def _saved(index: int, path: str, file: ImageFile) -> dict[str, Any]:

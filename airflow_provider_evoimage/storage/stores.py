@@ -5,10 +5,10 @@ store            how a file gets its final name                              com
 ===============  ==========================================================  ================================
 local files      a rename, or from another file system a part file and one   size
 SFTP             the same, by ``posix-rename@openssh.com`` where offered     size
-S3               one PUT, or a multipart upload that is completed            size, ETag where it is an MD5
+S3               one PUT, or a multipart upload that is completed            size, ETag where it is of MD5s
 Google Cloud     one upload that becomes an object when it is finished       size, MD5
 Azure Blob       blocks, each with its MD5, that one list makes a blob       size, MD5
-any other        hidden part file, then the store's own move                 size
+any other        hidden part file, then the store's own move, or a copy      size
 ===============  ==========================================================  ================================
 
 Files are read in pieces of 5 MiB: fsspec's file systems hold far larger ones in memory when not told otherwise.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 import secrets
@@ -81,14 +82,58 @@ class Store:
         try:
             self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
             self.fs.put_file(str(local), part)
-            _same_size(local, self.fs.info(part))
-            if self.fs.exists(target):
-                self.fs.rm_file(target)
-            self.fs.mv(part, target)
-        except BaseException:
+            _same_size(local, self._info(part))
+            if self._moves:
+                self._move_onto(target, part)
+            else:
+                self._copy_onto(target, part, local)
+        finally:
             with suppress(Exception):
                 self.fs.rm_file(part)
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the file system has a move of its own; fsspec's copies, and takes ``[1]`` for a pattern."""
+        from fsspec import AbstractFileSystem
+
+        return type(self.fs).mv is not AbstractFileSystem.mv
+
+    def _move_onto(self, target: str, part: str) -> None:
+        """Move a part file to its final name; many moves refuse an existing one, so the earlier file steps aside."""
+        aside = None
+        if self.fs.exists(target):
+            aside = _part_of(target)
+            self.fs.mv(target, aside)
+        try:
+            self.fs.mv(part, target)
+            self._check_moved(part, target)
+        except BaseException:
+            if aside is not None:
+                with suppress(Exception):
+                    self.fs.mv(aside, target)
             raise
+        if aside is not None:
+            with suppress(Exception):
+                self.fs.rm_file(aside)
+
+    def _check_moved(self, part: str, target: str) -> None:
+        """Look at what a move did: some answer that they did nothing, and fsspec does not tell."""
+        self._info(target)
+        if self.fs.exists(part):
+            raise FileExistsError(f"the store did not move {part} to {target}")
+
+    def _copy_onto(self, target: str, part: str, local: Path) -> None:
+        self.fs.cp_file(part, target)
+        try:
+            _same_size(local, self._info(target))
+        except DamagedUploadError:
+            self.fs.rm_file(target)
+            raise
+
+    def _info(self, path: str) -> Any:
+        """Ask about a file, whatever an earlier listing of its folder said."""
+        self.fs.invalidate_cache()
+        return self.fs.info(path)
 
     def _run(self, work: Any, *arguments: Any, **named: Any) -> Any:
         """Run a coroutine function in the loop of the file system's own client."""
@@ -104,6 +149,7 @@ class Store:
             folders.setdefault(folder, set()).add(filename)
         for folder, filenames in folders.items():
             with suppress(FileNotFoundError):
+                self.fs.invalidate_cache()
                 for path in self.fs.ls(folder, detail=False):
                     if _final_name_of(path.rpartition("/")[2]) in filenames:
                         self.fs.rm_file(path)
@@ -238,12 +284,8 @@ class S3Objects(ObjectStore):
         _same_size(local, {"size": head["ContentLength"]})
         # Under a key of KMS or of the customer's the ETag is no MD5.
         encrypted = str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
-        etag = str(head.get("ETag", "")).strip('"')
-        if encrypted or "SSECustomerAlgorithm" in head or not etag:
-            return
-        expected = _multipart_etag(local) if "-" in etag else _md5(local).hex()
-        if etag != expected:
-            raise DamagedUploadError(f"the store's ETag is {etag} where {expected} was sent")
+        if not encrypted and "SSECustomerAlgorithm" not in head:
+            _same_etag(local, str(head.get("ETag", "")).strip('"'))
 
 
 @dataclass(frozen=True)
@@ -401,6 +443,25 @@ def _same_md5(local: Path, there: str | None) -> None:
     sent = b64encode(_md5(local)).decode()
     if there is not None and there != sent:
         raise DamagedUploadError(f"the store's MD5 is {there} where {sent} was sent")
+
+
+# An MD5, or the MD5 of the MD5s of so many parts. Stores that speak S3's protocol may answer anything else.
+_MD5_ETAG = re.compile(r"[0-9a-f]{32}(?:-(?P<parts>[0-9]+))?", re.IGNORECASE)
+
+
+def _same_etag(local: Path, there: str) -> None:
+    """Compare with the ETag of the store, where it says that it was made as Amazon's from what was sent."""
+    found = _MD5_ETAG.fullmatch(there)
+    if found is None:
+        return
+    size = local.stat().st_size
+    # s3fs sends what is shorter than two pieces in one.
+    parts = math.ceil(size / PIECE_BYTES) if size >= 2 * PIECE_BYTES else None
+    if found["parts"] != (None if parts is None else str(parts)):
+        return
+    sent = _md5(local).hex() if parts is None else _multipart_etag(local)
+    if there.lower() != sent:
+        raise DamagedUploadError(f"the store's ETag is {there} where {sent} was sent")
 
 
 def _pieces(local: Path) -> Iterator[bytes]:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import itertools
 import json
 import re
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from airflow.exceptions import TaskDeferred
 from airflow.sdk import ObjectStoragePath
 from copies import copy_with
 from fake_time import FakeTime
+from hostile_host import TASK, Exchange, HostileHost
 from PIL import Image
-from task_driver import Killed, TaskRun, generate, save
+from task_driver import CONNECTION, Killed, StateStore, TaskRun, batch, connection, first_leg, generate, save
 
+from airflow_provider_evoimage.evolink import models
 from airflow_provider_evoimage.exceptions import (
+    DestinationError,
     DownloadError,
     EvoImageError,
     FileExistsAtDestinationError,
@@ -32,10 +40,13 @@ from airflow_provider_evoimage.exceptions import (
     NotAnImageError,
     TooLargeError,
 )
-from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.manifest import Asked
+from airflow_provider_evoimage.simulator import SimulatorServer, images
 from airflow_provider_evoimage.simulator.faults import Fault
-from airflow_provider_evoimage.storage.destination import Destination
-from airflow_provider_evoimage.storage.saver import ImageSaver
+from airflow_provider_evoimage.storage import saver
+from airflow_provider_evoimage.storage.destination import Destination, FileNames
+from airflow_provider_evoimage.storage.saver import GenerationToSave, ImageSaver
 
 MANIFEST_PAGE = Path(__file__).parents[2] / "docs" / "manifest.md"
 
@@ -308,6 +319,155 @@ def test_file_that_is_gone_or_changed_is_fetched_again(
     assert evolink.state.counters.downloads == 4
 
 
+def images_in(folder: Path) -> list[str]:
+    return [Path(name).name for name in files_in(folder) if not name.endswith(".json")]
+
+
+def test_images_of_a_longer_generation_before_do_not_stay_beside_the_new_ones(
+    finished: Submit, tmp_path: Path
+) -> None:
+    saving(finished("one [[download:jpeg]]", n=3), tmp_path)
+    folder = tmp_path / "campaign" / "scheduled__2026-05-01"
+    (folder / "save-3.jpg").write_bytes(b"not of that generation")
+    (folder / "save-1.jpg").write_bytes(b"put there since")
+    manifest = saving(finished("two", n=2), tmp_path)
+    assert images_in(tmp_path) == ["save-0.png", "save-1.jpg", "save-1.png", "save-3.jpg"]
+    assert_whole(manifest)
+
+
+def test_image_of_another_generation_of_the_same_save_is_never_removed(
+    finished: Submit, tmp_path: Path
+) -> None:
+    template = "{item}{index}.{ext}"
+    # The twelfth image of the first has the name of the second of the twelfth.
+    tasks = [finished(f"fox {number}", n=2) for number in range(12)]
+    saving(tasks, tmp_path, filename_template=template)
+    sidecar = tmp_path / "10.json"
+    earlier = json.loads(sidecar.read_text())
+    earlier["evolink_task_id"] = UNKNOWN
+    listed = json.loads((tmp_path / "110.json").read_text())["images"][1]
+    earlier["images"].append(listed | {"index": 11})
+    sidecar.write_text(json.dumps(earlier))
+    for manifest in saving(tasks, tmp_path, filename_template=template):
+        assert_whole(manifest)
+
+
+def test_overwrite_that_does_not_finish_leaves_no_sidecar_that_is_no_longer_true(
+    finished: Submit, tmp_path: Path, evolink: SimulatorServer
+) -> None:
+    saving(finished("one", n=3), tmp_path)
+    two = finished("two", n=2)
+    evolink.state.faults.post("download", Fault("html", times=1))
+    with pytest.raises(NotAnImageError):
+        saving(two, tmp_path, parallel=1)
+    assert [name for name in files_in(tmp_path) if name.endswith("save-0.json")] == []
+    assert_whole(saving(two, tmp_path))
+
+
+def test_overwrite_that_writes_nothing_leaves_the_sidecar(finished: Submit, tmp_path: Path) -> None:
+    first = saving(finished("one"), tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)}
+    with pytest.raises(NotAnImageError):
+        saving(finished("two [[download:html]]"), tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)} == before
+    assert_whole(first)
+
+
+def test_folder_whose_name_looks_like_a_pattern_is_a_folder(finished: Submit, tmp_path: Path) -> None:
+    for folder in ("x1", "x[1]"):
+        (tmp_path / folder).mkdir()
+        saving(finished(folder, n=2), tmp_path / folder)
+        assert len(files_in(tmp_path / folder)) == 3
+
+
+# More images than were asked for
+
+
+@pytest.fixture
+def given_twice(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have EvoLink give each image of a generation twice."""
+    urls = models._image_urls
+    ids: set[str] = set()
+
+    def more(task: Any) -> tuple[str, ...]:
+        found = urls(task)
+        return (*found, *(f"{url}?again" for url in found)) if task.get("id") in ids else found
+
+    monkeypatch.setattr(models, "_image_urls", more)
+    return ids.add
+
+
+def after_the_wait(task: TaskRun, deferred: TaskDeferred) -> Any:
+    """Run the legs of a try that are left."""
+    while True:
+        try:
+            return task.resume(deferred, task.wait_in_triggerer(task.stored(deferred)))
+        except TaskDeferred as again:
+            deferred = again
+
+
+def test_image_that_nobody_asked_for_has_a_name_though_the_template_has_none_for_it(
+    tmp_path: Path, store: StateStore, evolink: SimulatorServer, given_twice: Callable[[str], None]
+) -> None:
+    task = TaskRun(generate(save_to=str(tmp_path), filename_template="{task_id}.{ext}"), store=store)
+    deferred = first_leg(task)
+    given_twice(store.record["evolink_task_id"])
+    manifest = after_the_wait(task, deferred)
+    assert files_in(tmp_path) == ["draw-1.png", "draw.json", "draw.png"]
+    assert_whole(manifest)
+    assert (manifest["asked"], manifest["made"]) == (1, 2)
+    assert evolink.state.counters.submissions == 1
+
+
+def test_images_that_nobody_asked_for_keep_no_other_item_of_a_batch(
+    tmp_path: Path, evolink: SimulatorServer, given_twice: Callable[[str], None]
+) -> None:
+    prompts = [{"prompt": f"fox {number}", "name": f"fox-{number}"} for number in range(6)]
+    task = TaskRun(batch(prompts, tmp_path, filename_template="{name}.{ext}"))
+    deferred = first_leg(task)
+    given_twice(next(iter(evolink.state.generations)))
+    summary = after_the_wait(task, deferred)
+    assert summary["saved"] == 6
+    assert images_in(tmp_path / ".")[:3] == ["draw.batch.jsonl", "fox-0-1.png", "fox-0.png"]
+    assert len(list(tmp_path.rglob("*.png"))) == 7
+
+
+def saver_to(folder: Path, template: str) -> ImageSaver:
+    return ImageSaver(
+        hook=EvoImageHook(),
+        destination=Destination(str(folder)),
+        names=FileNames(template),
+        if_exists="overwrite",
+        made_by={"dag_id": "campaign", "run_id": "run", "task_id": "save", "map_index": -1},
+        log=structlog.get_logger(),
+    )
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_name_that_an_item_needs_is_not_given_to_what_nobody_asked_for(
+    finished: Submit, tmp_path: Path, given_twice: Callable[[str], None], together: bool
+) -> None:
+    fox, other = finished("one"), finished("two")
+    given_twice(fox)
+    to_save = [
+        GenerationToSave(
+            generation=EvoImageHook().get_generation(task), asked=Asked(images=1), item=item, name=name
+        )
+        for item, (task, name) in enumerate([(other, "fox-1"), (fox, "fox")])
+    ]
+    images_of = saver_to(tmp_path, "{name}.{ext}")
+    if together:
+        saved, refused = reversed(images_of.save_each(to_save[::-1]))
+    else:
+        saved, refused = (images_of.save_each([each])[0] for each in to_save)
+    assert saved.manifest is not None
+    assert_whole(saved.manifest)
+    (error,) = refused.errors
+    assert isinstance(error, InvalidRequestError)
+    assert (error.evolink_task_id, error.billed) == (fox, True)
+    assert files_in(tmp_path) == ["fox-1.json", "fox-1.png"]
+
+
 # A worker that dies while it saves
 
 
@@ -438,6 +598,47 @@ def test_part_file_of_another_save_stays(finished: Submit, tmp_path: Path) -> No
     assert [each for each in files_in(folder) if "part" in each] == sorted(others)
 
 
+def bitmap(colour: str) -> bytes:
+    """Return an image whose size in bytes depends on nothing but its size in pixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), colour).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
+def test_image_of_another_generation_is_not_kept_for_this_one_because_it_is_as_large(
+    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = finished("one"), finished("two")
+    monkeypatch.setattr(images, "draw", lambda picture: bitmap("red"))
+    saving(first, tmp_path)
+    monkeypatch.setattr(images, "draw", lambda picture: bitmap("blue"))
+    # The record is written, the image is not.
+    killed_in_mid_save(second, tmp_path, 1)
+    manifest = saving(second, tmp_path, tries=1)
+    assert_whole(manifest)
+    assert path_of(manifest["images"][0]).read_bytes() == bitmap("blue")
+
+
+def test_record_that_cannot_be_read_for_now_is_not_lost(
+    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = finished(n=3)
+    killed_in_mid_save(task, tmp_path, 2, if_exists="error")
+    read = Destination.read_json
+
+    def busy(destination: Destination, name: str) -> Any:
+        if name.endswith(".saving.json"):
+            raise DestinationError("SlowDown")
+        return read(destination, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Destination, "read_json", busy)
+        with pytest.raises(DestinationError, match=task) as failed:
+            saving(task, tmp_path, tries=1, if_exists="error")
+    assert failed.value.retryable
+    assert_whole(saving(task, tmp_path, tries=2, if_exists="error"))
+
+
 def test_kill_between_sidecar_and_the_end_of_the_record_leaves_no_record(
     finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,6 +741,78 @@ def test_temporary_folder_that_is_full_is_named(
     assert files_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("method", ["exists", "size", "fetch", "read_json", "publish"])
+def test_storage_that_fails_at_delivery_names_the_generation(
+    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    task = finished(n=2)
+    killed_in_mid_save(task, tmp_path, 2)
+
+    def fail(*arguments: Any) -> None:
+        raise DestinationError("the storage is down")
+
+    monkeypatch.setattr(Destination, method, fail)
+    with pytest.raises(DestinationError, match="the storage is down") as failed:
+        saving(task, tmp_path, tries=1)
+    assert failed.value.evolink_task_id == task
+    assert failed.value.billed is True
+    assert failed.value.retryable
+
+
+def test_destination_that_cannot_be_opened_does_not_say_that_nothing_was_submitted(finished: Submit) -> None:
+    task = finished()
+    with pytest.raises(DestinationError, match="nonsense") as failed:
+        TaskRun(save(task, "nonsense://bucket/images"), task_id="save").run()
+    assert failed.value.evolink_task_id == task
+    assert failed.value.billed is True
+    assert "Nothing was submitted" not in str(failed.value)
+
+
+@pytest.mark.parametrize("part", ["saving-", "manifest", "evoimage-"])
+def test_temporary_folder_that_is_full_is_no_fault_of_the_storage(
+    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    task = finished(n=2)
+    write, folder = Path.write_text, tempfile.mkdtemp
+
+    def full(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name.startswith(part):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *arguments, **options)
+
+    def no_folder(*arguments: Any, **options: Any) -> str:
+        if part == "evoimage-":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return folder(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        patch.setattr(tempfile, "mkdtemp", no_folder)
+        with pytest.raises(DestinationError, match="temporary folder of this machine") as failed:
+            saving(task, tmp_path)
+    assert failed.value.retryable
+    assert failed.value.evolink_task_id == task
+    assert_whole(saving(task, tmp_path))
+
+
+def test_images_that_are_saved_are_not_called_lost_with_the_others(
+    finished: Submit, tmp_path: Path, fake_time: FakeTime, evolink: SimulatorServer
+) -> None:
+    task = finished(n=3)
+    evolink.state.faults.post("download", Fault("status", 410, times=2))
+    with pytest.raises(LinkExpiredError, match=r"2 of 3 images are saved: .*save-1\.png") as failed:
+        saving(task, tmp_path, parallel=1)
+    assert "the missing images are lost" in str(failed.value)
+    assert "the images are lost" not in str(failed.value)
+    assert files_in(tmp_path / "campaign" / "scheduled__2026-05-01") == [
+        "save-0.json",
+        "save-1.png",
+        "save-2.png",
+    ]
+    sidecar = json.loads((tmp_path / "campaign/scheduled__2026-05-01/save-0.json").read_text())
+    assert ["path" in image for image in sidecar["images"]] == [False, True, True]
+
+
 def test_expired_links_say_what_is_lost_and_how_to_avoid_it(
     finished: Submit, tmp_path: Path, fake_time: FakeTime
 ) -> None:
@@ -619,7 +892,74 @@ def test_wrong_names_are_found_out_before_anything_is_paid(
     assert evolink.state.counters.submissions == 0
 
 
+# A task that is ended while it saves
+
+
+class Ended(BaseException):
+    """What Airflow raises in a task whose execution_timeout is over."""
+
+
+def test_task_that_is_ended_waits_for_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HostileHost() as host:
+        host.images = 12  # type: ignore[misc]
+        asked = threading.Semaphore(0)
+
+        def stay_silent(exchange: Exchange) -> None:
+            asked.release()
+            exchange.stay_silent()
+
+        host.behave = stay_silent  # type: ignore[method-assign]
+        monkeypatch.setenv(CONNECTION, connection(host, download_timeout=3000, request_timeout=3000))
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+
+        def ended(*arguments: Any) -> None:
+            for _ in range(4):
+                assert asked.acquire(timeout=30)
+            raise Ended
+
+        monkeypatch.setattr(ImageSaver, "_outcome", ended)
+        try:
+            with pytest.raises(Ended):
+                TaskRun(save(TASK, tmp_path), task_id="save").run()
+        finally:
+            host.closing.set()
+            host.shutdown()
+        # Those that were under way, and none of the eight that waited for their turn.
+        assert len(host.asked) == 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("evoimage-save")]
+    assert files_in(tmp_path) == []
+
+
 # The file beside the images
+
+
+def test_lone_surrogate_in_a_prompt_keeps_no_image(finished: Submit, tmp_path: Path) -> None:
+    prompt = "a red fox \ud83d größer"
+    given = named_by_manifest(finished()) | {"request": {"prompt": prompt}}
+    manifest = saving(given, tmp_path)
+    text = path_of(manifest["images"][0]).with_suffix(".json").read_text(encoding="utf-8")
+    assert "größer" in text
+    assert json.loads(text)["request"]["prompt"] == prompt
+
+
+def test_ids_that_differ_in_one_sign_share_no_temporary_file(
+    finished: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download, used = saver.download_image, []
+
+    def noted(client: Any, url: str, path: Path, limits: Any) -> Any:
+        used.append(path)
+        return download(client, url, path, limits)
+
+    monkeypatch.setattr(saver, "download_image", noted)
+    generations = [
+        EvoImageHook()
+        .get_generation(finished(f"fox {number}"))
+        .model_copy(update={"evolink_task_id": evolink_task_id})
+        for number, evolink_task_id in enumerate(["task:a", "task_a"])
+    ]
+    saver_to(tmp_path, "{item}.{ext}").save(generations, [Asked(), Asked()])
+    assert len(set(used)) == 2
 
 
 def test_sidecar_is_the_manifest_without_links(finished: Submit, tmp_path: Path) -> None:

@@ -172,6 +172,21 @@ def test_name_that_an_object_store_would_not_take_is_refused_before_any_download
     assert names_below(store, folder) == []
 
 
+def test_removing_a_file_takes_no_name_for_a_pattern(
+    store: RunningStore, folder: str, tmp_path: Path
+) -> None:
+    destination = Destination(f"{store.root}/{folder}")
+    names = ["x1/.a.saving.json", "x[1]/.a.saving.json"]
+    for name in names:
+        local = tmp_path / "local"
+        local.write_bytes(EARLIER)
+        destination.publish(local, name, "application/json")
+    # The second time it is gone already.
+    for _ in range(2):
+        destination.remove(names[1])
+        assert names_below(store, folder) == names[:1]
+
+
 # Many, and large
 
 

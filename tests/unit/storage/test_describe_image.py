@@ -279,3 +279,21 @@ def test_damaged_image_is_described_or_refused_and_nothing_else(
     file.write_bytes(content)
     with contextlib.suppress(DownloadError):
         assert describe_image(file).bytes == len(content)
+
+
+@pytest.mark.parametrize("brand", [b"mif1", b"msf1"])
+def test_avif_whose_first_brand_is_that_of_its_container_is_taken(tmp_path: Path, brand: bytes) -> None:
+    content = drawn("AVIF")
+    assert content[8:12] == b"avif"
+    path = tmp_path / "downloaded"
+    path.write_bytes(content[:8] + brand + content[12:])
+    image = describe_image(path)
+    assert (image.extension, image.content_type, image.width, image.height) == ("avif", "image/avif", 48, 32)
+
+
+def test_container_without_an_avif_brand_is_no_image(tmp_path: Path) -> None:
+    content = drawn("AVIF").replace(b"avif", b"heic", 2)
+    path = tmp_path / "downloaded"
+    path.write_bytes(content[:8] + b"mif1" + content[12:])
+    with pytest.raises(NotAnImageError, match="no known kind"):
+        describe_image(path)

@@ -1,12 +1,16 @@
 """Files in the user's storage: complete under their final name, or not there at all."""
 
 import errno
+import itertools
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from airflow.sdk import ObjectStoragePath
+from airflow.sdk.io import attach
+from fsspec.implementations.memory import MemoryFileSystem
 from pytest_mock import MockerFixture
 
 from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
@@ -167,3 +171,201 @@ def test_folder_that_is_a_file_is_an_error(tmp_path: Path, downloaded: Path) -> 
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(DestinationError, match="taken"):
         Destination(f"file://{tmp_path}/taken").publish(downloaded, NAME, "image/png")
+
+
+@pytest.mark.parametrize(
+    "save_to",
+    ["file://data/images", "FILE://data/images", "local://images", "file://localhost/data", "file://x"],
+)
+def test_local_folder_that_is_not_absolute_is_refused_before_anything_is_paid(save_to: str) -> None:
+    with pytest.raises(InvalidRequestError, match="three slashes") as refused:
+        Destination(save_to)
+    assert refused.value.billed is False
+
+
+def test_local_folder_may_name_a_connection(folder: Path, downloaded: Path) -> None:
+    Destination(f"file://files@{folder}").publish(downloaded, NAME, "image/png")
+    assert (folder / NAME).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError("no such key"), PermissionError("Access Denied"), OSError("Forbidden: bucket/a.json")],
+    ids=["absent", "not listed", "not listed at Google"],
+)
+def test_sidecar_that_the_store_does_not_give_to_this_role_counts_as_absent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(path: ObjectStoragePath) -> bytes:
+        raise error
+
+    monkeypatch.setattr(ObjectStoragePath, "read_bytes", refuse, raising=False)
+    assert Destination(f"file://{folder}").read_json("a.json") is None
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "SlowDown"), RuntimeError("connection lost")], ids=type)
+def test_sidecar_that_cannot_be_read_for_now_does_not_count_as_absent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(path: ObjectStoragePath) -> bytes:
+        raise error
+
+    monkeypatch.setattr(ObjectStoragePath, "read_bytes", fail, raising=False)
+    with pytest.raises(DestinationError, match=r"a\.json") as failed:
+        Destination(f"file://{folder}").read_json("a.json")
+    assert failed.value.retryable
+
+
+def test_destination_of_what_is_paid_for_names_it_when_it_cannot_be_opened() -> None:
+    with pytest.raises(DestinationError, match="nonsense") as failed:
+        Destination("nonsense://bucket/images", evolink_task_id="task-unified-1-abcdefgh")
+    assert failed.value.evolink_task_id == "task-unified-1-abcdefgh"
+    assert failed.value.billed is True
+    assert "saves the same images" in str(failed.value)
+
+
+# A store that nothing is known of
+
+_numbers = itertools.count()
+
+
+class MovingFiles(MemoryFileSystem):
+    """A file system with a move of its own, which refuses to write over a file."""
+
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    is_down = False
+
+    def mv(self, path1: str, path2: str, **_: Any) -> None:
+        if self.is_down:
+            raise OSError("503 please retry")
+        if self._strip_protocol(path2) in self.store:
+            raise FileExistsError(path2)
+        self.cp_file(path1, path2)
+        self.rm_file(path1)
+
+
+class IdleFiles(MovingFiles):
+    """One that answers that it did not move anything, in a field that fsspec does not look at."""
+
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def mv(self, path1: str, path2: str, **options: Any) -> None:
+        if not self.is_down:
+            super().mv(path1, path2, **options)
+
+
+class CopyingFiles(MemoryFileSystem):
+    """A file system that can only copy."""
+
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    is_down = False
+
+    def cp_file(self, path1: str, path2: str, **options: Any) -> None:
+        if self.is_down:
+            raise OSError("503 please retry")
+        super().cp_file(path1, path2, **options)
+
+
+@pytest.fixture(params=[MovingFiles, IdleFiles, CopyingFiles], ids=lambda kind: kind.__name__)
+def unknown(request: pytest.FixtureRequest) -> Any:
+    """A file system of a kind that is not known here, empty."""
+    request.param.store.clear()
+    return request.param(skip_instance_cache=True)
+
+
+def in_store(fs: MemoryFileSystem, folder: str) -> Destination:
+    """Open a folder of a file system, which Airflow reaches by a connection of its own."""
+    conn_id = f"store-{next(_numbers)}"
+    attach("memory", conn_id=conn_id, fs=fs)
+    return Destination(f"memory://{conn_id}@{folder}")
+
+
+def test_unknown_store_writes_over_a_file(unknown: Any, downloaded: Path) -> None:
+    destination = in_store(unknown, "shop/images")
+    for content in (b"one", b"another"):
+        downloaded.write_bytes(content)
+        destination.publish(downloaded, "a.png", "image/png")
+        assert unknown.find("") == ["/shop/images/a.png"]
+        assert unknown.cat("/shop/images/a.png") == content
+
+
+def test_move_that_fails_in_an_unknown_store_leaves_the_earlier_file(unknown: Any, downloaded: Path) -> None:
+    destination = in_store(unknown, "shop/images")
+    destination.publish(downloaded, "a.png", "image/png")
+    unknown.is_down = True
+    downloaded.write_bytes(b"another")
+    with pytest.raises(DestinationError):
+        destination.publish(downloaded, "a.png", "image/png")
+    assert unknown.find("") == ["/shop/images/a.png"]
+    assert unknown.cat("/shop/images/a.png") == CONTENT
+
+
+def test_second_half_of_a_move_that_fails_brings_the_earlier_file_back(downloaded: Path) -> None:
+    class HalfDown(MovingFiles):
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        def mv(self, path1: str, path2: str, **options: Any) -> None:
+            if self.cat(path1) == b"another":
+                raise OSError("503 please retry")
+            super().mv(path1, path2, **options)
+
+    fs = HalfDown(skip_instance_cache=True)
+    destination = in_store(fs, "shop/images")
+    destination.publish(downloaded, "a.png", "image/png")
+    downloaded.write_bytes(b"another")
+    with pytest.raises(DestinationError):
+        destination.publish(downloaded, "a.png", "image/png")
+    assert fs.find("") == ["/shop/images/a.png"]
+    assert fs.cat("/shop/images/a.png") == CONTENT
+
+
+@pytest.mark.parametrize("name", ["x[1]/a.png", "x1/b[2].png", "x*/?.png"])
+def test_name_is_no_pattern_in_an_unknown_store(unknown: Any, downloaded: Path, name: str) -> None:
+    others = ["x1/a.png", "x1/b2.png", "x2/b.png"]
+    for other in others:
+        unknown.pipe(f"/shop/{other}", b"other")
+    destination = in_store(unknown, "shop")
+    destination.publish(downloaded, name, "image/png")
+    assert destination.exists(name)
+    destination.remove(name)
+    destination.remove(name)
+    assert unknown.find("") == [f"/shop/{other}" for other in others]
+
+
+class RememberingFiles(MovingFiles):
+    """A file system that answers from the first listing of a folder until it is told to forget it."""
+
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        path = self._strip_protocol(path)
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True, **options)
+        found = self.dircache[path]
+        return found if detail else [each["name"] for each in found]
+
+    def info(self, path: str, **options: Any) -> Any:
+        path = self._strip_protocol(path)
+        for each in self.ls(self._parent(path)):
+            if each["name"] == path:
+                return each
+        raise FileNotFoundError(path)
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.dircache.clear()
+
+
+def test_what_was_listed_before_is_not_believed(downloaded: Path) -> None:
+    fs = RememberingFiles(skip_instance_cache=True)
+    fs.pipe("/shop/.a.png.0123abcd.part", b"half")
+    destination = in_store(fs, "shop")
+    for content in (b"one", b"another"):
+        assert not destination.exists("b.png")
+        downloaded.write_bytes(content)
+        destination.publish(downloaded, "a.png", "image/png")
+        assert fs.cat("/shop/a.png") == content

@@ -137,9 +137,20 @@ def test_long_names_that_differ_in_their_middle_stay_apart() -> None:
     assert all(len(name.encode()) <= 200 for name in long)
 
 
-def test_image_and_manifest_keep_one_name_when_shortened() -> None:
-    image, manifest = (named("{run_id}.{ext}", run_id="a" * 300, ext=ext) for ext in ("png", "json"))
-    assert image.removesuffix(".png")[:150] == manifest.removesuffix(".json")[:150]
+@pytest.mark.parametrize("letter", ["a", "é", "写", "\U00010330"])
+@pytest.mark.parametrize("length", [*range(190, 202), 300])
+def test_image_and_manifest_keep_one_name_when_shortened(letter: str, length: int) -> None:
+    stems = {
+        named("{run_id}-{index}.{ext}", run_id=letter * length, ext=ext).removesuffix(f".{ext}")
+        for ext in ("png", "webp", "json", "jsonl")
+    }
+    assert len(stems) == 1
+
+
+def test_template_without_an_index_gets_one_for_what_nobody_asked_for() -> None:
+    names = FileNames("{run_id}/{name}.{ext}")
+    assert names.with_index.name(FIELDS | {"index": 2}) == "scheduled__2026-05-01/sku-1-2.png"
+    assert FileNames(ONE_GENERATION).with_index.template == ONE_GENERATION
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "写", "\U00010330"])
