@@ -39,7 +39,7 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import made_by
 from airflow_provider_evoimage.operators.task_references import TaskReferences
-from airflow_provider_evoimage.storage.destination import Destination, FileNames
+from airflow_provider_evoimage.storage.destination import SOME_ID, Destination, FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver, task_fields
 from airflow_provider_evoimage.submission.budget import (
     Budget,
@@ -350,18 +350,19 @@ class BatchRun:
                 **task_fields(self._made_by),
                 "item": line.number,
                 "name": line.name or str(line.number),
-                "evolink_task_id": f"task-{line.number}",
+                "evolink_task_id": SOME_ID.format(line.number),
                 "model": item.request.model,
-                "ext": "",
+                "ext": "json",
             }
             for index in range(item.request.asked):
                 name = names.name({**fields, "index": index})
+                self._destination.check_length(name, is_paid=False)
                 # Many file systems know neither case nor how an accent is composed.
                 other = taken.setdefault(unicodedata.normalize("NFC", name).casefold(), item)
                 if other is not item:
                     raise InvalidRequestError(
                         f"filename_template {names.template!r} gives items {other.number} and {item.number} the "
-                        f"same name, {name}: add {{item}} to it, or give them other names."
+                        f"same name, {name.removesuffix('json')}…: add {{item}} to it, or give them other names."
                     )
             if item.request.asked > 1 and "index" not in names.fields:
                 raise InvalidRequestError(

@@ -199,7 +199,7 @@ class EvoImageGenerateOperator(BaseOperator):
             asked = self._ask(context, request, references)
             # What can be wrong about the destination is found out before anything is paid.
             saver = self._saver(context)
-            self._check_names(request)
+            self._check_names(request, saver)
         self.log.info("Asking EvoLink for %s: %s", request.summary, request.short_prompt)
         for warning in request.warnings:
             self.log.warning("%s", warning)
@@ -338,16 +338,29 @@ class EvoImageGenerateOperator(BaseOperator):
             may_follow_a_kill=context["ti"].try_number > 1,
         )
 
-    def _check_names(self, request: ImageRequest) -> None:
-        from airflow_provider_evoimage.storage.destination import FileNames
+    def _check_names(self, request: ImageRequest, saver: ImageSaver | None) -> None:
+        """Find out before anything is paid whether the storage could take the images."""
+        from airflow_provider_evoimage.storage.destination import SOME_ID
+        from airflow_provider_evoimage.storage.saver import task_fields
 
-        if filled("save_to", self.save_to) is None or request.asked == 1:
+        if saver is None:
             return
-        if "index" not in FileNames(self.filename_template).fields:
+        names = saver.names
+        if request.asked > 1 and "index" not in names.fields:
             raise InvalidRequestError(
                 f"filename_template {self.filename_template!r} gives the {request.asked} images of this request "
                 "the same name: add {index} to it."
             )
+        fields = {
+            **task_fields(saver.made_by),
+            "item": 0,
+            "name": "0",
+            "index": request.asked - 1,
+            "evolink_task_id": SOME_ID.format(0),
+            "model": request.model,
+            "ext": "json",
+        }
+        saver.destination.check_length(names.name(fields), is_paid=False)
 
     def _submission(
         self, context: Context, request: ImageRequest, references: References, max_credits: Decimal | None

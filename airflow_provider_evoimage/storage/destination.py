@@ -42,6 +42,9 @@ NAME_FIELDS: dict[str, str] = {
 _NUMBERS = frozenset({"map_index", "item", "index"})
 
 _EXTENSION = ".{ext}"
+#: As long as EvoLink's ids are, for names that are looked at before there is one.
+SOME_ID = "task-unified-0000000000-{:08}"
+
 # Most file systems end at 255 bytes; extensions, and the names of part files and records, need some of them.
 _MAX_NAME_BYTES = 194
 _PLAIN = frozenset("_.+=@-")
@@ -148,9 +151,10 @@ class Destination:
         """Return the full URL of a file."""
         return str(self._base / name)
 
-    def check_length(self, name: str) -> None:
+    def check_length(self, name: str, *, is_paid: bool) -> None:
         """Check that the store takes a name as long as this, with the folder that it lies in.
 
+        :param is_paid: whether the image was paid for already.
         :raises InvalidRequestError: when it does not.
         """
         longest = self._store.longest_path
@@ -160,8 +164,10 @@ class Destination:
             raise InvalidRequestError(
                 f"{self.url(name)} is too long a name: this store takes {longest - _LONGER_BY} bytes. "
                 "Shorten save_to or filename_template.",
-                billed=True,
-                on_retry="No retry follows: correct it and clear the task; the links live 24 hours.",
+                billed=is_paid,
+                on_retry="No retry follows: correct it and clear the task; the links live 24 hours."
+                if is_paid
+                else None,
             )
 
     def exists(self, name: str) -> bool:

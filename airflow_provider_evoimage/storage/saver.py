@@ -328,7 +328,7 @@ class ImageSaver:
     def _take_name(self, image: ImageToSave, taken: dict[str, str]) -> None:
         # The manifest has the name of the first image but for its extension, and so have all types.
         name = self._name(image, "json")
-        self.destination.check_length(name)
+        self.destination.check_length(name, is_paid=True)
         key = _without_extension(name)
         task = image.generation.evolink_task_id
         if key in taken or (image.is_extra and self._named.get(key, task) != task):

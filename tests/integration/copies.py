@@ -19,14 +19,14 @@ def copy_with(moment: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> No
     halves: set[Path] = set()
     unlink = Path.unlink
 
-    def copy(source: Path, target: Path) -> None:
-        content = source.read_bytes()
-        with target.open("wb") as file:
+    def copy(source: str | Path, target: str | Path) -> None:
+        content, written = Path(source).read_bytes(), Path(target)
+        with written.open("wb") as file:
             file.write(content[: len(content) // 2])
             file.flush()
-            halves.add(target)
+            halves.add(written)
             moment()
-            halves.discard(target)
+            halves.discard(written)
             file.write(content[len(content) // 2 :])
 
     def rename(source: Path, target: Path) -> Path:

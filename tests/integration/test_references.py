@@ -491,14 +491,14 @@ def test_paid_generation_is_delivered_also_when_what_it_was_made_from_cannot_be_
     assert paid(evolink) == 2
 
 
-def test_error_of_a_later_try_tells_that_an_earlier_one_may_have_been_accepted(
+def test_error_of_a_later_try_names_what_an_earlier_one_submitted(
     evolink: SimulatorServer, picture: Path, tmp_path: Path, store: StateStore
 ) -> None:
     task = TaskRun(edit(str(picture)), store=store)
     with pytest.raises(TaskDeferred):
         task.start()
     task.make = edit(str(tmp_path / "nowhere.png"))
-    with pytest.raises(InvalidRequestError, match="an earlier one may have been accepted") as refused:
+    with pytest.raises(InvalidRequestError, match="submitted before") as refused:
         task.run()
     assert refused.value.billed is None
     assert paid(evolink) == 1

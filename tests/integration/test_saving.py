@@ -47,6 +47,7 @@ from airflow_provider_evoimage.simulator.faults import Fault
 from airflow_provider_evoimage.storage import saver
 from airflow_provider_evoimage.storage.destination import Destination, FileNames
 from airflow_provider_evoimage.storage.saver import GenerationToSave, ImageSaver
+from airflow_provider_evoimage.storage.stores import LocalFiles
 
 MANIFEST_PAGE = Path(__file__).parents[2] / "docs" / "manifest.md"
 
@@ -1031,3 +1032,20 @@ def test_sidecar_that_somebody_edited_is_not_believed(
     sidecar.write_text(json.dumps({"v": 1, "evolink_task_id": task, "images": images}))
     saving(task, tmp_path)
     assert evolink.state.counters.downloads == 1
+
+
+@pytest.mark.parametrize("kind", ["generate", "batch"])
+def test_name_that_the_storage_would_refuse_is_found_before_anything_is_paid(
+    evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(LocalFiles, "longest_path", len(str(tmp_path)) + 60)
+    template = "{dag_id}/{task_id}-{evolink_task_id}-{index}.{ext}"
+    asked = (
+        generate(save_to=tmp_path.as_uri(), filename_template=template)
+        if kind == "generate"
+        else batch(["a mug"], tmp_path, filename_template=template)
+    )
+    with pytest.raises(InvalidRequestError, match="too long a name") as failed:
+        TaskRun(asked).run()
+    assert failed.value.billed is False
+    assert evolink.state.counters.submissions == 0
