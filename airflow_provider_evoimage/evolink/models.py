@@ -156,6 +156,13 @@ class Generation(_Answer):
         """When the result links die at the earliest (UTC): 24 hours after the generation began."""
         return self.created + RESULT_LINK_LIFETIME if self.created else None
 
+    def has_expired(self, now: float) -> bool:
+        """Whether the result links may be dead.
+
+        :param now: Unix seconds.
+        """
+        return self.expires_at is not None and self.expires_at.timestamp() <= now
+
     @property
     def billed(self) -> bool | None:
         """Whether this generation was charged: True, False, or None where no answer settles it.

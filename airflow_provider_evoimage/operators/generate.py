@@ -511,6 +511,13 @@ class EvoImageGenerateOperator(BaseOperator):
                 generation.evolink_task_id,
             )
         if saver is None:
+            if generation.has_expired(time.time()):
+                self.log.warning(
+                    "The result links of EvoLink task %s died at %s, and nothing was saved: they are handed on all "
+                    "the same. Cleared once more, this task asks for new images.",
+                    generation.evolink_task_id,
+                    f"{generation.expires_at:%Y-%m-%d %H:%M} UTC",
+                )
             manifest = build_manifest(generation, asked=asked, made_by=made_by(context))
         else:
             try:

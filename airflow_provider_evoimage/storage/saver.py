@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -494,8 +493,7 @@ class ImageSaver:
 
     def _refused(self, image: ImageToSave, fresh: Generation, error: RefusedLinkError) -> DownloadError:
         expires_at = fresh.expires_at
-        is_over = expires_at is not None and datetime.fromtimestamp(time.time(), UTC) >= expires_at
-        if is_over or error.http_status == _GONE:
+        if fresh.has_expired(time.time()) or error.http_status == _GONE:
             when = f" (they ended at {expires_at:%Y-%m-%d %H:%M} UTC)" if expires_at else ""
             return LinkExpiredError(
                 f"The result links of EvoLink task {image.generation.evolink_task_id} are dead{when}: "

@@ -284,8 +284,7 @@ class Submission:
         """Whether nothing can come of a generation that an earlier try asked for."""
         if not after_clear:
             return is_retryable_failure(generation)
-        expires_at = generation.expires_at
-        is_expired = expires_at is not None and expires_at.timestamp() <= time.time()
+        is_expired = generation.has_expired(time.time())
         return generation.is_terminal and (generation.status != "completed" or is_expired)
 
     def _with_uploads(self, request: ImageRequest, key: str) -> ImageRequest:

@@ -222,3 +222,17 @@ def test_generation_that_evolink_has_forgotten_is_asked_for_anew_once_its_links_
         task.run()
     task.clear()
     assert task.run()["status"] == "completed"
+
+
+def test_dead_links_are_handed_on_with_a_warning_and_a_further_clear_asks_anew(
+    evolink: SimulatorServer, store: StateStore, fake_time: FakeTime, log_lines: list[Any]
+) -> None:
+    task = TaskRun(generate(), store=store)
+    deferred(task)
+    fake_time.advance(25 * 3600)
+    task.clear()
+    first = task.run()
+    assert any("died at" in line["event"] for line in log_lines)
+    task.clear()
+    assert task.run()["evolink_task_id"] != first["evolink_task_id"]
+    assert paid(evolink) == 2
