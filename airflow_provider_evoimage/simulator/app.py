@@ -82,12 +82,12 @@ class Envelope:
         if scope["path"] == "/" or scope["path"].startswith(CONTROL_PATH):
             await self.app(scope, receive, send_with_id)
             return
-        self.state.counters.opened()
+        self.state.counters.requests.opened()
         began = time.monotonic()
         try:
             await self._serve(scope, receive, send_with_id)
         finally:
-            self.state.counters.closed()
+            self.state.counters.requests.closed()
             if self.log is not None:
                 self.log.write(scope, status, time.monotonic() - began)
 

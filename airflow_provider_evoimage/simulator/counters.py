@@ -7,6 +7,27 @@ from typing import Any
 
 
 @dataclass
+class OpenRequests:
+    """How many requests are being answered. Counted by the server's own thread alone, and kept when all begins anew.
+
+    :param now: at this moment.
+    :param most: that ever were at one time.
+    """
+
+    now: int = 0
+    most: int = 0
+
+    def opened(self) -> None:
+        """Note that a request came in."""
+        self.now += 1
+        self.most = max(self.most, self.now)
+
+    def closed(self) -> None:
+        """Note that a request was answered, or given up."""
+        self.now -= 1
+
+
+@dataclass
 class Counters:
     """Counts since the start or the last reset.
 
@@ -23,8 +44,7 @@ class Counters:
     :param uploads: files uploaded.
     :param rate_limited: requests refused because the account sent too many, or had too many generations running.
     :param credits_charged: credits finally charged.
-    :param open_requests: requests being answered now.
-    :param most_open_requests: most requests that were ever being answered at one time.
+    :param requests: those being answered.
     :param per_key: hash of the API key: submissions, paid, replays, reads.
     """
 
@@ -41,19 +61,8 @@ class Counters:
     uploads: int = 0
     rate_limited: int = 0
     credits_charged: Decimal = Decimal(0)
-    open_requests: int = 0
-    most_open_requests: int = 0
+    requests: OpenRequests = field(default_factory=OpenRequests)
     per_key: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-
-    def opened(self) -> None:
-        """Note that a request came in."""
-        self.open_requests += 1
-        self.most_open_requests = max(self.most_open_requests, self.open_requests)
-
-    def closed(self) -> None:
-        """Note that a request was answered, or given up."""
-        # A reset may lie between the two.
-        self.open_requests = max(self.open_requests - 1, 0)
 
     def read(self, route: str, key: str, ids: int = 0) -> None:
         """Note a read by a known key."""
@@ -77,7 +86,7 @@ class Counters:
             "uploads": self.uploads,
             "rate_limited": self.rate_limited,
             "credits_charged": float(self.credits_charged),
-            "open_requests": self.open_requests,
-            "most_open_requests": self.most_open_requests,
+            "open_requests": self.requests.now,
+            "most_open_requests": self.requests.most,
             "per_key": {key: dict(counts) for key, counts in self.per_key.items()},
         }

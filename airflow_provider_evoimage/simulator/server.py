@@ -233,7 +233,7 @@ class SimulatorServer:
         """
         self.state.reset()
         poll(
-            lambda: self.state.counters.open_requests == 0,
+            lambda: self.state.counters.requests.now == 0,
             seconds=RESET_SECONDS,
             what="the requests of before to end",
             interval=0.01,

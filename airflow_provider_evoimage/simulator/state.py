@@ -99,7 +99,8 @@ class SimulatorState:
         self.callbacks = Callbacks()
         self.rates = RateLimits()
         self.faults = FaultBoard()
-        self.counters = Counters(open_requests=self.counters.open_requests)
+        self.counters = Counters(requests=self.counters.requests)
+        self.counters.requests.most = 0
         self.clock.reset()
         self.ready_at = 0.0
         self.key_memory = KeyMemory()

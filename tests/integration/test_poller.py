@@ -250,9 +250,9 @@ async def test_requests_in_flight_are_bounded(many: Many, evolink: SimulatorServ
     evolink.state.configure({"batch": False})
     evolink.state.faults.post("task", Fault("delay", seconds=0.3))
     tasks = many(100, "[[instant]]")
-    evolink.state.counters.most_open_requests = 0
+    evolink.state.counters.requests.most = 0
     assert set(await endings_of([a_trigger(task) for task in tasks])) == {"completed"}
-    assert 5 < evolink.state.counters.most_open_requests <= MAX_REQUESTS_IN_FLIGHT
+    assert 5 < evolink.state.counters.requests.most <= MAX_REQUESTS_IN_FLIGHT
 
 
 async def test_limit_of_the_connection_is_kept(
