@@ -7,7 +7,8 @@ name                              kind       what is counted; tags
                                              ``outcome``: completed, failed, cancelled, expired
 ``evoimage.images``               counter    images of completed generations; ``model``
 ``evoimage.credits_used``         counter    credits charged, with decimals; ``model``
-``evoimage.wait_seconds``         timing     seconds from acceptance until the task had the result; ``model``
+``evoimage.wait_seconds``         timing     from acceptance until the task had the result, handed to the server in
+                                             milliseconds like Airflow's own timings; ``model``
 ``evoimage.ids_read``             counter    generations whose state was read while waiting
 ``evoimage.bytes_saved``          counter    bytes of images written to the storage
 ================================  =========  ==================================================================
@@ -24,6 +25,7 @@ import asyncio
 import logging
 import re
 import time
+from datetime import timedelta
 from typing import Literal
 
 from airflow_provider_evoimage.evolink.models import Generation
@@ -47,7 +49,8 @@ def generation_ended(generation: Generation, *, is_expired: bool = False) -> Non
     if generation.usage.credits_used:
         _count("credits_used", generation.usage.credits_used, model)
     if generation.created is not None:
-        waited = max(0.0, time.time() - generation.created.timestamp())
+        # Airflow takes a bare number for milliseconds.
+        waited = timedelta(seconds=max(0.0, time.time() - generation.created.timestamp()))
         _send("timing", "wait_seconds", waited, model)
 
 
@@ -70,7 +73,9 @@ def _count(name: str, amount: float, tags: dict[str, str]) -> None:
     _send("incr", name, amount, tags)
 
 
-def _send(kind: Literal["incr", "timing"], name: str, amount: float, tags: dict[str, str]) -> None:
+def _send(
+    kind: Literal["incr", "timing"], name: str, amount: float | timedelta, tags: dict[str, str]
+) -> None:
     try:
         send = getattr(airflow_stats(), kind)
         send(f"evoimage.{name}", amount, tags=tags)

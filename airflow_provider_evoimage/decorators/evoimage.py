@@ -73,6 +73,25 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
             setattr(self, name, value)
         return EvoImageGenerateOperator.execute(self, context)
 
+    def execute_complete(
+        self, context: Context, event: Any = None, credits_reserved: float | None = None
+    ) -> Manifest:
+        """Go on after the trigger's event, and show again what the function returned before the wait."""
+        self._show_asked(context)
+        return super().execute_complete(context, event, credits_reserved)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Show what the function returned also where Airflow ends the wait itself."""
+        self._show_asked(context)
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def _show_asked(self, context: Context) -> None:
+        """Put back the fields that the task's page shows: this leg is another operator, without them."""
+        request = self._kept_asked(context).request or {}
+        for name in ("prompt", "model", "size", "quality", "n"):
+            if name in request:
+                setattr(self, name, request[name])
+
     def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
         from airflow_provider_evoimage.operators.task_references import has_references
 

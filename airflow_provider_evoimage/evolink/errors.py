@@ -265,10 +265,16 @@ def retry_after(headers: Mapping[str, str], said: ErrorBody | None = None) -> fl
     return float(words[1]) * (60 if (words[2] or "").lower() == "minute" else 1)
 
 
+_HTTP_LIKE = re.compile(r"[45]\d\d")
+
+
 def _kind(status: int, said: ErrorBody, evolink_task_id: str | None) -> type[EvoLinkApiError]:
     by_code = HTTP_CODES.get((said.code or "").lower())
     if by_code is not None:
         return by_code
+    if status < 400 and _HTTP_LIKE.fullmatch(said.code or ""):
+        # A refusal with status 200, as the files API has them.
+        status = int(said.code or 0)
     if status in HTTP_STATUSES:
         return HTTP_STATUSES[status]
     if status == 404:

@@ -73,8 +73,14 @@ _TIERS = {"1K": Decimal(1), "2K": Decimal(2), "4K": Decimal("2.7")}
 _TIER_AREAS = {"1K": 1024 * 1024, "2K": 2048 * 2048, "4K": 8_294_400}
 
 
-def _tokens_by_tier(**tokens: int) -> TokensByTier:
-    return TokensByTier(tokens=tokens, tiers=_TIERS, areas=_TIER_AREAS)
+# Resellers list up to 2 % more than these factors and tokens come to.
+_DOUBT = Decimal("0.03")
+
+
+def _tokens_by_tier(*, inferred: tuple[str, ...] = ("2K", "4K"), **tokens: int) -> TokensByTier:
+    return TokensByTier(
+        tokens=tokens, tiers=_TIERS, areas=_TIER_AREAS, inferred=frozenset(inferred), doubt=_DOUBT
+    )
 
 
 def _gpt_image_2_family(output: TokensByTier) -> TokenRule:
@@ -133,7 +139,9 @@ PUBLISHED = PriceList(
         # The former name of the same model.
         "gpt-image-1.5-lite": _GPT_IMAGE_1_5_BETA,
         "gpt-image-2": ModelPrice(
-            rule=_gpt_image_2_family(_tokens_by_tier(low=196, medium=1756, high=7024)),
+            rule=_gpt_image_2_family(
+                _tokens_by_tier(low=196, medium=1756, high=7024, inferred=("1K", "2K", "4K"))
+            ),
             source="EvoLink's public price rules; tokens inferred from docs.evolink.ai, image-series/gpt-image-2",
             as_of="2026-10-10",
         ),

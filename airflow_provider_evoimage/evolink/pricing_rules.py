@@ -116,11 +116,14 @@ class TokensByTier:
     :param tokens: by quality, of a 1K image.
     :param tiers: factor of each tier, rising.
     :param areas: pixels of the square of each tier.
+    :param inferred: the tiers of which no page of EvoLink tells the tokens: there the most is more by ``doubt``.
     """
 
     tokens: Mapping[str, int]
     tiers: Mapping[str, Decimal]
     areas: Mapping[str, int]
+    inferred: frozenset[str] = frozenset()
+    doubt: Decimal = Decimal(0)
 
     def of(self, request: ImageRequest) -> Range | None:
         """Return the fewest and the most tokens of one image."""
@@ -128,8 +131,9 @@ class TokensByTier:
         tiers = self._tiers_of(request)
         if not counts or not tiers:
             return None
-        factors = [self.tiers[tier] for tier in tiers]
-        return _whole(min(counts) * min(factors)), _whole(max(counts) * max(factors))
+        least = min(self.tiers[tier] for tier in tiers)
+        most = max(self.tiers[tier] * (1 + (self.doubt if tier in self.inferred else 0)) for tier in tiers)
+        return _whole(min(counts) * least), _whole(max(counts) * most)
 
     def _tiers_of(self, request: ImageRequest) -> list[str]:
         size = request.size or "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -66,6 +66,8 @@ def _url_list(value: object) -> object:
             raise ValueError("looks like a list, but is not valid JSON") from error
     if isinstance(value, str):
         return (value,)
+    if isinstance(value, Set):
+        raise ValueError("is a set, and the order of references counts: give a list")  # noqa: TRY004
     if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
         return tuple(value)
     return value
@@ -147,6 +149,11 @@ class ImageRequest(BaseModel):
             raise ValueError("must be text")  # noqa: TRY004 (pydantic reads ValueError)
         if not value.strip():
             raise ValueError("must not be empty")
+        if value.strip() in {"None", "null"}:
+            # Somebody would pay for a picture of it.
+            raise ValueError(
+                "is what a template renders None to: the task it comes from was skipped or returned nothing"
+            )
         return value
 
     @field_validator("image_urls")
@@ -303,6 +310,12 @@ def _certain_mistakes(request: ImageRequest, facts: ModelFacts) -> Iterable[str]
         if value is not None and str(value).lower() not in {allowed.lower() for allowed in allowed_values}:
             allowed = ", ".join(allowed_values)
             yield f"extra_body.{name}: {_shown(value)} is not a {name} of {model}; allowed: {allowed}"
+    if {"background", "output_format"} <= facts.extra_values.keys():
+        background, output = (
+            str(request.extra_body.get(name)).lower() for name in ("background", "output_format")
+        )
+        if (background, output) == ("transparent", "jpeg"):
+            yield "extra_body.background: transparent needs output_format png or webp"
 
 
 def _doubts(request: ImageRequest, facts: ModelFacts) -> Iterable[str]:
@@ -340,7 +353,14 @@ def _problem(detail: Any) -> str:
         return f"{where}: is required"
     if not where:
         return message
-    return f"{where}: {message}, got {_shown(detail['input'])}"
+    if where.startswith("image_urls"):
+        # It names the URL at fault; the others may be signed.
+        return f"{where}: {message}"
+    value = detail["input"]
+    if isinstance(value, str):
+        # User, password and query of a URL may be secrets.
+        value = re.sub(r"(?i)(https?://)[^/?#]*@", r"\1", value.partition("?")[0])
+    return f"{where}: {message}, got {_shown(value)}"
 
 
 def _shown(value: object) -> str:

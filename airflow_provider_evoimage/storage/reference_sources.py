@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -85,11 +85,11 @@ def _flat(value: object, field: str, now: float, levels: int) -> Iterator[str]:
         raise InvalidRequestError(
             f"{field}: one of the references is None: the task it comes from was skipped or returned nothing."
         )
-    elif isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray)) and levels:
+    elif isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray, Set)) and levels:
         for item in value:
             yield from _flat(item, field, now, levels - 1)
     else:
-        raise _wrong(field, value, "is none of: URL, path, manifest, or a list of them")
+        raise _wrong(field, value, "is none of: URL, path, manifest, or a list of them, whose order counts")
 
 
 def _from_text(value: str, field: str, now: float, levels: int) -> Iterator[str]:

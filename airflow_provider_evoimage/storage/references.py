@@ -357,12 +357,13 @@ class _Reader:
             raise self._beyond(f"{shown} up to {rules.max_pixels:,}")
 
     def _check_mask(self, mask: StoredReference, first: StoredReference | str | None) -> None:
-        if mask.path is None:
+        # A model that is not listed takes whatever its masks are.
+        if mask.path is None or self._rules is None:
             return
         field = f"extra_body.{MASK}: {mask.source}"
         if mask.content_type != "image/png":
             raise self._beyond(f"{field} is {mask.content_type} by its bytes; a mask is a PNG")
-        if (self._rules is None or self._rules.mask == "alpha") and not has_alpha(mask.path):
+        if self._rules.mask == "alpha" and not has_alpha(mask.path):
             raise self._beyond(
                 f"{field} has no alpha channel; its transparent pixels are those that are made anew"
             )

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
-from task_driver import StateStore, TaskRun
+from fake_time import FakeTime
+from task_driver import StateStore, TaskRun, first_leg
 
 from airflow_provider_evoimage.decorators.evoimage import EvoImageDecoratedOperator
 from airflow_provider_evoimage.exceptions import InvalidRequestError
@@ -122,3 +123,27 @@ def test_anything_else_is_refused_before_the_post(evolink: SimulatorServer, retu
 def test_prompt_as_an_argument_of_the_decorator_is_a_mistake_of_the_dag():
     with DAG("campaign"), pytest.raises(InvalidRequestError, match="the function returns it"):
         task.evoimage(prompt="x")(lambda: "y")()
+
+
+@pytest.mark.parametrize("end", ["event", "Airflow's own"])
+def test_page_of_the_task_shows_what_the_function_returned_also_after_the_wait(end: str, fake_time: FakeTime):
+    def card() -> dict:
+        return {"prompt": "Postcard", "size": "2:3", "n": 2}
+
+    made: list[Any] = []
+    make = decorated(card, model="gpt-image-1", quality="low")
+
+    def remembered() -> Any:
+        made.append(make())
+        return made[-1]
+
+    run = TaskRun(remembered, store=StateStore())
+    deferral = first_leg(run)
+    if end == "event":
+        run.resume(deferral, run.wait_in_triggerer(run.stored(deferral)))
+    else:
+        fake_time.advance(600)
+        run.resume_failed(deferral, "Trigger timeout")
+    assert len(made) == 2
+    for operator in made:
+        assert (operator.prompt, operator.size, operator.n, operator.quality) == ("Postcard", "2:3", 2, "low")

@@ -39,8 +39,8 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def cell(found: Priced) -> str:
-    assert found.estimate.is_exact
-    return f"{found.credits[1]} ({price_in_usd(found.usd[1])})"
+    most = f"{found.credits[1]} ({price_in_usd(found.usd[1])})"
+    return most if found.estimate.is_exact else f"≤ {most}"
 
 
 def per_image() -> str:

@@ -7,7 +7,7 @@ from email.utils import format_datetime
 import pytest
 
 from airflow_provider_evoimage import exceptions
-from airflow_provider_evoimage.evolink import protocol
+from airflow_provider_evoimage.evolink import protocol, uploads
 from airflow_provider_evoimage.evolink.errors import (
     MAX_BODY_CHARACTERS,
     ErrorBody,
@@ -468,3 +468,18 @@ def test_every_api_error_class_is_reached_by_the_tables():
         and kind is not exceptions.EvoLinkApiError
     }
     assert leaves == reached
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("429", RateLimitError),
+        ("500", EvoLinkUnavailableError),
+        ("401", AuthenticationError),
+        ("40003", FileQuotaError),
+        ("999", RequestRefusedError),
+    ],
+)
+def test_refusal_of_the_files_api_with_status_200_is_what_its_code_says(code, kind):
+    error = raised(uploads.get_file_quota(), 200, {"success": False, "code": int(code), "msg": "no"})
+    assert type(error) is kind

@@ -173,10 +173,13 @@ def test_tiers_of_gpt_image_2_beta():
         *(("high", "1K", "0.1899"), ("high", "2K", "0.3852"), ("high", "4K", "0.5085")),
     ],
 )
-def test_gpt_image_2_is_near_the_price_that_a_reseller_lists(quality: str, tier: str, usd: str):
-    amount = exact(ask("gpt-image-2", quality=quality, size="1:1", extra_body={"resolution": tier}))
+def test_gpt_image_2_is_near_the_price_that_a_reseller_lists_and_its_upper_end_not_below(
+    quality: str, tier: str, usd: str
+):
+    found = cost(ask("gpt-image-2", quality=quality, size="1:1", extra_body={"resolution": tier}))
 
-    assert float(amount / PUBLISHED.credits_per_usd) == pytest.approx(float(usd), rel=0.03)
+    assert float(found.usd_low) == pytest.approx(float(usd), rel=0.03)
+    assert Decimal(usd) <= found.usd_high <= Decimal(usd) * Decimal("1.06")
 
 
 @pytest.mark.parametrize(

@@ -549,3 +549,36 @@ def test_uploads_take_the_place_of_content_addresses_and_of_nothing_else():
     assert body["image_urls"] == ["https://x.example/1", REFERENCE, "https://x.example/1"]
     assert (body["mask_url"], body["background"]) == ("https://x.example/2", "opaque")
     assert request.extra_body["mask_url"] == other
+
+
+@pytest.mark.parametrize("prompt", ["None", " null "])
+def test_prompt_that_a_template_rendered_from_nothing_is_refused(prompt):
+    with pytest.raises(InvalidRequestError, match="what a template renders None to"):
+        ImageRequest.build(model="gpt-image-1", prompt=prompt)
+
+
+def test_set_of_references_is_refused():
+    with pytest.raises(InvalidRequestError, match="order of references counts"):
+        ImageRequest.build(model="gpt-image-1", prompt="a fox", image_urls={REFERENCE})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"callback_url": "http://user:hush@example.com/hook?token=hush"},
+        {"image_urls": ["https://example.com/a.png?sig=hush", "nowhere"]},
+    ],
+    ids=["callback_url", "image_urls"],
+)
+def test_mistake_in_a_url_shows_no_secret(fields):
+    with pytest.raises(InvalidRequestError) as refused:
+        ImageRequest.build(model="gpt-image-1", prompt="a fox", **fields)
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("model", ["gpt-image-2", "gpt-image-2.5-flare"])
+def test_jpeg_cannot_be_transparent(model):
+    fields = {"background": "transparent", "output_format": "JPEG"}
+    with pytest.raises(InvalidRequestError, match="transparent needs output_format png or webp"):
+        ImageRequest.build(model=model, prompt="a fox", extra_body=fields)
+    ImageRequest.build(model=model, prompt="a fox", extra_body={**fields, "output_format": "webp"})

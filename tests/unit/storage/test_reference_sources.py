@@ -103,3 +103,8 @@ def test_anything_is_read_or_refused(value: object) -> None:
     except InvalidRequestError:
         return
     assert all(isinstance(place, str) and place for place in places)
+
+
+def test_set_is_no_list_as_the_next_process_would_read_it_in_another_order():
+    with pytest.raises(InvalidRequestError, match="a list of them, whose order counts"):
+        read({LINK, "/data/a.png"})
