@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,10 @@ from airflow_provider_evoimage.command.estimates import Asked, priced
 from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
 from airflow_provider_evoimage.evolink.catalog import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
+from airflow_provider_evoimage.exceptions import InvalidRequestError
+
+# Columns where no terminal tells how many it has, so that a file or a pipe gets each row on one line.
+_PIPED_WIDTH = 200
 
 app = typer.Typer(
     name="evoimage",
@@ -53,7 +58,10 @@ def _print(table: RenderableType | None, *lines: str, as_json: bool, data: Any) 
         typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
         return
     if table is not None:
-        Console(highlight=False).print(table)
+        console = Console(highlight=False)
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console.width = _PIPED_WIDTH
+        console.print(table)
     for line in lines:
         typer.echo(line)
 
@@ -171,6 +179,8 @@ def save_(
     as_json: AsJson = False,
 ) -> None:
     """Save the images of a generation, with its manifest beside them. Costs nothing."""
+    if not destination.strip():
+        raise InvalidRequestError("DEST is blank: name a folder, '.' for the current one.")
     task, console = evolink_task_id.strip(), Console(stderr=True, highlight=False)
     folder = destination if "://" in destination else str(Path(destination).expanduser().absolute())
     generation = finished(conn_id, task, timeout=timeout if wait else None, console=console)

@@ -11,7 +11,7 @@ from airflow_provider_evoimage.evolink.catalog import facts_of
 from airflow_provider_evoimage.evolink.prices import PUBLISHED
 from airflow_provider_evoimage.evolink.pricing import CostEstimate, estimate, prompt_tokens
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from airflow_provider_evoimage.exceptions import PriceUnknownError
+from airflow_provider_evoimage.exceptions import InvalidRequestError, PriceUnknownError
 
 # One of each shape, or of each tier: other sizes cost the same.
 _SHAPES = ("1:1", "2:3", "3:2")
@@ -38,10 +38,12 @@ class Priced:
 
     :param row: size or tier, in words.
     :param quality: ``any`` where the model has no such field, or it does not matter.
+    :param resolution: tier; None where it has no say.
     """
 
     row: str
     quality: str
+    resolution: str | None
     request: ImageRequest
     estimate: CostEstimate
     times: int
@@ -60,10 +62,9 @@ class Priced:
         """Return the cell as plain JSON, for all requests together."""
         low, high = self.credits
         usd_low, usd_high = self.usd
-        body = self.request.body()
         return {
-            "size": body.get("size"),
-            "resolution": body.get("resolution"),
+            "size": self.request.body().get("size"),
+            "resolution": self.resolution,
             "quality": None if self.quality == "any" else self.quality,
             **self.estimate.to_json(),
             "credits_low": float(low),
@@ -77,12 +78,14 @@ def priced(asked: Asked) -> list[Priced]:
     """Estimate everything that was asked for.
 
     :raises PriceUnknownError: when no price of the model is known.
-    :raises InvalidRequestError: when the model has no such size, quality or number.
+    :raises InvalidRequestError: when the model has no such size, quality, resolution or number.
     """
     if asked.model not in PUBLISHED.models:
         raise PriceUnknownError(
             f"No price is known for model {asked.model!r}; there are prices for {', '.join(PUBLISHED.models)}."
         )
+    if asked.resolution and not _has_resolution(asked.model):
+        raise InvalidRequestError(f"{asked.model} has no resolution, so --resolution must be left out.")
     tokens = (0, 0) if asked.prompt is None else prompt_tokens(asked.prompt)
     found = []
     for row, size, resolution in _rows(asked):
@@ -100,7 +103,14 @@ def priced(asked: Asked) -> list[Priced]:
             if cost is None:
                 raise PriceUnknownError(f"No price is known for {request.summary}.")
             found.append(
-                Priced(row=row, quality=quality or "any", request=request, estimate=cost, times=asked.times)
+                Priced(
+                    row=row,
+                    quality=quality or "any",
+                    resolution=resolution if _resolution_counts(asked.model, size) else None,
+                    request=request,
+                    estimate=cost,
+                    times=asked.times,
+                )
             )
     return found
 
@@ -118,9 +128,13 @@ def _rows(asked: Asked) -> Iterator[tuple[str, str | None, str | None]]:
     """Give each row's name, size and resolution."""
     facts = facts_of(asked.model)
     if asked.size is not None or facts is None:
-        name = f"{asked.size or 'any'}{f', {asked.resolution}' if asked.resolution else ''}"
-        yield name, asked.size, asked.resolution
-    elif "resolution" in facts.extra_values:
+        counts = asked.resolution and _resolution_counts(asked.model, asked.size)
+        yield (
+            f"{asked.size or 'any'}{f', {asked.resolution}' if counts else ''}",
+            asked.size,
+            asked.resolution,
+        )
+    elif _has_resolution(asked.model):
         for tier in [asked.resolution] if asked.resolution else _TIERS:
             yield tier, "1:1", tier
         if facts.qualities and not asked.resolution:
@@ -130,3 +144,13 @@ def _rows(asked: Asked) -> Iterator[tuple[str, str | None, str | None]]:
     else:
         for size in _SHAPES:
             yield size, size, None
+
+
+def _has_resolution(model: str) -> bool:
+    facts = facts_of(model)
+    return facts is not None and "resolution" in facts.extra_values
+
+
+def _resolution_counts(model: str, size: str | None) -> bool:
+    """Tell whether ``resolution`` decides the price: by tokens only beside a ratio, else the pixels do."""
+    return PUBLISHED.models[model].rule.name == "flat" or ":" in (size or "")

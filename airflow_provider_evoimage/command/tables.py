@@ -23,9 +23,9 @@ def estimates_table(asked: Asked, cells: Sequence[Priced]) -> RenderableType:
     """Draw qualities across and sizes down, each cell credits over USD; and what the table is for."""
     qualities = list(dict.fromkeys(cell.quality for cell in cells))
     table = Table(show_lines=True)
-    table.add_column("size", no_wrap=True)
+    table.add_column("size", overflow="fold")
     for quality in qualities:
-        table.add_column("any quality" if quality == "any" else quality, justify="right", no_wrap=True)
+        table.add_column("any quality" if quality == "any" else quality, justify="right", overflow="fold")
     for row in dict.fromkeys(cell.row for cell in cells):
         of_row = {cell.quality: cell for cell in cells if cell.row == row}
         table.add_row(row, *(_cell(of_row[quality]) for quality in qualities))
@@ -44,6 +44,10 @@ def estimates_table(asked: Asked, cells: Sequence[Priced]) -> RenderableType:
         notes.insert(
             1, "A range where EvoLink's pages leave something open; max_credits is held against its end."
         )
+    if asked.resolution and not any(cell.resolution for cell in cells):
+        notes.insert(
+            0, f"Without the resolution {asked.resolution}: it has no say where the size is auto or pixels."
+        )
     title = Text(_title(asked), style="bold")
     return Group(title, table, *(Text(note, style="dim") for note in notes))
 
@@ -51,10 +55,10 @@ def estimates_table(asked: Asked, cells: Sequence[Priced]) -> RenderableType:
 def prices_table(prices: PriceList) -> RenderableType:
     """Draw every rate of a price list."""
     table = Table()
-    table.add_column("model", no_wrap=True)
-    table.add_column("what", no_wrap=True)
-    table.add_column("credits", justify="right", no_wrap=True)
-    table.add_column("USD", justify="right", no_wrap=True)
+    table.add_column("model", overflow="fold")
+    table.add_column("what", overflow="fold")
+    table.add_column("credits", justify="right", overflow="fold")
+    table.add_column("USD", justify="right", overflow="fold")
     sources = []
     for models, price in _alike(prices):
         rates = list(price.rule.rates.items())
@@ -111,7 +115,7 @@ def credits_table(balance: Credits) -> RenderableType:
     """Draw the balance of account and key."""
     table = Table()
     for column in ("", "credits left", "USD left", "credits used"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
     rows = (
         ("account", balance.account_remaining, balance.account_used),
         ("this API key", balance.key_remaining, balance.key_used),
@@ -119,8 +123,9 @@ def credits_table(balance: Credits) -> RenderableType:
     for name, left, used in rows:
         in_dollars = "" if left is None else f"{in_usd(Decimal(str(left))):,.2f}"
         table.add_row(name, "no own limit" if left is None else f"{left:,.4f}", in_dollars, _amount(used))
-    usable = f"The next request may cost {balance.usable:,.4f} credits at the most."
-    return Group(table, Text(usable, style="" if balance.usable > 0 else "red"))
+    usable = max(balance.usable, 0.0)
+    words = f"The next request may cost {usable:,.4f} credits at the most."
+    return Group(table, Text(words, style="" if usable else "red"))
 
 
 def credits_json(balance: Credits) -> dict[str, Any]:
@@ -128,7 +133,7 @@ def credits_json(balance: Credits) -> dict[str, Any]:
     return {
         "account": {"remaining": balance.account_remaining, "used": balance.account_used},
         "key": {"remaining": balance.key_remaining, "used": balance.key_used},
-        "usable": balance.usable,
+        "usable": max(balance.usable, 0.0),
     }
 
 

@@ -17,6 +17,8 @@ _SITES_FOR_PEOPLE = frozenset({"evolink.ai", "www.evolink.ai", "docs.evolink.ai"
 _STANDARD_PORTS = {"http": 80, "https": 443}
 _V1_AND_AFTER = re.compile(r"/v1(/.*)?$")
 _ADDRESS = re.compile(r"[!-~]+")
+# User and password, which no message may show.
+_USER = re.compile(r"^(\s*[a-z][a-z0-9+.-]*://)?.*@", re.DOTALL | re.IGNORECASE)
 _HOST = re.compile(r"(?=.{1,253}$)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?|[0-9a-f:.]*:[0-9a-f:.]*")
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 
@@ -117,7 +119,8 @@ def api_base_url(address: str) -> str:
     except ValueError:
         host, port = "", None
     if not _ADDRESS.fullmatch(text) or not _HOST.fullmatch(host) or parts.scheme not in {"http", "https"}:
-        raise ConnectionSettingsError(f"The connection's host {address!r} is not the address of an HTTP API.")
+        shown = _USER.sub(r"\1", address)
+        raise ConnectionSettingsError(f"The connection's host {shown!r} is not the address of an HTTP API.")
     if host in _SITES_FOR_PEOPLE:
         raise ConnectionSettingsError(
             f"The connection's host {host} is EvoLink's web site, not its API: use {DEFAULT_BASE_URL}."

@@ -74,9 +74,11 @@ class _Extra:
         self._conn_id = conn_id
         # Not extra_dejson: nothing in our extra is secret, and that property asks the supervisor to mask it.
         try:
-            fields = json.loads(extra or "{}")
+            fields = json.loads((extra or "").strip() or "{}")
         except (ValueError, RecursionError):
-            fields = None
+            fields = ()
+        if fields is None:
+            fields = {}
         if not isinstance(fields, Mapping):
             raise ConnectionSettingsError(f"The extra of connection {conn_id!r} is not a JSON object.")
         self._fields: Mapping[str, Any] = fields
@@ -122,9 +124,22 @@ class _Extra:
         )
 
 
+def _text(connection: AirflowConnection, name: str) -> str:
+    """Read a field that a connection in JSON may hold as anything."""
+    value: object = getattr(connection, name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        # Not shown: it may be the key.
+        raise ConnectionSettingsError(
+            f"The {name} of connection {connection.conn_id!r} must be text: put it in quotes."
+        )
+    return value.strip()
+
+
 def _address(connection: AirflowConnection) -> str:
     """Put the address together again: a URI or the form may spread it over host, schema and port."""
-    host = (connection.host or "").strip()
+    host = _text(connection, "host")
     if not host:
         return ""
     if "://" not in host and connection.schema in {"http", "https"}:
@@ -140,7 +155,7 @@ def _address(connection: AirflowConnection) -> str:
 
 
 def _api_key(connection: AirflowConnection) -> str:
-    key = (connection.password or "").strip()
+    key = _text(connection, "password")
     if not key:
         raise ConnectionSettingsError(
             f"Connection {connection.conn_id!r} has no API key: put it into the password field. "

@@ -279,11 +279,17 @@ def parse_callback(body: bytes | str | Mapping[str, Any]) -> Generation:
 
 
 def _balance_in_words(balance: Credits) -> tuple[bool, str]:
-    left = f"{balance.account_remaining:,.2f} credits left on the account"
-    if balance.key_remaining is not None:
-        left += f", {balance.key_remaining:,.2f} of them for this API key"
-    if balance.usable <= 0:
+    account, key = balance.account_remaining, balance.key_remaining
+    left = f"{account:,.2f} credits left on the account"
+    if account <= 0:
         return False, f"The API key works, but there is no credit: {left}. Top up before running a DAG."
+    if key is not None and key <= 0:
+        return False, (
+            f"The API key works, but its own limit is used up: {left}, none of them for this API key. "
+            "Raise the key's limit before running a DAG."
+        )
+    if key is not None and key < account:
+        left += f", {key:,.2f} of them for this API key"
     if balance.usable < LOW_BALANCE_CREDITS:
         left += " (less than 1 USD)"
     return True, f"Connected: {left}"

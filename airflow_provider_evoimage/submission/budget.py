@@ -32,7 +32,7 @@ def credit_limit(value: float | str | Decimal | None, *, name: str = "max_credit
 
     :raises InvalidRequestError: when it is not a number of credits, 0 or more.
     """
-    if value is None or (isinstance(value, str) and value.strip() in {"", "None"}):
+    if value is None or (isinstance(value, str) and value.strip() in {"", "None", "null"}):
         return None
     try:
         limit = None if isinstance(value, bool) else Decimal(str(value).strip())
@@ -199,11 +199,12 @@ def require_balance(balance: Credits, needed: Decimal) -> None:
     """
     account, key = _amount(balance.account_remaining), balance.key_remaining
     lacks_key = key is not None and _amount(key) < needed
-    key_words = "" if key is None else f" The API key may use {_amount(key):,.4f} of them."
     if account < needed:
+        has_less = key is not None and _amount(key) < account
+        key_words = f" The API key may use {max(_amount(key), Decimal(0)):,.4f} of them." if has_less else ""
         raise InsufficientCreditsError(
             f"Up to {needed:,.4f} credits are needed and the account has {account:,.4f}: "
-            f"{needed - account:,.4f} are missing.{key_words if lacks_key else ''}",
+            f"{needed - account:,.4f} are missing.{key_words}",
             billed=False,
             on_retry=_NOTHING_SENT,
         )

@@ -30,7 +30,9 @@ def account(evolink: SimulatorServer) -> dict[str, str]:
 def evoimage(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command without a terminal."""
     own = {
-        name: value for name, value in os.environ.items() if not name.startswith(("EVOLINK_", "EVOIMAGE_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("EVOLINK_", "EVOIMAGE_")) and name != "COLUMNS"
     }
     return subprocess.run(
         [*COMMAND, *arguments],
@@ -94,6 +96,22 @@ def test_nothing_is_cut_off_in_a_terminal(columns: int, arguments: list[str]):
     assert "…" not in output
 
 
+def test_nothing_is_cut_off_in_a_pipe():
+    lines = printed(
+        "estimate", "-m", "gpt-image-2.5-flare", "-n", "10", "-r", "16", "--times", "1000"
+    ).splitlines()
+
+    assert not [line for line in lines if "…" in line]
+    assert lines[4].split("│")[1:-1] == [
+        " 1K   ",
+        "     15,631.10 ",
+        "     20,092.60 ",
+        "     44,272.70 ",
+        "     69,352.50 ",
+        "    140,993.20 ",
+    ]
+
+
 def in_terminal(arguments: list[str], columns: int, env: dict[str, str] | None = None) -> str:
     """Run the command in a terminal of its own; return what it shows, without colours."""
     parent, child = pty.openpty()
@@ -148,6 +166,12 @@ def test_estimate_of_an_unknown_model_is_no_number():
 
 def test_wrong_option_is_wrong_use():
     assert "Invalid value for '--n'" in refused("estimate", "-n", "0", code=2)
+
+
+def test_resolution_of_a_model_without_one_is_wrong_use():
+    said = refused("estimate", "-m", "gpt-image-1.5", "--resolution", "4K", code=2)
+
+    assert said == "Error: gpt-image-1.5 has no resolution, so --resolution must be left out.\n"
 
 
 def test_errors_are_json_where_the_answer_would_be():
@@ -273,6 +297,13 @@ def test_save_writes_over_nobody_s_file(account: dict[str, str], finished: str, 
     assert (tmp_path / "picture-0.png").read_bytes() == b"mine"
     printed(*arguments, "--if-exists", "overwrite", env=account)
     assert (tmp_path / "picture-0.png").read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("blank", ["", "  "], ids=["empty", "spaces"])
+def test_save_to_a_blank_folder_is_wrong_use(account: dict[str, str], blank: str):
+    said = refused("save", "task-unified-1-a", blank, code=2, env=account)
+
+    assert "DEST is blank" in said
 
 
 def test_save_of_what_still_runs_says_so_with_a_code_of_its_own(

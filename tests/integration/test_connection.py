@@ -105,9 +105,22 @@ def test_low_balance_is_told(evolink, tested):
     assert tested(evolink.url) == (True, "Connected: 67.99 credits left on the account (less than 1 USD)")
 
 
-@pytest.mark.parametrize("purse", ["credits", "token_credits"])
-def test_no_credit_fails_the_test_although_the_key_works(evolink, tested, purse):
-    evolink.state.configure({purse: 0})
+def test_limit_of_the_key_above_the_balance_is_not_told(evolink, tested):
+    evolink.state.configure({"credits": 1095.4, "token_credits": 99_416.4429})
+    assert tested(evolink.url) == (True, "Connected: 1,095.40 credits left on the account")
+
+
+def test_limit_of_the_key_that_is_used_up_says_to_raise_it(evolink, tested):
+    evolink.state.configure({"token_credits": 0})
+    assert tested(evolink.url) == (
+        False,
+        "The API key works, but its own limit is used up: 1,000.00 credits left on the account, none of them for "
+        "this API key. Raise the key's limit before running a DAG.",
+    )
+
+
+def test_no_credit_fails_the_test_although_the_key_works(evolink, tested):
+    evolink.state.configure({"credits": 0})
     works, sentence = tested(evolink.url)
     assert works is False
     assert sentence.startswith("The API key works, but there is no credit")

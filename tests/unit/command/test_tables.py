@@ -46,12 +46,16 @@ def test_estimates_of_every_model_fit(model: str, times: int, width: int):
 
 
 @widths
-def test_the_dearest_request_fits(width: int):
-    asked = ask("gpt-image-1", n=10, references=16, times=1000)
+@pytest.mark.parametrize("model", ["gpt-image-1", "gpt-image-2.5-flare"])
+def test_the_dearest_request_fits(model: str, width: int):
+    asked = ask(model, n=10, references=16, times=1000)
+    cells = priced(asked)
+    output = drawn(tables.estimates_table(asked, cells), width)
 
-    assert "1,000 requests of 10 images, 16 references" in drawn(
-        tables.estimates_table(asked, priced(asked)), width
-    )
+    assert "1,000 requests of 10 images, 16 references" in output
+    for cell in cells:
+        assert all(tables._credits(amount) in output for amount in cell.credits)
+        assert all(f"${tables._usd(amount)}" in output for amount in cell.usd)
 
 
 def test_only_what_was_asked_for_is_priced():
@@ -59,6 +63,37 @@ def test_only_what_was_asked_for_is_priced():
     assert (cell.row, cell.quality) == ("2:3", "low")
     assert [cell.row for cell in priced(ask("gpt-image-2", quality="low", resolution="2K"))] == ["2K"]
     assert {cell.row for cell in priced(ask("gpt-image-2"))} == {"1K", "2K", "4K", "auto"}
+    (cell,) = priced(ask("gpt-image-2", size="3:2", quality="low", resolution="4K"))
+    assert (cell.row, cell.to_json()["resolution"]) == ("3:2, 4K", "4K")
+
+
+@pytest.mark.parametrize(
+    "model", ["gpt-image-1", "gpt-image-1.5", "gpt-image-1.5-beta", "gpt-image-1.5-lite"]
+)
+@pytest.mark.parametrize("size", [None, "1:1"])
+def test_resolution_is_refused_where_the_model_has_none(model: str, size: str | None):
+    with pytest.raises(InvalidRequestError, match=f"{model} has no resolution"):
+        priced(ask(model, size=size, resolution="4K"))
+
+
+@pytest.mark.parametrize("size", ["auto", "1024x1024", "3840x2160"])
+def test_resolution_that_has_no_say_is_left_out_with_a_note(size: str):
+    asked = ask("gpt-image-2", size=size, quality="low", resolution="2K")
+    (cell,) = priced(asked)
+    (plain,) = priced(ask("gpt-image-2", size=size, quality="low"))
+
+    assert cell.row == size
+    assert cell.to_json() == plain.to_json()
+    assert cell.to_json()["resolution"] is None
+    assert "Without the resolution 2K: it has no say" in drawn(tables.estimates_table(asked, [cell]), 80)
+
+
+def test_resolution_of_a_flat_price_counts_with_any_size():
+    asked = ask("gpt-image-2-beta", size="auto", resolution="4K")
+    (cell,) = priced(asked)
+
+    assert (cell.row, cell.to_json()["resolution"]) == ("auto, 4K", "4K")
+    assert "Without the resolution" not in drawn(tables.estimates_table(asked, [cell]), 80)
 
 
 def test_unknown_model_and_wrong_size_are_told_apart():
@@ -75,6 +110,13 @@ def test_price_lists_fit_and_name_every_model(prices: Any, width: int):
 
     assert all(f" {model} " in output for model in prices.models)
     assert f"{prices.credits_per_usd} credits are 1 USD" in output
+
+
+def test_prices_are_whole_in_a_narrow_terminal():
+    output = drawn(tables.prices_table(PUBLISHED), 50)
+
+    for price in PUBLISHED.models.values():
+        assert all(f" {rate.normalize():f} " in output for rate in price.rule.rates.values())
 
 
 @widths
@@ -94,6 +136,14 @@ def test_balance_and_generation_fit(width: int):
     )
     output = drawn(tables.generation_table(generation, now=1_780_000_001), width)
     assert "[red]word[/red]" in output
+
+
+def test_nothing_can_be_spent_where_the_limit_of_the_key_is_overdrawn():
+    balance = Credits(account_remaining=1095.4, key_remaining=-2)
+
+    assert "may cost 0.0000 credits at the most" in drawn(tables.credits_table(balance), 80)
+    assert tables.credits_json(balance)["usable"] == 0
+    assert tables.credits_json(balance)["key"]["remaining"] == -2
 
 
 def test_links_that_are_over_are_told():

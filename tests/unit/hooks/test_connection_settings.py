@@ -72,6 +72,13 @@ def test_form_left_empty_has_every_default(empty):
     assert_defaults(settings(host="", schema="", login="", port=None, extra=extra))
 
 
+@pytest.mark.parametrize("extra", [None, "", "  ", "\n", "null", " null "], ids=repr)
+def test_extra_that_is_empty_or_null_has_every_default(extra):
+    read = connection()
+    read.extra = extra
+    assert_defaults(ConnectionSettings.read(read))
+
+
 def test_form_filled_in_is_read_whole():
     read = settings(
         host=" https://beta-api.evolink.ai/v1/ ",
@@ -211,9 +218,19 @@ def test_key_that_no_header_can_carry_is_refused_without_being_shown(password):
     assert password not in message
 
 
-@pytest.mark.parametrize(
-    "extra", ["[1]", "5", '"x"', "null", "{", "default_model", "[" * 99_999], ids=range(7)
-)
+@pytest.mark.parametrize("name", ["password", "host"])
+@pytest.mark.parametrize("value", [12345, 0, 1.5, True, {"a": 1}, [API_KEY]], ids=str)
+def test_field_that_is_no_text_is_refused_by_name_without_being_shown(name, value):
+    read = connection()
+    setattr(read, name, value)
+    with pytest.raises(
+        ConnectionSettingsError, match=f"The {name} of connection 'evo' must be text"
+    ) as caught:
+        ConnectionSettings.read(read)
+    assert str(value) not in str(caught.value)
+
+
+@pytest.mark.parametrize("extra", ["[1]", "5", '"x"', "[]", "{", "default_model", "[" * 99_999], ids=range(7))
 def test_extra_that_is_no_object_is_refused(extra):
     assert "extra of connection 'evo' is not a JSON object" in refused(extra=extra)
 

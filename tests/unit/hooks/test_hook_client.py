@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_evoimage.evolink.models import Credits
 from airflow_provider_evoimage.hooks import evoimage
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 
@@ -40,3 +41,20 @@ def test_closed_hook_makes_a_new_client(hook: EvoImageHook):
     hook.close()
     assert hook.get_conn() is not before
     hook.close()
+
+
+@pytest.mark.parametrize(
+    ("account", "key", "advice"),
+    [
+        (1095.4, -2, "Raise the key's limit"),
+        (1095.4, 0, "Raise the key's limit"),
+        (0, -2, "Top up"),
+        (-0.5, 100, "Top up"),
+    ],
+)
+def test_advice_names_what_is_used_up(account: float, key: float, advice: str):
+    works, sentence = evoimage._balance_in_words(Credits(account_remaining=account, key_remaining=key))
+
+    assert works is False
+    assert advice in sentence
+    assert f"{key:,.2f}" not in sentence.replace(f"{account:,.2f}", "")

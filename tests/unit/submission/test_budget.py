@@ -45,7 +45,17 @@ def words(request: ImageRequest, limit: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("value", "limit"),
-    [(5, 5), ("2.5", "2.5"), (" 3 ", 3), (0, 0), (0.1, "0.1"), (None, None), ("", None), ("None", None)],
+    [
+        (5, 5),
+        ("2.5", "2.5"),
+        (" 3 ", 3),
+        (0, 0),
+        (0.1, "0.1"),
+        (None, None),
+        ("", None),
+        ("None", None),
+        ("null", None),
+    ],
 )
 def test_limit_is_read_from_numbers_and_from_what_templates_leave(value: object, limit: object):
     assert credit_limit(value) == (None if limit is None else Decimal(str(limit)))
@@ -314,3 +324,14 @@ def test_key_that_lacks_credits_is_named_with_how_many():
 def test_where_both_lack_credits_both_are_named():
     with pytest.raises(InsufficientCreditsError, match=r"account has 5.*The API key may use 3"):
         require_balance(balance(5, 3), Decimal(10))
+
+
+def test_limit_of_the_key_above_the_balance_is_not_named():
+    with pytest.raises(InsufficientCreditsError, match="missing") as raised:
+        require_balance(balance(1095, 99_416), Decimal(200_000))
+    assert "API key" not in raised.value.message
+
+
+def test_key_that_is_overdrawn_may_use_none():
+    with pytest.raises(InsufficientCreditsError, match=r"The API key may use 0\.0000 of them"):
+        require_balance(balance(5, -2), Decimal(10))
