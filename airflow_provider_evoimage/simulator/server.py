@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import ipaddress
 import signal
 import socket
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airflow_provider_evoimage.simulator.answers import TRANSPORT
 from airflow_provider_evoimage.simulator.app import build_app
+from airflow_provider_evoimage.simulator.control import CONTROL_PATH
 from airflow_provider_evoimage.simulator.courier import Courier
 from airflow_provider_evoimage.simulator.file_routes import OWN_BASE_PATH
 from airflow_provider_evoimage.simulator.processes import poll
@@ -231,6 +233,11 @@ class SimulatorServer:
 
         :raises TimeoutError: when one goes on for more than ten seconds.
         """
+        # What was sent before this request has come in once this one is answered.
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=RESET_SECONDS)
+        with contextlib.closing(connection):
+            connection.request("GET", f"{CONTROL_PATH}/counters")
+            connection.getresponse().read()
         self.state.reset()
         poll(
             lambda: self.state.counters.requests.now == 0,
