@@ -24,6 +24,7 @@ from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.evolink.uploads import FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.exceptions import (
+    PASSING_ERRORS,
     AuthenticationError,
     EvoImageError,
     EvoLinkApiError,
@@ -105,13 +106,6 @@ class _Backoff(tenacity.wait.wait_base):
         return self._growing(retry_state) if wished is None else wished
 
 
-def _is_passing(error: BaseException) -> bool:
-    """Tell whether reading again may go better."""
-    return isinstance(
-        error, (EvoLinkUnreachableError, EvoLinkUnavailableError, RateLimitError, UnreadableAnswerError)
-    )
-
-
 class _SubmissionRules:
     """What to do after a failed POST: wait, ask once more under the same key, or stop.
 
@@ -127,7 +121,7 @@ class _SubmissionRules:
 
     def asks_again(self, error: BaseException) -> bool:
         """Decide after each failure; tenacity's ``retry_if_exception``."""
-        if not isinstance(error, EvoImageError) or not _is_passing(error):
+        if not isinstance(error, PASSING_ERRORS):
             return False
         if self._is_not_accepted(error):
             return True
@@ -220,7 +214,7 @@ class _Exchange:
 
     def _reading(self) -> dict[str, Any]:
         return {
-            "retry": tenacity.retry_if_exception(_is_passing),
+            "retry": tenacity.retry_if_exception_type(PASSING_ERRORS),
             "wait": _Backoff(first=0.5, longest=10),
             "stop": tenacity.stop_after_attempt(self._read_attempts)
             | tenacity.stop_before_delay(READ_RETRY_SECONDS),
@@ -254,9 +248,10 @@ class _Exchange:
                 found |= yield protocol.get_generations(ids[: protocol.MAX_IDS_PER_BATCH]), self._reading()
             except (AuthenticationError, RateLimitError):
                 raise
-            except (EvoLinkApiError, UnreadableAnswerError):
+            except (EvoLinkApiError, UnreadableAnswerError) as error:
                 # Not there, or whatever is wrong with it: each generation can be read by itself.
-                self._reads_one_by_one = True
+                self._reads_one_by_one = not isinstance(error, PASSING_ERRORS)
+                break
             else:
                 ids = ids[protocol.MAX_IDS_PER_BATCH :]
         for evolink_task_id in ids:

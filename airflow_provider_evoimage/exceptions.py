@@ -245,6 +245,10 @@ class UnreadableAnswerError(EvoImageError):
     default_on_retry = "A retry sends the same request with the same idempotency key."
 
 
+#: Troubles of one exchange with EvoLink that may pass: reading again may go better.
+PASSING_ERRORS = (EvoLinkUnreachableError, EvoLinkUnavailableError, RateLimitError, UnreadableAnswerError)
+
+
 class OutcomeUnknownError(EvoImageError):
     """The POST may or may not have been accepted; its idempotency key makes asking again safe."""
 

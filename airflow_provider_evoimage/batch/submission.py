@@ -306,9 +306,8 @@ class BatchSubmission:
             ]
             try:
                 wait(futures)
-            except (
-                BaseException
-            ):  # Airflow's execution_timeout, for instance: what is not under way stays so.
+            except BaseException:
+                # Airflow's execution_timeout, for instance: what is not under way stays so.
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         failures = [error for future in futures if (error := future.exception()) is not None]

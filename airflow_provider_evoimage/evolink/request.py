@@ -67,7 +67,7 @@ def _url_list(value: object) -> object:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, Set):
-        raise ValueError("is a set, and the order of references counts: give a list")  # noqa: TRY004
+        raise ValueError("is a set, and the order of references counts: give a list")  # noqa: TRY004 (as above)
     if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
         return tuple(value)
     return value

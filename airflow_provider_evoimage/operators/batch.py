@@ -16,13 +16,7 @@ from airflow_provider_evoimage.defaults import (
     MANY_GENERATIONS,
     OnClear,
 )
-from airflow_provider_evoimage.exceptions import (
-    EvoLinkUnavailableError,
-    EvoLinkUnreachableError,
-    InvalidRequestError,
-    RateLimitError,
-    UnreadableAnswerError,
-)
+from airflow_provider_evoimage.exceptions import PASSING_ERRORS, InvalidRequestError
 from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds, whole_number
 from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
@@ -261,12 +255,7 @@ class EvoImageBatchOperator(BaseOperator):
         broke_off = not ended.endings and ended.reason
         try:
             run.collect(dict.fromkeys(run.waiting, "lost") if broke_off else ended.endings)
-        except (
-            EvoLinkUnreachableError,
-            EvoLinkUnavailableError,
-            RateLimitError,
-            UnreadableAnswerError,
-        ) as error:
+        except PASSING_ERRORS as error:
             if time.time() >= deadline:
                 raise
             # Generations go on without us, and the trigger is the one to be patient.

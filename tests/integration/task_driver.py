@@ -230,6 +230,14 @@ class TaskRun:
             deferred.method_name, {**(deferred.kwargs or {}), "event": event}, self.context
         )
 
+    def go_on(self, deferred: TaskDeferred) -> Any:
+        """Run the legs of a try that are left after a deferral."""
+        while True:
+            try:
+                return self._after_the_wait(deferred)
+            except TaskDeferred as again:
+                deferred = again
+
     def resume_failed(self, deferred: TaskDeferred, error: str) -> Any:
         """Run the leg after a deferral that Airflow ended itself."""
         return self.operator().resume_execution("__fail__", {"error": error}, self.context)

@@ -376,10 +376,20 @@ def test_batch_endpoint_that_does_not_work_is_done_without(
     tasks = [client.submit(asking(f"fox {n}"), f"{KEY}-{n}").generation.evolink_task_id for n in range(3)]
     evolink.state.faults.post("batch", fault)
     assert list(client.get_generations(tasks)) == tasks
-    evolink.state.faults.clear()
     evolink.state.faults.post("task", Fault("status", 502))
     with pytest.raises(EvoLinkUnavailableError):
         client.get_generations(tasks)
+
+
+def test_batch_endpoint_that_fails_for_a_while_is_used_again(connect: Any, evolink: SimulatorServer) -> None:
+    client = connect()
+    tasks = [client.submit(asking(f"fox {n}"), f"{KEY}-{n}").generation.evolink_task_id for n in range(3)]
+    evolink.state.faults.post("batch", Fault("status", 500))
+    assert list(client.get_generations(tasks)) == tasks
+    evolink.state.faults.clear()
+    before = evolink.state.counters.reads["task"]
+    assert list(client.get_generations(tasks)) == tasks
+    assert evolink.state.counters.reads["task"] == before
 
 
 def test_one_generation_needs_no_batch_endpoint(connect: Any, evolink: SimulatorServer) -> None:

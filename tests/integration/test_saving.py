@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import structlog
-from airflow.exceptions import TaskDeferred
 from airflow.sdk import ObjectStoragePath
 from copies import copy_with
 from fake_time import FakeTime
@@ -412,22 +411,13 @@ def given_twice(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return ids.add
 
 
-def after_the_wait(task: TaskRun, deferred: TaskDeferred) -> Any:
-    """Run the legs of a try that are left."""
-    while True:
-        try:
-            return task.resume(deferred, task.wait_in_triggerer(task.stored(deferred)))
-        except TaskDeferred as again:
-            deferred = again
-
-
 def test_image_that_nobody_asked_for_has_a_name_though_the_template_has_none_for_it(
     tmp_path: Path, store: StateStore, evolink: SimulatorServer, given_twice: Callable[[str], None]
 ) -> None:
     task = TaskRun(generate(save_to=str(tmp_path), filename_template="{task_id}.{ext}"), store=store)
     deferred = first_leg(task)
     given_twice(store.record["evolink_task_id"])
-    manifest = after_the_wait(task, deferred)
+    manifest = task.go_on(deferred)
     assert files_in(tmp_path) == ["draw-1.png", "draw.json", "draw.png"]
     assert_whole(manifest)
     assert (manifest["asked"], manifest["made"]) == (1, 2)
@@ -443,7 +433,7 @@ def test_images_that_nobody_asked_for_keep_no_other_item_of_a_batch(
     # They are submitted several at a time.
     first = next(key for key, each in evolink.state.generations.items() if each.order.prompt == "fox 0")
     given_twice(first)
-    summary = after_the_wait(task, deferred)
+    summary = task.go_on(deferred)
     assert summary["saved"] == 6
     assert images_in(tmp_path / ".")[:3] == ["draw.batch.jsonl", "fox-0-1.png", "fox-0.png"]
     assert len(list(tmp_path.rglob("*.png"))) == 7

@@ -45,15 +45,6 @@ def images_in(folder: Path) -> int:
     return len(list(folder.rglob("*.png")))
 
 
-def run_on(task: TaskRun, deferral: TaskDeferred) -> Any:
-    """Go on from a deferral to the end of the try."""
-    while True:
-        try:
-            return task.resume(deferral, task.wait_in_triggerer(task.stored(deferral)))
-        except TaskDeferred as again:
-            deferral = again
-
-
 # What was perhaps paid
 
 
@@ -86,7 +77,7 @@ def test_key_that_is_disabled_half_way_is_asked_with_once_and_fails_the_batch(
     before = evolink.state.counters.submissions
     evolink.state.faults.post("submit", Fault("status", 403, code="key_disabled"))
     with pytest.raises(BatchFailedError, match="27 of 30"):
-        run_on(task, deferral)
+        task.go_on(deferral)
     assert evolink.state.counters.submissions - before <= 1
     assert states(tmp_path) == {"saved": 3, "left out": 27}
 
@@ -264,7 +255,7 @@ def test_wake_while_evolink_is_away_goes_on_waiting(evolink: SimulatorServer, tm
     with pytest.raises(TaskDeferred) as again:
         task.resume(deferral, event)
     evolink.state.faults.clear()
-    assert run_on(task, again.value)["saved"] == 2
+    assert task.go_on(again.value)["saved"] == 2
 
 
 def test_evolink_that_is_away_at_the_deadline_ends_the_try(
@@ -287,7 +278,7 @@ def test_event_without_the_deadline_goes_on(evolink: SimulatorServer, tmp_path: 
     deferral.kwargs = None
     with pytest.raises(TaskDeferred) as again:
         task.resume(deferral, event)
-    assert run_on(task, again.value)["saved"] == 6
+    assert task.go_on(again.value)["saved"] == 6
     assert paid(evolink) == 6
 
 
