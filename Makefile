@@ -39,10 +39,10 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## a real Airflow, a simulated EvoLink, real image files; needs no account
-	@$(RUN) airflow_provider_evoimage.simulator.demo $(DEMO_OPTIONS)
+	@$(VENV)/bin/python -m tools.local_airflow.demo $(DEMO_OPTIONS)
 
 ui: $(READY) ## an Airflow to click in, with the example DAGs and a simulated EvoLink; Enter stops it
-	@$(RUN) airflow_provider_evoimage.simulator.ui $(UI_OPTIONS)
+	@$(VENV)/bin/python -m tools.local_airflow.ui $(UI_OPTIONS)
 
 test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8 takes another Airflow)
 	$(RUN) pytest $(TESTS) -m "not system" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_OPTIONS)

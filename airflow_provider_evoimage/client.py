@@ -1,7 +1,7 @@
 """EvoLink's API as methods: which calls, how often to try, how long to wait, what a failure means.
 
 :class:`EvoLinkClient` and :class:`AsyncEvoLinkClient` carry out the calls that ``evolink.protocol`` and
-``evolink.uploads`` describe; they differ only in who awaits.
+``evolink.files`` describe; they differ only in who awaits.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 import tenacity
 
 from airflow_provider_evoimage.defaults import DEFAULT_SUBMIT_TIMEOUT
-from airflow_provider_evoimage.evolink import protocol, uploads
-from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationPage, GenerationState
+from airflow_provider_evoimage.evolink import files, protocol
+from airflow_provider_evoimage.evolink.answers import Credits, Generation, GenerationPage, GenerationState
+from airflow_provider_evoimage.evolink.files import FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from airflow_provider_evoimage.evolink.uploads import FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.exceptions import (
     PASSING_ERRORS,
     AuthenticationError,
@@ -323,23 +323,23 @@ class EvoLinkClient(_Exchange):
 
         A repeated attempt overwrites its own file, so give a name that nothing else uses.
         """
-        call = uploads.upload_stream(
+        call = files.upload_stream(
             path, name=name, content_type=content_type, folder=folder, upload_id=upload_id
         )
         return self._attempt(call, self._reading())
 
     def upload_base64(self, data: bytes, *, name: str, folder: str | None = None) -> UploadedFile:
         """Send bytes to EvoLink's files; for small ones."""
-        return self._attempt(uploads.upload_base64(data, name=name, folder=folder), self._reading())
+        return self._attempt(files.upload_base64(data, name=name, folder=folder), self._reading())
 
     def upload_url(self, url: str, *, name: str | None = None, folder: str | None = None) -> UploadedFile:
         """Have EvoLink fetch a file into its files."""
-        return self._attempt(uploads.upload_url(url, name=name, folder=folder), self._reading())
+        return self._attempt(files.upload_url(url, name=name, folder=folder), self._reading())
 
     def get_upload_receipt(self, upload_id: str) -> UploadedFile | None:
         """Read the answer to an earlier upload again; None where EvoLink has none, or lacks receipts."""
         try:
-            return self._attempt(uploads.get_upload_receipt(upload_id), self._reading())
+            return self._attempt(files.get_upload_receipt(upload_id), self._reading())
         except EvoLinkApiError as error:
             if error.http_status not in _NO_SUCH_ENDPOINT:
                 raise
@@ -347,15 +347,15 @@ class EvoLinkClient(_Exchange):
 
     def list_files(self, page: int = 1, page_size: int = 20) -> FilePage:
         """Read one page of the account's files, 1 to 100 of them."""
-        return self._attempt(uploads.list_files(page, page_size), self._reading())
+        return self._attempt(files.list_files(page, page_size), self._reading())
 
     def get_file_quota(self) -> FileQuota:
         """Read how many files the account holds and may hold."""
-        return self._attempt(uploads.get_file_quota(), self._reading())
+        return self._attempt(files.get_file_quota(), self._reading())
 
     def delete_file(self, file_id: str) -> None:
         """Delete an uploaded file."""
-        self._attempt(uploads.delete_file(file_id), self._reading())
+        self._attempt(files.delete_file(file_id), self._reading())
 
     def _carry_out(self, plan: Plan[Result]) -> Result:
         try:
@@ -448,25 +448,25 @@ class AsyncEvoLinkClient(_Exchange):
 
         A repeated attempt overwrites its own file, so give a name that nothing else uses.
         """
-        call = uploads.upload_stream(
+        call = files.upload_stream(
             path, name=name, content_type=content_type, folder=folder, upload_id=upload_id
         )
         return await self._attempt(call, self._reading())
 
     async def upload_base64(self, data: bytes, *, name: str, folder: str | None = None) -> UploadedFile:
         """Send bytes to EvoLink's files; for small ones."""
-        return await self._attempt(uploads.upload_base64(data, name=name, folder=folder), self._reading())
+        return await self._attempt(files.upload_base64(data, name=name, folder=folder), self._reading())
 
     async def upload_url(
         self, url: str, *, name: str | None = None, folder: str | None = None
     ) -> UploadedFile:
         """Have EvoLink fetch a file into its files."""
-        return await self._attempt(uploads.upload_url(url, name=name, folder=folder), self._reading())
+        return await self._attempt(files.upload_url(url, name=name, folder=folder), self._reading())
 
     async def get_upload_receipt(self, upload_id: str) -> UploadedFile | None:
         """Read the answer to an earlier upload again; None where EvoLink has none, or lacks receipts."""
         try:
-            return await self._attempt(uploads.get_upload_receipt(upload_id), self._reading())
+            return await self._attempt(files.get_upload_receipt(upload_id), self._reading())
         except EvoLinkApiError as error:
             if error.http_status not in _NO_SUCH_ENDPOINT:
                 raise
@@ -474,15 +474,15 @@ class AsyncEvoLinkClient(_Exchange):
 
     async def list_files(self, page: int = 1, page_size: int = 20) -> FilePage:
         """Read one page of the account's files, 1 to 100 of them."""
-        return await self._attempt(uploads.list_files(page, page_size), self._reading())
+        return await self._attempt(files.list_files(page, page_size), self._reading())
 
     async def get_file_quota(self) -> FileQuota:
         """Read how many files the account holds and may hold."""
-        return await self._attempt(uploads.get_file_quota(), self._reading())
+        return await self._attempt(files.get_file_quota(), self._reading())
 
     async def delete_file(self, file_id: str) -> None:
         """Delete an uploaded file."""
-        await self._attempt(uploads.delete_file(file_id), self._reading())
+        await self._attempt(files.delete_file(file_id), self._reading())
 
     async def _carry_out(self, plan: Plan[Result]) -> Result:
         try:

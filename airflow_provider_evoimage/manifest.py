@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_provider_evoimage import __version__
-from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID, Generation
+from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.prices import CREDITS_PER_USD
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
-from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.evolink.request import ImageRequest, billable_body
+from airflow_provider_evoimage.evolink.signed_urls import without_secrets
 from airflow_provider_evoimage.exceptions import InvalidRequestError
-from airflow_provider_evoimage.submission.identity import billable_body, without_secrets
 
 MANIFEST_VERSION = 1
 

@@ -28,7 +28,7 @@ import time
 from datetime import timedelta
 from typing import Literal
 
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.version_compat import airflow_stats
 
 log = logging.getLogger(__name__)

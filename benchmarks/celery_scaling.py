@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_evoimage.simulator.processes import poll
 from benchmarks.cluster import Cluster, Meter, run_to_the_end, table
+from tools.local_airflow.processes import poll
 
 MAPPED, BATCH = 30, 1000
 MAPPED_SECONDS, BATCH_SECONDS = 90.0, 90.0

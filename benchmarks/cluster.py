@@ -23,9 +23,9 @@ import httpx
 import psutil
 import psycopg2
 
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
-from airflow_provider_evoimage.simulator.local_evolink import running_simulator
-from airflow_provider_evoimage.simulator.processes import (
+from tools.local_airflow.airflow import LocalAirflow
+from tools.local_airflow.evolink import running_simulator
+from tools.local_airflow.processes import (
     LocalAirflowError,
     ManagedProcess,
     free_ports,

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_evoimage.simulator.processes import free_ports
+from tools.local_airflow.processes import free_ports
 
 
 def program(name: str) -> str | None:

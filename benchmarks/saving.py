@@ -47,7 +47,7 @@ def serve(images: int, megabytes: int) -> None:
     from airflow_provider_evoimage.client import Account, EvoLinkClient
     from airflow_provider_evoimage.evolink.request import ImageRequest
     from airflow_provider_evoimage.simulator import SimulatorServer
-    from airflow_provider_evoimage.simulator import images as drawing
+    from airflow_provider_evoimage.simulator.drawing import images as drawing
 
     large, small = noise_png(megabytes), drawing.draw
     drawing.draw = lambda picture: small(picture) if "small" in str(picture) else large
@@ -100,7 +100,7 @@ def evolink(images: int, megabytes: int) -> Iterator[dict[str, Any]]:
 @contextmanager
 def s3() -> Iterator[str]:
     """Start a moto server; yield its address."""
-    from airflow_provider_evoimage.simulator.processes import free_ports, poll
+    from tools.local_airflow.processes import free_ports, poll
 
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"

@@ -21,10 +21,10 @@ from typing import Any
 
 import httpx
 
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
-from airflow_provider_evoimage.simulator.processes import poll, session_processes
 from benchmarks import postgres
 from benchmarks.server import TOLD_SPREAD_SECONDS
+from tools.local_airflow.airflow import LocalAirflow
+from tools.local_airflow.processes import poll, session_processes
 
 LONGEST_RAMP_SECONDS = 200.0
 # Until whoever polls every 5 s has done so twice.

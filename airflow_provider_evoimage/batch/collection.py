@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine, saved
 from airflow_provider_evoimage.batch.submission import Lines, name_in_budget, progress_in_words
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
-from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     GenerationLostError,
@@ -22,8 +22,8 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.metrics import generation_ended
 from airflow_provider_evoimage.storage.saver import GenerationToSave, ImageSaver, SaveOutcome
 from airflow_provider_evoimage.submission.budget import Budget
-from airflow_provider_evoimage.waiting.ending import require_images
 from airflow_provider_evoimage.waiting.polling import Ending
+from airflow_provider_evoimage.waiting.result import require_images
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger

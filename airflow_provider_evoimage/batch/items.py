@@ -11,8 +11,8 @@ from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.manifest import Asked
-from airflow_provider_evoimage.operators.task_references import with_sources
-from airflow_provider_evoimage.storage.references import References
+from airflow_provider_evoimage.references.files import References
+from airflow_provider_evoimage.references.task import with_sources
 from airflow_provider_evoimage.submission.identity import fingerprint
 
 MAX_ITEMS = 2_000

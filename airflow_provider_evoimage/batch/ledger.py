@@ -27,7 +27,7 @@ from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
 from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError
 from airflow_provider_evoimage.manifest import Asked, Manifest, amount, without_links
 from airflow_provider_evoimage.storage.destination import Destination
-from airflow_provider_evoimage.submission.resume import SubmissionRecord
+from airflow_provider_evoimage.submission.record import SubmissionRecord
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger

@@ -12,8 +12,8 @@ from typing import Any
 from airflow_provider_evoimage.batch.items import BatchItem
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import ReferenceUnreadableError
-from airflow_provider_evoimage.operators.task_references import TaskReferences, has_references
-from airflow_provider_evoimage.storage.references import References
+from airflow_provider_evoimage.references.files import References
+from airflow_provider_evoimage.references.task import TaskReferences, has_references
 
 
 class BatchReferences:

@@ -38,9 +38,10 @@ from airflow_provider_evoimage.exceptions import (
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import made_by
-from airflow_provider_evoimage.operators.task_references import TaskReferences
-from airflow_provider_evoimage.storage.destination import SOME_ID, Destination, FileNames
-from airflow_provider_evoimage.storage.saver import ImageSaver, task_fields
+from airflow_provider_evoimage.references.task import TaskReferences
+from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.storage.file_names import SOME_ID, FileNames, task_fields
+from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.budget import (
     Budget,
     credit_limit,

@@ -30,20 +30,15 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.submission.budget import Budget
+from airflow_provider_evoimage.submission.decision import Refuse, Submit, decide
 from airflow_provider_evoimage.submission.identity import RequestIdentity
-from airflow_provider_evoimage.submission.resume import (
-    Refuse,
-    SubmissionRecord,
-    Submit,
-    decide,
-)
-from airflow_provider_evoimage.submission.submit import (
+from airflow_provider_evoimage.submission.record import (
     RecordKeeper,
-    Submission,
-    Uploads,
+    SubmissionRecord,
     record_before_post,
     unrepeatable,
 )
+from airflow_provider_evoimage.submission.submit import Submission, Uploads
 from airflow_provider_evoimage.version_compat import AirflowTaskTimeout
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.exceptions import ConnectionSettingsError
 from airflow_provider_evoimage.hooks.connection import ConnectionSettings
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook

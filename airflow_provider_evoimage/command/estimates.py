@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from airflow_provider_evoimage.evolink.catalog import facts_of
+from airflow_provider_evoimage.evolink.model_facts import facts_of
 from airflow_provider_evoimage.evolink.prices import PUBLISHED
 from airflow_provider_evoimage.evolink.pricing import CostEstimate, estimate, prompt_tokens
 from airflow_provider_evoimage.evolink.request import ImageRequest

@@ -11,14 +11,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from airflow_provider_evoimage.command.account import CommandHook
 from airflow_provider_evoimage.defaults import IfExists
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.exceptions import GenerationUnfinishedError
 from airflow_provider_evoimage.manifest import Asked, Manifest
-from airflow_provider_evoimage.storage.destination import Destination, FileNames
+from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.waiting.blocking import wait_on_worker
-from airflow_provider_evoimage.waiting.ending import read_ended, require_images
 from airflow_provider_evoimage.waiting.polling import Wait
+from airflow_provider_evoimage.waiting.result import read_ended, require_images
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from airflow_provider_evoimage.command.estimates import Asked, Priced
-from airflow_provider_evoimage.evolink.models import Credits, Generation
+from airflow_provider_evoimage.evolink.answers import Credits, Generation
 from airflow_provider_evoimage.evolink.prices import ModelPrice, PriceList
 from airflow_provider_evoimage.evolink.pricing import in_usd, price_in_usd
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_evoimage.evolink.request import ImageRequest
     from airflow_provider_evoimage.manifest import Asked, Manifest
-    from airflow_provider_evoimage.storage.references import References
+    from airflow_provider_evoimage.references.files import References
 
 #: What the function may return besides a prompt: a dict of these.
 REQUEST_FIELDS = (
@@ -93,7 +93,7 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
                 setattr(self, name, request[name])
 
     def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
-        from airflow_provider_evoimage.operators.task_references import has_references
+        from airflow_provider_evoimage.references.task import has_references
 
         asked = super()._ask(context, request, references)
         # The function is not called again after the wait: what it asked for is kept for the manifest.

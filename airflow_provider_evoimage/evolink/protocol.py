@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import urlencode
 
-from airflow_provider_evoimage.evolink.errors import ErrorBody, http_error
-from airflow_provider_evoimage.evolink.models import (
+from airflow_provider_evoimage.evolink.answers import (
     EVOLINK_TASK_ID,
     Credits,
     Generation,
     GenerationPage,
     GenerationState,
 )
+from airflow_provider_evoimage.evolink.errors import ErrorBody, http_error
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, UnreadableAnswerError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from airflow_provider_evoimage.evolink.catalog import ModelFacts, facts_of
 from airflow_provider_evoimage.evolink.hosts import is_internal_host
+from airflow_provider_evoimage.evolink.model_facts import ModelFacts, facts_of
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 
 # evolink.ai/gpt-image-1, "callback_url".
@@ -370,3 +370,28 @@ def _shown(value: object) -> str:
         # A number of more than 4,300 digits, or a list within lists within lists.
         text = f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+# Fields that cost nothing: a change of theirs is no other request.
+_NOT_BILLABLE = frozenset({"callback_url"})
+
+
+def billable_body(request: ImageRequest, url_as: Callable[[str], str]) -> dict[str, Any]:
+    """Return a request's body without what costs nothing, each http(s) URL in it in another form.
+
+    :param url_as: gives that form. URLs are the references, and what begins like one in ``extra_body``, however
+        deep; a prompt goes unchanged.
+    """
+    body = {name: value for name, value in request.body().items() if name not in _NOT_BILLABLE}
+    given = {name: body[name] for name in body if name == "image_urls" or name in request.extra_body}
+    # A copy, and no recursion: it may be nested as deep as JSON can be.
+    changed: dict[str, Any] = json.loads(json.dumps(given))
+    containers: list[Any] = [changed]
+    while containers:
+        container = containers.pop()
+        for place, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
+            if isinstance(value, (dict, list)):
+                containers.append(value)
+            elif isinstance(value, str) and value.lower().startswith(("http://", "https://")):
+                container[place] = url_as(value)
+    return body | changed

@@ -16,10 +16,10 @@ from airflow_provider_evoimage.client import (
     EvoLinkClient,
 )
 from airflow_provider_evoimage.defaults import DEFAULT_CONN_ID, DEFAULT_SUBMIT_TIMEOUT
-from airflow_provider_evoimage.evolink.models import Credits, Generation, GenerationPage
+from airflow_provider_evoimage.evolink.answers import Credits, Generation, GenerationPage
+from airflow_provider_evoimage.evolink.files import UPLOAD_ID, FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.evolink.protocol import Answer, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from airflow_provider_evoimage.evolink.uploads import UPLOAD_ID, FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
@@ -32,7 +32,7 @@ from airflow_provider_evoimage.exceptions import (
     UnreadableAnswerError,
 )
 from airflow_provider_evoimage.hooks.connection import ConnectionSettings
-from airflow_provider_evoimage.storage.reference_image import reference_type, unique_name
+from airflow_provider_evoimage.images.reference_file import reference_type, unique_name
 from airflow_provider_evoimage.transport import prepare_for_asyncio
 from airflow_provider_evoimage.version_compat import AirflowNotFoundException
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from airflow.sdk import BaseOperator
 
+from airflow_provider_evoimage.arguments import filled, one_of, seconds, whole_number
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_SUBMIT_TIMEOUT,
@@ -17,8 +18,7 @@ from airflow_provider_evoimage.defaults import (
     OnClear,
 )
 from airflow_provider_evoimage.exceptions import PASSING_ERRORS, InvalidRequestError
-from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds, whole_number
-from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
+from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class EvoImageBatchOperator(BaseOperator):
     :param cleanup_references: True removes the batch's uploads from EvoLink once all generations have ended.
     :param callback_url: https URL that EvoLink calls when a generation has ended.
     :param extra_body: fields of other models, sent as they are.
-    :param filename_template: names below ``save_to``; fields in ``storage.destination.NAME_FIELDS``.
+    :param filename_template: names below ``save_to``; fields in ``storage.file_names.NAME_FIELDS``.
     :param max_credits: the most the whole batch may cost, in credits (68 are 1 USD). Nothing is submitted beyond
         it, counting what EvoLink reserved and charged; what is left out is listed.
     :param check_credits: fail before the first request when account or API key have too few credits for all.
@@ -277,7 +277,7 @@ class EvoImageBatchOperator(BaseOperator):
 
     def _defer(self, run: BatchRun, deadline: float) -> None:
         from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
-        from airflow_provider_evoimage.waiting.ending import duration_in_words
+        from airflow_provider_evoimage.waiting.result import duration_in_words
 
         waiting, left = run.waiting, max(1.0, deadline - time.time())
         self.log.info(

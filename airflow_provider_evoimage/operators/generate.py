@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import BaseOperator
 
+from airflow_provider_evoimage.arguments import filled, one_of, seconds
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_SUBMIT_TIMEOUT,
@@ -24,23 +25,23 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
     LinkExpiredError,
 )
-from airflow_provider_evoimage.operators.arguments import filled, one_of, seconds
-from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
+from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from airflow_provider_evoimage.evolink.models import Generation
+    from airflow_provider_evoimage.evolink.answers import Generation
     from airflow_provider_evoimage.evolink.request import ImageRequest
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.lineage import NewImages
     from airflow_provider_evoimage.manifest import Asked, Manifest
-    from airflow_provider_evoimage.operators.task_references import TaskReferences
-    from airflow_provider_evoimage.storage.references import References
+    from airflow_provider_evoimage.references.files import References
+    from airflow_provider_evoimage.references.task import TaskReferences
     from airflow_provider_evoimage.storage.saver import ImageSaver
-    from airflow_provider_evoimage.submission.submit import RecordKeeper, Submission
+    from airflow_provider_evoimage.submission.record import RecordKeeper
+    from airflow_provider_evoimage.submission.submit import Submission
     from airflow_provider_evoimage.version_compat import RetryPolicy
     from airflow_provider_evoimage.waiting.event import WaitEvent
 
@@ -81,7 +82,7 @@ class EvoImageGenerateOperator(BaseOperator):
         estimate is above that, or no price is known, the task fails before anything is sent.
     :param save_to: folder by any URL of Airflow's object storage, for instance ``file:///data/images``; the
         images are saved as soon as they exist. Without it the result holds links that live 24 hours.
-    :param filename_template: names below ``save_to``; fields in ``storage.destination.NAME_FIELDS``.
+    :param filename_template: names below ``save_to``; fields in ``storage.file_names.NAME_FIELDS``.
     :param wait_for_completion: False returns once the request is accepted, to collect later.
     :param deferrable: wait in the triggerer. True by default, whatever Airflow's own default: holding no
         worker is what this operator is for. False waits on the worker.
@@ -274,7 +275,7 @@ class EvoImageGenerateOperator(BaseOperator):
         return filled("model", self.model) or self.hook.settings.default_model
 
     def _references(self, context: Context) -> TaskReferences:
-        from airflow_provider_evoimage.operators.task_references import TaskReferences
+        from airflow_provider_evoimage.references.task import TaskReferences
 
         return TaskReferences(hook=self.hook, context=context, cleanup=self.cleanup_references, log=self.log)
 
@@ -286,7 +287,7 @@ class EvoImageGenerateOperator(BaseOperator):
     def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
         """Describe the request; with references it is kept for the manifest, as they may be gone after the wait."""
         from airflow_provider_evoimage.manifest import Asked
-        from airflow_provider_evoimage.operators.task_references import has_references, with_sources
+        from airflow_provider_evoimage.references.task import has_references, with_sources
 
         asked = with_sources(Asked.by(request), references)
         if has_references(self.image_urls, self.extra_body):
@@ -321,7 +322,8 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def _saver(self, context: Context) -> ImageSaver | None:
         from airflow_provider_evoimage.manifest import made_by
-        from airflow_provider_evoimage.storage.destination import Destination, FileNames
+        from airflow_provider_evoimage.storage.destination import Destination
+        from airflow_provider_evoimage.storage.file_names import FileNames
         from airflow_provider_evoimage.storage.saver import ImageSaver
 
         save_to = filled("save_to", self.save_to)
@@ -340,8 +342,7 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def _check_names(self, request: ImageRequest, saver: ImageSaver | None) -> None:
         """Find out before anything is paid whether the storage could take the images."""
-        from airflow_provider_evoimage.storage.destination import SOME_ID
-        from airflow_provider_evoimage.storage.saver import task_fields
+        from airflow_provider_evoimage.storage.file_names import SOME_ID, task_fields
 
         if saver is None:
             return
@@ -398,13 +399,13 @@ class EvoImageGenerateOperator(BaseOperator):
         return bool(ti.try_number > first_try)
 
     def _keeper(self, context: Context) -> RecordKeeper:
-        from airflow_provider_evoimage.submission.submit import RecordKeeper
+        from airflow_provider_evoimage.submission.record import RecordKeeper
 
         # Airflow 3.3 and later.
         return RecordKeeper(context.get("task_state_store"), self.log)
 
     def _log_accepted(self, generation: Generation) -> None:
-        from airflow_provider_evoimage.waiting.ending import duration_in_words
+        from airflow_provider_evoimage.waiting.result import duration_in_words
 
         reserved, expected = generation.usage.credits_reserved, generation.estimated_time
         facts = [f"EvoLink task {generation.evolink_task_id} is {generation.status}"]
@@ -416,7 +417,7 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def _defer(self, generation: Generation, deadline: float) -> None:
         from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
-        from airflow_provider_evoimage.waiting.ending import duration_in_words
+        from airflow_provider_evoimage.waiting.result import duration_in_words
 
         self.log.info(
             "Waiting for it in the triggerer for up to %s; no worker is held.",
@@ -438,7 +439,7 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def _collect(self, context: Context, evolink_task_id: str, event: WaitEvent) -> Manifest:
         from airflow_provider_evoimage.submission.submit import naming_what_is_paid
-        from airflow_provider_evoimage.waiting.ending import read_ended
+        from airflow_provider_evoimage.waiting.result import read_ended
 
         self._waiting_for = evolink_task_id
         try:
@@ -456,7 +457,7 @@ class EvoImageGenerateOperator(BaseOperator):
     def _asked(self, context: Context) -> Asked:
         """Describe the request again; what was paid is delivered also when that no longer works."""
         from airflow_provider_evoimage.manifest import Asked
-        from airflow_provider_evoimage.operators.task_references import has_references
+        from airflow_provider_evoimage.references.task import has_references
 
         if has_references(self.image_urls, self.extra_body):
             return self._kept_asked(context)
@@ -490,7 +491,7 @@ class EvoImageGenerateOperator(BaseOperator):
         from airflow_provider_evoimage.lineage import NewImages
         from airflow_provider_evoimage.manifest import build_manifest, cost_in_words, made_by
         from airflow_provider_evoimage.metrics import generation_ended
-        from airflow_provider_evoimage.waiting.ending import outcome_in_words, require_images
+        from airflow_provider_evoimage.waiting.result import outcome_in_words, require_images
 
         self._waiting_for = None
         asked = self._with_reserved(context, generation, asked)
@@ -546,7 +547,7 @@ class EvoImageGenerateOperator(BaseOperator):
         return replace(asked, credits_reserved=reserved)
 
     def _recorded_id(self, context: Context) -> str | None:
-        from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID
+        from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID
 
         record = self._keeper(context).read()
         if record is not None and record.evolink_task_id is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
+from airflow_provider_evoimage.arguments import filled, one_of, whole_number
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     IF_EXISTS,
@@ -22,14 +23,13 @@ from airflow_provider_evoimage.exceptions import (
     GenerationUnfinishedError,
     InvalidRequestError,
 )
-from airflow_provider_evoimage.operators.arguments import filled, one_of, whole_number
-from airflow_provider_evoimage.retry import DEFAULT_RETRY_POLICY, retry_policy_argument
+from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from airflow_provider_evoimage.evolink.models import Generation
+    from airflow_provider_evoimage.evolink.answers import Generation
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.lineage import NewImages
     from airflow_provider_evoimage.manifest import Manifest
@@ -50,7 +50,7 @@ class EvoImageSaveOperator(BaseOperator):
     :param generation: a manifest (the output of EvoImageGenerateOperator or EvoImageGenerationSensor), an
         EvoLink task id, or a list of either, for instance a mapped task's output.
     :param save_to: folder by any URL of Airflow's object storage, for instance ``file:///data/images``.
-    :param filename_template: names below ``save_to``; fields in ``storage.destination.NAME_FIELDS``. Default:
+    :param filename_template: names below ``save_to``; fields in ``storage.file_names.NAME_FIELDS``. Default:
         ``{dag_id}/{run_id}/{task_id}{map_suffix}-{index}.{ext}``, with ``-{item}`` before the index where
         several generations are saved.
     :param if_exists: ``overwrite`` (a re-run replaces its own files), ``skip`` (keep the file, fetch
@@ -97,7 +97,8 @@ class EvoImageSaveOperator(BaseOperator):
         """Save what is finished, then name what is not."""
         from airflow_provider_evoimage.lineage import NewImages
         from airflow_provider_evoimage.manifest import generations_given, made_by
-        from airflow_provider_evoimage.storage.destination import Destination, FileNames
+        from airflow_provider_evoimage.storage.destination import Destination
+        from airflow_provider_evoimage.storage.file_names import FileNames
         from airflow_provider_evoimage.storage.saver import ImageSaver
 
         given = generations_given(self.generation)
@@ -151,7 +152,7 @@ class EvoImageSaveOperator(BaseOperator):
 
 
 def _saveable(evolink_task_id: str, generation: Generation | None) -> Generation:
-    from airflow_provider_evoimage.waiting.ending import require_images
+    from airflow_provider_evoimage.waiting.result import require_images
 
     if generation is None:
         raise GenerationNotFoundError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue
 
+from airflow_provider_evoimage.arguments import seconds
 from airflow_provider_evoimage.defaults import DEFAULT_CONN_ID
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
@@ -19,7 +20,6 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
     SensorTimeoutError,
 )
-from airflow_provider_evoimage.operators.arguments import seconds
 from airflow_provider_evoimage.version_compat import (
     AirflowFailException,
     AirflowSensorTimeout,
@@ -31,7 +31,7 @@ from airflow_provider_evoimage.version_compat import (
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_evoimage.evolink.models import Generation
+    from airflow_provider_evoimage.evolink.answers import Generation
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.manifest import Manifest
 
@@ -125,7 +125,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
     def _defer(self) -> None:
         from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
-        from airflow_provider_evoimage.waiting.ending import duration_in_words
+        from airflow_provider_evoimage.waiting.result import duration_in_words
 
         self.log.info(
             "Waiting for EvoLink task %s in the triggerer for up to %s; no worker is held.",
@@ -172,8 +172,8 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: Any = None) -> Manifest:
         """Go on after the trigger's event."""
-        from airflow_provider_evoimage.waiting.ending import read_ended
         from airflow_provider_evoimage.waiting.event import WaitEvent
+        from airflow_provider_evoimage.waiting.result import read_ended
 
         ended = WaitEvent.read(event)
         evolink_task_id = ended.only_task
@@ -184,7 +184,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         return self._manifest(context, generation)
 
     def _poke_until_done(self, context: Context) -> Any:
-        from airflow_provider_evoimage.waiting.ending import duration_in_words
+        from airflow_provider_evoimage.waiting.result import duration_in_words
 
         try:
             return super().execute(context)
@@ -209,7 +209,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
     def _manifest(self, context: Context, generation: Generation) -> Manifest:
         from airflow_provider_evoimage.manifest import Asked, build_manifest, made_by
         from airflow_provider_evoimage.metrics import generation_ended
-        from airflow_provider_evoimage.waiting.ending import outcome_in_words, require_images
+        from airflow_provider_evoimage.waiting.result import outcome_in_words, require_images
 
         generation_ended(generation)
         require_images(generation, may_ask_again=False)

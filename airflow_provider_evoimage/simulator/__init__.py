@@ -4,6 +4,6 @@
 a test. It reads the service's documents for itself: nothing here imports Airflow or the rest of the provider.
 """
 
-from airflow_provider_evoimage.simulator.server import SimulatorServer
+from airflow_provider_evoimage.simulator.http.server import SimulatorServer
 
 __all__ = ["SimulatorServer"]

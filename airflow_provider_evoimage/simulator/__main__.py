@@ -6,10 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+from airflow_provider_evoimage.simulator.http.server import is_loopback, serve
 from airflow_provider_evoimage.simulator.manual import EXPLANATION
-from airflow_provider_evoimage.simulator.server import is_loopback, serve
-from airflow_provider_evoimage.simulator.settings import N_BEHAVIOURS, Settings, read_settings
-from airflow_provider_evoimage.simulator.state import SimulatorState
+from airflow_provider_evoimage.simulator.service.settings import N_BEHAVIOURS, Settings, read_settings
+from airflow_provider_evoimage.simulator.service.state import SimulatorState
 
 COMMAND = "evoimage-simulator"
 MODULE = "python -m airflow_provider_evoimage.simulator"

@@ -1,14 +1,10 @@
-"""Where files go: their names, and writing them complete or not at all through ObjectStoragePath."""
+"""Where files go: writing them complete or not at all through ObjectStoragePath."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import string
-import unicodedata
-from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
@@ -23,93 +19,6 @@ from airflow_provider_evoimage.storage.stores import (
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
-
-#: What a ``filename_template`` may name.
-NAME_FIELDS: dict[str, str] = {
-    "dag_id": "id of the DAG",
-    "run_id": "id of the DAG run",
-    "task_id": "id of the Airflow task",
-    "map_index": "index of a mapped task, -1 for others",
-    "map_suffix": "'-' and the index of a mapped task, empty for others",
-    "item": "which generation of this save, from 0",
-    "name": "the item's own name in a batch; its number where it has none",
-    "index": "which image of the generation, from 0",
-    "ext": "extension by the image's real type, without the dot",
-    "evolink_task_id": "EvoLink's id of the generation",
-    "model": "model that made the image",
-}
-
-_NUMBERS = frozenset({"map_index", "item", "index"})
-
-_EXTENSION = ".{ext}"
-#: As long as EvoLink's ids are, for names that are looked at before there is one.
-SOME_ID = "task-unified-0000000000-{:08}"
-
-# Most file systems end at 255 bytes; extensions, and the names of part files and records, need some of them.
-_MAX_NAME_BYTES = 194
-_PLAIN = frozenset("_.+=@-")
-# By Windows shares, or as the beginning of something else in a URL.
-_FORBIDDEN = frozenset('\\:*?"<>|#')
-
-
-class FileNames:
-    """Names by a template such as ``{dag_id}/{run_id}/{task_id}{map_suffix}-{index}.{ext}``.
-
-    The slashes of the template make folders; those in a value do not.
-
-    :raises InvalidRequestError: when the template names an unknown field, or is no relative path.
-    """
-
-    def __init__(self, template: str) -> None:
-        self.template = template.strip()
-        try:
-            parsed = list(string.Formatter().parse(self.template))
-        except ValueError as error:
-            raise self._wrong(str(error)) from error
-        for _, field, format_spec, conversion in parsed:
-            if field is not None and (field not in NAME_FIELDS or conversion or "{" in (format_spec or "")):
-                raise self._wrong(f"{{{field}}} is none of its fields, which are {', '.join(NAME_FIELDS)}")
-        if not self.template or self.template.endswith("/"):
-            raise self._wrong("it names no file")
-        if self.template.startswith("/") or "\\" in self.template or "://" in self.template:
-            raise self._wrong("it must be relative to save_to")
-        if ".." in PurePosixPath(self.template).parts:
-            raise self._wrong("it must not leave save_to")
-        if any(ord(letter) < ord(" ") for letter in self.template):
-            raise self._wrong("it holds a control character")
-        self.fields = frozenset(field for _, field, _, _ in parsed if field is not None)
-        if not self.template.endswith(_EXTENSION):
-            raise self._wrong(
-                "it must end with .{ext}, as the type of an image is known from its bytes alone"
-            )
-        # A format that does not fit a field shows now, not after the images are paid for.
-        filled = self.name(
-            {field: 0 if field in _NUMBERS else field for field in NAME_FIELDS} | {"map_suffix": ""}
-        )
-        if forbidden := _FORBIDDEN.intersection(filled):
-            raise self._wrong(f"some stores forbid {' '.join(sorted(forbidden))} in names")
-
-    def name(self, fields: Mapping[str, str | int]) -> str:
-        """Fill in the template; return a relative path with ``/``."""
-        safe = {key: value if isinstance(value, int) else _safe(value) for key, value in fields.items()}
-        try:
-            filled = self.template.removesuffix(_EXTENSION).format_map(safe)
-        except (ValueError, TypeError) as error:
-            raise self._wrong(str(error)) from error
-        *folders, stem = filled.split("/")
-        # A leading dot hides a file, and "." and ".." are places, not names.
-        parts = [_shortened(part.lstrip(".") or "_") for part in (*filter(None, folders), stem)]
-        return f"{'/'.join(parts)}.{safe['ext']}"
-
-    @property
-    def with_index(self) -> FileNames:
-        """The same names with the index of the image, where they lack it."""
-        if "index" in self.fields:
-            return self
-        return FileNames(f"{self.template.removesuffix(_EXTENSION)}-{{index}}{_EXTENSION}")
-
-    def _wrong(self, why: str) -> InvalidRequestError:
-        return InvalidRequestError(f"filename_template {self.template!r} cannot be used: {why}.")
 
 
 class Destination:
@@ -299,27 +208,3 @@ def _in_words(error: Exception) -> str:
         case _:
             # Some say nothing but their kind.
             return str(error) or type(error).__name__
-
-
-def _safe(value: str) -> str:
-    """Keep letters, marks and digits of any script; each run of others becomes one ``_``."""
-    composed = unicodedata.normalize("NFC", value)
-    kept = (
-        letter if letter in _PLAIN or unicodedata.category(letter)[0] in "LMN" else " " for letter in composed
-    )
-    # Empty stays empty: the suffix of a task that is not mapped.
-    return re.sub(" +", "_", "".join(kept))
-
-
-def _shortened(name: str) -> str:
-    """Keep a name, without its extension, within what file systems take; by its middle, so that an index stays.
-
-    A hash of the whole stands there, so that two long names stay apart.
-    """
-    if len(name.encode()) <= _MAX_NAME_BYTES:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    head, tail = name, name[-40:]
-    while len(f"{head}~{digest}~{tail}".encode()) > _MAX_NAME_BYTES:
-        head = head[:-1]
-    return f"{head}~{digest}~{tail}"

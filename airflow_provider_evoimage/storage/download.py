@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import tenacity
 
 from airflow_provider_evoimage.exceptions import DownloadError, TooLargeError
-from airflow_provider_evoimage.storage.image_file import IMAGE_TYPES, ImageFile, describe_image
-from airflow_provider_evoimage.transport import Deadline, ResultClient, ResultStream, host_of
+from airflow_provider_evoimage.images.result_file import IMAGE_TYPES, ImageFile, describe_image
+from airflow_provider_evoimage.result_links import (
+    Deadline,
+    DownloadLimits,
+    ResultClient,
+    ResultStream,
+    host_of,
+)
 
 __all__ = [
     "IMAGE_TYPES",
-    "DownloadLimits",
     "ImageFile",
     "RefusedLinkError",
     "describe_image",
@@ -24,28 +28,6 @@ __all__ = [
 
 # Answers of a host whose link is dead, or which does not let this client in.
 REFUSED_LINK_STATUSES = frozenset({401, 403, 404, 410})
-
-
-@dataclass(frozen=True, kw_only=True)
-class DownloadLimits:
-    """How far a result host is followed.
-
-    :param bytes: size of an image.
-    :param seconds: time for an image in all: redirects, silences and repeated attempts among it.
-    :param attempts: times that a link is asked, where the trouble may pass.
-    """
-
-    bytes: int = 200_000_000
-    seconds: float = 600.0
-    attempts: int = 3
-
-    @classmethod
-    def of(cls, *, megabytes: float | None, seconds: float | None) -> DownloadLimits:
-        """Take the limits that are set, and the defaults of the others."""
-        return cls(
-            bytes=cls.bytes if megabytes is None else int(megabytes * 1_000_000),
-            seconds=cls.seconds if seconds is None else seconds,
-        )
 
 
 class RefusedLinkError(DownloadError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.defaults import PARALLEL_DOWNLOADS, IfExists
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.exceptions import (
     DestinationError,
     DownloadError,
@@ -31,22 +31,22 @@ from airflow_provider_evoimage.exceptions import (
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, without_links
 from airflow_provider_evoimage.metrics import image_saved
-from airflow_provider_evoimage.storage.destination import Destination, FileNames
+from airflow_provider_evoimage.result_links import DownloadLimits, ResultClient, host_of
+from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.download import (
     IMAGE_TYPES,
-    DownloadLimits,
     ImageFile,
     RefusedLinkError,
     describe_image,
     download_image,
 )
+from airflow_provider_evoimage.storage.file_names import FileNames, task_fields
 from airflow_provider_evoimage.storage.progress import (
     SaveProgress,
     entries_of,
     temporary_folder_failed,
     write_temporary,
 )
-from airflow_provider_evoimage.transport import ResultClient, host_of
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -551,18 +551,6 @@ class ImageSaver:
     @property
     def _limits(self) -> DownloadLimits:
         return self.hook.settings.download_limits
-
-
-def task_fields(made_by: Mapping[str, Any]) -> dict[str, str | int]:
-    """Return the fields of file names that tell the Airflow task."""
-    map_index = int(made_by["map_index"])
-    return {
-        "dag_id": str(made_by["dag_id"]),
-        "run_id": str(made_by["run_id"]),
-        "task_id": str(made_by["task_id"]),
-        "map_index": map_index,
-        "map_suffix": f"-{map_index}" if map_index >= 0 else "",
-    }
 
 
 def _summed_up(failures: Sequence[EvoImageError], of: int) -> EvoImageError:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
-from airflow_provider_evoimage.evolink.catalog import facts_of
-from airflow_provider_evoimage.evolink.models import Credits
+from airflow_provider_evoimage.evolink.answers import Credits
+from airflow_provider_evoimage.evolink.model_facts import facts_of
 from airflow_provider_evoimage.evolink.pricing import CostEstimate, estimate_with_prompt
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (

@@ -17,8 +17,8 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
+from airflow_provider_evoimage.evolink.signed_urls import unsigned
 from airflow_provider_evoimage.exceptions import EvoImageError
-from airflow_provider_evoimage.submission.identity import unsigned
 
 # Arguments that say where an image goes or who is told, not what is drawn.
 _NOT_ASKED = frozenset(

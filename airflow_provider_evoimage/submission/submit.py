@@ -1,4 +1,4 @@
-"""Carries out what ``resume.decide`` says: asks EvoLink once, and keeps the record of it."""
+"""Carries out what ``decision.decide`` says: asks EvoLink once, and keeps the record of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_evoimage.defaults import OnClear
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
-from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.evolink.protocol import Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
@@ -20,19 +20,16 @@ from airflow_provider_evoimage.exceptions import (
     GenerationNotFoundError,
     IdempotencyConflictError,
     UnreadableAnswerError,
-    UnrepeatableSubmissionError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.submission.decision import Refuse, Resume, Submit, decide
 from airflow_provider_evoimage.submission.identity import RequestIdentity
 from airflow_provider_evoimage.submission.mapped_item import mapped_item
-from airflow_provider_evoimage.submission.resume import (
-    STATE_KEY,
-    Phase,
-    Refuse,
-    Resume,
+from airflow_provider_evoimage.submission.record import (
+    RecordKeeper,
     SubmissionRecord,
-    Submit,
-    decide,
+    record_before_post,
+    unrepeatable,
 )
 
 if TYPE_CHECKING:
@@ -43,105 +40,6 @@ _EARLIER_TRY_MAY_HAVE_PAID = (
     "This try sent nothing and no retry follows; an earlier try may have submitted the same request. Look in EvoLink's "
     "list of tasks: if the generation is there, collect it with EvoImageSaveOperator."
 )
-
-
-class StateStore(Protocol):
-    """Airflow's task state store (3.3 and later), as far as it is used here."""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value under a key."""
-
-    def set(self, key: str, value: Any) -> None:
-        """Keep a value under a key."""
-
-    def delete(self, key: str) -> None:
-        """Forget the value under a key."""
-
-
-class RecordKeeper:
-    """Keeps the record of one task instance's submission in Airflow's task state store.
-
-    :param store: None below Airflow 3.3, where the idempotency key alone makes retries safe.
-    """
-
-    def __init__(self, store: StateStore | None, log: Logger) -> None:
-        self._store = store
-        self._log = log
-
-    @property
-    def has_store(self) -> bool:
-        """Whether anything is kept at all."""
-        return self._store is not None
-
-    def read(self, *, required: bool = False, key_protects: bool = True) -> SubmissionRecord | None:
-        """Return what an earlier try left; None where there is nothing.
-
-        :param required: whether acting without knowing would be dangerous.
-        :param key_protects: whether a request that was accepted is free when it is asked for again.
-        """
-        if self._store is None:
-            return None
-        try:
-            stored = self._store.get(STATE_KEY)
-        except Exception as error:
-            if required:
-                raise EvoImageError(
-                    f"The record of earlier tries cannot be read: {error}",
-                    on_retry="Nothing was submitted by this try; a retry tries again.",
-                ) from error
-            self._log.warning(
-                "The record of earlier tries cannot be read (%s); the key alone protects.", error
-            )
-            return None
-        record = SubmissionRecord.read(stored)
-        if record is None and stored is not None and not key_protects:
-            raise unrepeatable("its record is damaged, and EvoLink is said to ignore idempotency keys")
-        return record
-
-    def keep(self, record: SubmissionRecord | None, *, required: bool = False) -> None:
-        """Write the record; a failing store is a warning unless a record must precede what follows.
-
-        :param record: None forgets what is there.
-        """
-        if self._store is None:
-            return
-        try:
-            if record is None:
-                self._store.delete(STATE_KEY)
-            else:
-                self._store.set(STATE_KEY, record.to_json())
-        except Exception as error:
-            if required:
-                raise EvoImageError(
-                    f"The record that must precede a submission cannot be written: {error}",
-                    billed=False,
-                    on_retry="Nothing was submitted; a retry tries again.",
-                ) from error
-            self._log.warning("The record of this submission cannot be written (%s); going on.", error)
-
-    def mark(self, phase: Phase, generation: Generation) -> None:
-        """Record how far this generation has come, also where the record could not be told its id before."""
-        record = self.read()
-        if record is not None and record.evolink_task_id in {None, generation.evolink_task_id}:
-            self.keep(
-                replace(
-                    record,
-                    phase=phase,
-                    evolink_task_id=generation.evolink_task_id,
-                    retryable=is_retryable_failure(generation),
-                )
-            )
-
-    def forget_if_old(self, evolink_task_id: str) -> bool:
-        """Give up a generation that EvoLink does not know any more, once its links would be dead anyway.
-
-        :returns: whether it was given up: a cleared task then asks anew.
-        """
-        record = self.read()
-        if record is None or record.evolink_task_id != evolink_task_id or not record.is_outlived(time.time()):
-            return False
-        self.keep(replace(record, phase="failed", retryable=False))
-        return True
 
 
 class Uploads(Protocol):
@@ -386,32 +284,6 @@ def naming_what_is_paid(evolink_task_id: Callable[[], str | None]) -> Iterator[N
         raise
 
 
-def record_before_post(
-    identity: RequestIdentity,
-    key: str,
-    *,
-    epoch: int,
-    hook: EvoImageHook,
-    earlier: SubmissionRecord | None,
-) -> SubmissionRecord:
-    """Make the record that precedes a POST.
-
-    :param epoch: of this try; that of the identity may be an earlier one.
-    :param earlier: what is there already; the first POST under a key tells how long EvoLink remembers it.
-    """
-    return SubmissionRecord(
-        key=key,
-        fingerprint=identity.fingerprint,
-        epoch=epoch,
-        asked_in=identity.epoch,
-        occurrence=identity.occurrence,
-        sequence=identity.sequence,
-        conn_id=hook.evoimage_conn_id,
-        base_url=hook.settings.account.base_url,
-        posted_at=earlier.posted_at if earlier is not None and earlier.key == key else time.time(),
-    )
-
-
 def identity_of(context: Mapping[str, Any], *, namespace: str, fingerprint: str) -> RequestIdentity:
     """Take the parts of a request's identity that Airflow knows from a task's context.
 
@@ -428,11 +300,4 @@ def identity_of(context: Mapping[str, Any], *, namespace: str, fingerprint: str)
         occurrence=mapped.occurrence,
         epoch=ti.max_tries or 0,
         fingerprint=fingerprint,
-    )
-
-
-def unrepeatable(because: str) -> UnrepeatableSubmissionError:
-    """Return the error for a request that may have been accepted and must not be asked for again."""
-    return UnrepeatableSubmissionError(
-        f"An earlier try may have submitted this request, and how that ended is unknown here: {because}."
     )

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.client import Account, AsyncEvoLinkClient
-from airflow_provider_evoimage.evolink.models import GenerationState
+from airflow_provider_evoimage.evolink.answers import GenerationState
 from airflow_provider_evoimage.evolink.protocol import MAX_IDS_PER_BATCH
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_evoimage import metrics
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.protocol import MAX_IDS_PER_BATCH
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from airflow_provider_evoimage.evolink.models import EVOLINK_TASK_ID
+from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID
 from airflow_provider_evoimage.exceptions import EvoImageError
 from airflow_provider_evoimage.waiting.polling import Ending
 

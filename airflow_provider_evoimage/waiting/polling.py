@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from airflow_provider_evoimage.evolink.models import Generation, GenerationState
+from airflow_provider_evoimage.evolink.answers import Generation, GenerationState
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,
     EvoImageError,

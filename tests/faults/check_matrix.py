@@ -1,7 +1,8 @@
 """Every fault, one after the other and side by side: `make test-faults`. Takes about 25 minutes on two cores."""
 
 import pytest
-from fault_bench import MATRIX, Row
+
+from tests.faults.fault_bench import MATRIX, Row
 
 # The first test waits for all that happen side by side.
 pytestmark = pytest.mark.timeout(3600)

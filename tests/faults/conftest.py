@@ -17,11 +17,11 @@ import fault_rows_tries  # noqa: F401
 import fault_rows_triggerer  # noqa: F401
 import fault_rows_worker  # noqa: F401
 import pytest
-from fault_bench import DAGS, MATRIX, Bench, Row
-from fault_rows_seeded import SeededKills
-from fault_table import as_text, write_report
 
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from tests.faults.fault_bench import DAGS, MATRIX, Bench, Row
+from tests.faults.fault_rows_seeded import SeededKills
+from tests.faults.fault_table import as_text, write_report
+from tools.local_airflow.airflow import LocalAirflow
 
 AT_ONCE = 4
 DAG_IDS = (

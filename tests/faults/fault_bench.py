@@ -15,8 +15,8 @@ import psutil
 from PIL import Image
 
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
-from airflow_provider_evoimage.simulator.processes import LocalAirflowError, kill_processes, poll
+from tools.local_airflow.airflow import LocalAirflow
+from tools.local_airflow.processes import LocalAirflowError, kill_processes, poll
 
 DAGS = Path(__file__).parent / "dags"
 API_KEY = "key-of-the-fault-matrix"

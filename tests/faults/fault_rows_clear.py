@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fault_bench import MATRIX, Bench, Row, Run
+from tests.faults.fault_bench import MATRIX, Bench, Row, Run
 
 MODES = ("auto", "regenerate", "reuse")
 

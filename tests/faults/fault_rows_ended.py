@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fault_bench import MATRIX, Bench, Row, Run, persistently
-
-from airflow_provider_evoimage.simulator.processes import poll
+from tests.faults.fault_bench import MATRIX, Bench, Row, Run, persistently
+from tools.local_airflow.processes import poll
 
 End = Callable[[Bench, Run], None]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from fault_bench import API_KEY, MATRIX, Bench, Row
-
-from airflow_provider_evoimage.simulator.processes import poll
+from tests.faults.fault_bench import API_KEY, MATRIX, Bench, Row
+from tools.local_airflow.processes import poll
 
 #: Prompt word → what happens after EvoLink has accepted the request.
 LOST_ANSWERS = {

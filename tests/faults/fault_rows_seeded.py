@@ -8,9 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from fault_bench import Bench, Json, Row, Run
-
-from airflow_provider_evoimage.simulator.processes import LocalAirflowError, ManagedProcess
+from tests.faults.fault_bench import Bench, Json, Row, Run
+from tools.local_airflow.processes import LocalAirflowError, ManagedProcess
 
 ITEMS = 20
 IMAGES = 2

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from textwrap import dedent
 
-from fault_bench import MATRIX, Bench, Row, Run, persistently
-
-from airflow_provider_evoimage.simulator.errors import FAILURES
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflowError
-from airflow_provider_evoimage.simulator.processes import poll
+from airflow_provider_evoimage.simulator.service.errors import FAILURES
+from tests.faults.fault_bench import MATRIX, Bench, Row, Run, persistently
+from tools.local_airflow.airflow import LocalAirflowError
+from tools.local_airflow.processes import poll
 
 #: Codes of failed generations after which another may succeed, as EvoLink's pages say.
 RETRYABLE = {

@@ -6,7 +6,7 @@ import math
 import re
 import time
 
-from fault_bench import MATRIX, Bench, Row
+from tests.faults.fault_bench import MATRIX, Bench, Row
 
 INTERVAL = 3
 LONGEST_WAIT = 120

@@ -7,9 +7,9 @@ import signal
 import time
 
 import psutil
-from fault_bench import MATRIX, Bench, Json, Row, Run
 
-from airflow_provider_evoimage.simulator.processes import poll
+from tests.faults.fault_bench import MATRIX, Bench, Json, Row, Run
+from tools.local_airflow.processes import poll
 
 LOST = "worker and supervisor SIGKILL: "
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from fault_bench import Row
+from tests.faults.fault_bench import Row
 
 HEADINGS = ("fault", "runs", "paid / expected", "files / expected", "end", "ids read", "s", "phase hit")
 

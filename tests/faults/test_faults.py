@@ -1,7 +1,8 @@
 """The short cut of the fault matrix that every test run takes. The whole of it: `make test-faults`."""
 
 import pytest
-from fault_bench import Row
+
+from tests.faults.fault_bench import Row
 
 pytestmark = pytest.mark.system
 

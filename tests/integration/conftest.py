@@ -22,14 +22,14 @@ import airflow.sdk.bases.sensor
 import pytest
 import tenacity
 import tenacity.nap
-from fake_time import FakeTime
 from structlog.testing import capture_logs
-from task_driver import API_KEY, CONNECTION, StateStore, connection
 
 import airflow_provider_evoimage
 from airflow_provider_evoimage.client import Account, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.fake_time import FakeTime
+from tests.integration.task_driver import API_KEY, CONNECTION, StateStore, connection
 
 # Operators import what only a running task needs when they run: too late for a clock that is put in place before.
 for _module in pkgutil.walk_packages(airflow_provider_evoimage.__path__, "airflow_provider_evoimage."):

@@ -45,7 +45,7 @@ from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperato
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
 from airflow_provider_evoimage.sensors.generation import EvoImageGenerationSensor
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.service.faults import Fault
 
 API_KEY = "sk-evo-0123456789abcdef"
 CONN = "AIRFLOW_CONN_EVOIMAGE_DEFAULT"

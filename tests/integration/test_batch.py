@@ -11,12 +11,12 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 from airflow.exceptions import TaskDeferred
-from task_driver import StateStore, TaskRun, batch
 
 import airflow_provider_evoimage
 from airflow_provider_evoimage.batch.items import ITEM_FIELDS, MAX_ITEMS
 from airflow_provider_evoimage.batch.ledger import State
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.task_driver import StateStore, TaskRun, batch
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

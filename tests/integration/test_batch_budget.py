@@ -7,13 +7,13 @@ import random
 from decimal import Decimal
 
 import pytest
-from task_driver import API_KEY
 
 from airflow_provider_evoimage.client import Account, AsyncEvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import BudgetExceededError, EvoImageError, KeyLimitError
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.submission.budget import Budget, most_credits, require_balance
+from tests.integration.task_driver import API_KEY
 
 AT_ONCE = 25
 

@@ -11,8 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from fake_time import FakeTime
-from task_driver import API_KEY
 
 from airflow_provider_evoimage.client import READ_ATTEMPTS, Account, AsyncEvoLinkClient, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
@@ -32,9 +30,12 @@ from airflow_provider_evoimage.exceptions import (
     UnrepeatableSubmissionError,
     UnsafeLinkError,
 )
+from airflow_provider_evoimage.result_links import MAX_REDIRECTS, Deadline, ResultClient
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
-from airflow_provider_evoimage.transport import MAX_REDIRECTS, Deadline, ResultClient, prepare_for_asyncio
+from airflow_provider_evoimage.simulator.service.faults import Fault
+from airflow_provider_evoimage.transport import prepare_for_asyncio
+from tests.integration.fake_time import FakeTime
+from tests.integration.task_driver import API_KEY
 
 KEY = "airflow-evoimage-test-0001"
 

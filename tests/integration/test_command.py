@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from task_driver import API_KEY, connection
 
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.task_driver import API_KEY, connection
 
 COMMAND = [sys.executable, "-P", "-m", "airflow_provider_evoimage.command"]
 

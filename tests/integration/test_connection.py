@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_evoimage.exceptions import EvoImageError
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.service.faults import Fault
 
 API_KEY = "sk-evo-0123456789abcdef"
 

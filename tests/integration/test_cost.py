@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from airflow.exceptions import TaskDeferred
-from task_driver import StateStore, TaskRun, generate
 
 from airflow_provider_evoimage.decorators.evoimage import EvoImageDecoratedOperator
 from airflow_provider_evoimage.exceptions import (
@@ -19,6 +18,7 @@ from airflow_provider_evoimage.exceptions import (
     PriceUnknownError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.task_driver import StateStore, TaskRun, generate
 
 pytestmark = pytest.mark.usefixtures("airflow_connection", "fake_time")
 

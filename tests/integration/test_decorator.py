@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
-from fake_time import FakeTime
-from task_driver import StateStore, TaskRun, first_leg
 
 from airflow_provider_evoimage.decorators.evoimage import EvoImageDecoratedOperator
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.fake_time import FakeTime
+from tests.integration.task_driver import StateStore, TaskRun, first_leg
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

@@ -13,9 +13,7 @@ from typing import Any
 import hostile_host as host_that
 import pytest
 import tenacity.nap
-from hostile_host import TASK, Exchange, HostileHost, picture
 from PIL import Image
-from task_driver import CONNECTION, TaskRun, connection, save
 
 from airflow_provider_evoimage.exceptions import (
     DownloadError,
@@ -24,6 +22,8 @@ from airflow_provider_evoimage.exceptions import (
     TooLargeError,
     UnsafeLinkError,
 )
+from tests.integration.hostile_host import TASK, Exchange, HostileHost, picture
+from tests.integration.task_driver import CONNECTION, TaskRun, connection, save
 
 # Far above what any of it may take: a hang is a failure, and nothing is measured by the clock.
 pytestmark = pytest.mark.timeout(60)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from task_driver import API_KEY
 
 from airflow_provider_evoimage.client import Account, AsyncEvoLinkClient, EvoLinkClient
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.task_driver import API_KEY
 
 Submit = Callable[..., str]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_time import FakeTime
-from task_driver import TaskRun, generate, sense
 
 from airflow_provider_evoimage import metrics
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.fake_time import FakeTime
+from tests.integration.task_driver import TaskRun, generate, sense
 
 
 class StatsdServer:
@@ -70,7 +70,7 @@ def in_process(code: str, statsd: StatsdServer, **environment: str) -> None:
 COUNT_ALL = """
 import json, sys
 from airflow_provider_evoimage import metrics
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
 metrics.image_saved(1234)
 metrics.generation_ended(Generation.read(json.loads(sys.argv[1])))
 metrics.ids_read(50)

@@ -22,14 +22,13 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from task_driver import API_KEY, assert_holds_no_secret, connection, events_of
 
 from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.client import Account, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.service.faults import Fault
 from airflow_provider_evoimage.transport import AsyncTransport, Outgoing
 from airflow_provider_evoimage.triggers import one_event
 from airflow_provider_evoimage.triggers import poller as poller_module
@@ -37,6 +36,7 @@ from airflow_provider_evoimage.triggers import watch as watch_module
 from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 from airflow_provider_evoimage.triggers.poller import MAX_REQUESTS_IN_FLIGHT, Change, Poller
+from tests.integration.task_driver import API_KEY, assert_holds_no_secret, connection, events_of
 
 pytestmark = pytest.mark.usefixtures("airflow_connection")
 

@@ -16,10 +16,8 @@ import pytest
 from airflow.exceptions import TaskDeferred
 from airflow.sdk import DAG, ObjectStoragePath
 from airflow.sdk.io import attach
-from fake_time import FakeTime
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from PIL import EpsImagePlugin, Image
-from task_driver import KillAtLine, Killed, StateStore, TaskRun, generate
 
 from airflow_provider_evoimage.decorators.evoimage import evoimage_task
 from airflow_provider_evoimage.exceptions import (
@@ -29,9 +27,12 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
     ReferenceUnreadableError,
 )
-from airflow_provider_evoimage.simulator import SimulatorServer, file_routes
-from airflow_provider_evoimage.simulator.faults import Fault
-from airflow_provider_evoimage.storage import reference_uploads
+from airflow_provider_evoimage.references.uploads import STATE_KEY
+from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.simulator.http import file_routes
+from airflow_provider_evoimage.simulator.service.faults import Fault
+from tests.integration.fake_time import FakeTime
+from tests.integration.task_driver import KillAtLine, Killed, StateStore, TaskRun, generate
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -879,7 +880,7 @@ def test_damaged_record_is_as_good_as_none(
     evolink: SimulatorServer, picture: Path, store: StateStore
 ) -> None:
     for value in ("junk", {"v": 1, "sent": [5], "hashes": [], "expires_at": "x"}, {"v": 9}):
-        store.rows[reference_uploads.STATE_KEY] = json.dumps(value)
+        store.rows[STATE_KEY] = json.dumps(value)
         TaskRun(edit(str(picture)), store=store).run()
     assert evolink.state.counters.conflicts == 0
 

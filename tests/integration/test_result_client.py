@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from airflow_provider_evoimage import transport
 from airflow_provider_evoimage.exceptions import DownloadError
-from airflow_provider_evoimage.transport import Deadline, ResultClient
+from airflow_provider_evoimage.result_links import Deadline, ResultClient
 
 # Far above what any of it may take: a hang is a failure, and nothing is measured by the clock.
 pytestmark = pytest.mark.timeout(60)

@@ -17,13 +17,9 @@ from typing import Any
 import pytest
 import structlog
 from airflow.sdk import ObjectStoragePath
-from copies import copy_with
-from fake_time import FakeTime
-from hostile_host import TASK, Exchange, HostileHost
 from PIL import Image
-from task_driver import CONNECTION, Killed, StateStore, TaskRun, batch, connection, first_leg, generate, save
 
-from airflow_provider_evoimage.evolink import models
+from airflow_provider_evoimage.evolink import answers
 from airflow_provider_evoimage.exceptions import (
     DestinationError,
     DownloadError,
@@ -41,12 +37,28 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Asked
-from airflow_provider_evoimage.simulator import SimulatorServer, images
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.simulator.drawing import images
+from airflow_provider_evoimage.simulator.service.faults import Fault
 from airflow_provider_evoimage.storage import saver
-from airflow_provider_evoimage.storage.destination import Destination, FileNames
+from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.saver import GenerationToSave, ImageSaver
 from airflow_provider_evoimage.storage.stores import LocalFiles
+from tests.integration.copies import copy_with
+from tests.integration.fake_time import FakeTime
+from tests.integration.hostile_host import TASK, Exchange, HostileHost
+from tests.integration.task_driver import (
+    CONNECTION,
+    Killed,
+    StateStore,
+    TaskRun,
+    batch,
+    connection,
+    first_leg,
+    generate,
+    save,
+)
 
 MANIFEST_PAGE = Path(__file__).parents[2] / "docs" / "manifest.md"
 
@@ -400,14 +412,14 @@ def test_folder_whose_name_looks_like_a_pattern_is_a_folder(finished: Submit, tm
 @pytest.fixture
 def given_twice(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Have EvoLink give each image of a generation twice."""
-    urls = models._image_urls
+    urls = answers._image_urls
     ids: set[str] = set()
 
     def more(task: Any) -> tuple[str, ...]:
         found = urls(task)
         return (*found, *(f"{url}?again" for url in found)) if task.get("id") in ids else found
 
-    monkeypatch.setattr(models, "_image_urls", more)
+    monkeypatch.setattr(answers, "_image_urls", more)
     return ids.add
 
 

@@ -15,8 +15,6 @@ from airflow.exceptions import (
     AirflowSkipException,
     TaskDeferred,
 )
-from fake_time import FakeTime
-from task_driver import TaskRun, first_leg, generate, sense
 
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,
@@ -29,7 +27,9 @@ from airflow_provider_evoimage.exceptions import (
     NoImagesError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.service.faults import Fault
+from tests.integration.fake_time import FakeTime
+from tests.integration.task_driver import TaskRun, first_leg, generate, sense
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

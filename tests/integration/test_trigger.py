@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_time import FakeTime
-from task_driver import API_KEY, CONNECTION, assert_holds_no_secret, events_of
 
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.service.faults import Fault
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 from airflow_provider_evoimage.waiting.polling import FAILURE_BUDGET_SECONDS
+from tests.integration.fake_time import FakeTime
+from tests.integration.task_driver import API_KEY, CONNECTION, assert_holds_no_secret, events_of
 
 pytestmark = pytest.mark.usefixtures("airflow_connection")
 

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from task_driver import API_KEY
 
 from airflow_provider_evoimage.client import Account, AsyncEvoLinkClient, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
@@ -24,6 +23,7 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook, parse_callback
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.task_driver import API_KEY
 
 Clients = Callable[[], EvoLinkClient | AsyncEvoLinkClient]
 

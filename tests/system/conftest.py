@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
-from airflow_provider_evoimage.simulator.local_evolink import running_simulator, simulator_connection
+from tools.local_airflow.airflow import LocalAirflow
+from tools.local_airflow.evolink import running_simulator, simulator_connection
 
 PROJECT = Path(__file__).parents[2]
 DAG_FOLDERS = [PROJECT / "example_dags", PROJECT / "tests" / "system" / "dags"]

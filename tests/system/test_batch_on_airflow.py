@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from test_secrets import files_below, rows_of, spellings
 
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
-from airflow_provider_evoimage.simulator.processes import kill_processes, poll
+from tests.system.test_secrets import files_below, rows_of, spellings
+from tools.local_airflow.airflow import LocalAirflow
+from tools.local_airflow.processes import kill_processes, poll
 
 pytestmark = pytest.mark.system
 

@@ -10,12 +10,12 @@ import psutil
 import pytest
 from PIL import Image
 
-from airflow_provider_evoimage.simulator.processes import poll, session_processes
+from tools.local_airflow.processes import poll, session_processes
 
 pytestmark = pytest.mark.system
 
 PROJECT = Path(__file__).parents[2]
-DEMO = [sys.executable, "-P", "-u", "-m", "airflow_provider_evoimage.simulator.demo"]
+DEMO = [sys.executable, "-u", "-m", "tools.local_airflow.demo"]
 
 
 def test_demo_saves_the_images_it_shows_and_leaves_nothing_running(tmp_path: Path):
@@ -23,6 +23,7 @@ def test_demo_saves_the_images_it_shows_and_leaves_nothing_running(tmp_path: Pat
         [*DEMO, "--dags", str(PROJECT / "example_dags"), "--out", str(tmp_path / "my images")],
         capture_output=True,
         text=True,
+        cwd=PROJECT,
         timeout=300,
         check=False,
     )
@@ -47,6 +48,7 @@ def test_stopped_demo_leaves_no_process(tmp_path: Path, number: signal.Signals, 
             [*DEMO, "--dags", str(PROJECT / "example_dags"), "--out", str(tmp_path / "out")],
             stdout=file,
             stderr=subprocess.STDOUT,
+            cwd=PROJECT,
             # A shell makes its commands in the background, and all they start, ignore SIGINT.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as demo,

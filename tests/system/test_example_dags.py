@@ -9,8 +9,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
-from airflow_provider_evoimage.simulator.processes import poll
+from tools.local_airflow.airflow import LocalAirflow
+from tools.local_airflow.processes import poll
 
 pytestmark = pytest.mark.system
 

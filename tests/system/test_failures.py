@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from tools.local_airflow.airflow import LocalAirflow
 
 pytestmark = pytest.mark.system
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from tools.local_airflow.airflow import LocalAirflow
 
 pytestmark = pytest.mark.system
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
-from airflow_provider_evoimage.simulator.processes import LocalAirflowError, poll, session_processes
+from tools.local_airflow.airflow import LocalAirflow
+from tools.local_airflow.processes import LocalAirflowError, poll, session_processes
 
 pytestmark = pytest.mark.system
 
@@ -19,7 +19,7 @@ DAGS = Path(__file__).parent / "dags"
 # Starts an Airflow and would stay for ever; a signal has to end it.
 DRIVER = """
 import signal, sys
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from tools.local_airflow.airflow import LocalAirflow
 with LocalAirflow(sys.argv[1], dags=sys.argv[2]):
     signal.pause()
 """

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
-from airflow_provider_evoimage.simulator.images import MARGIN, THUMBNAIL_SHARE
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from airflow_provider_evoimage.simulator.drawing.images import MARGIN, THUMBNAIL_SHARE
+from tools.local_airflow.airflow import LocalAirflow
 
 pytestmark = pytest.mark.system
 

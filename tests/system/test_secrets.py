@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from tools.local_airflow.airflow import LocalAirflow
 
 pytestmark = pytest.mark.system
 

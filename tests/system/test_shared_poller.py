@@ -10,8 +10,8 @@ import pytest
 
 from airflow_provider_evoimage.client import Account, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
-from airflow_provider_evoimage.simulator.processes import poll
+from tools.local_airflow.airflow import LocalAirflow
+from tools.local_airflow.processes import poll
 
 pytestmark = pytest.mark.system
 

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from airflow_provider_evoimage.simulator.processes import poll
+from tools.local_airflow.processes import poll
 
 pytestmark = pytest.mark.system
 
@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def test_enter_stops_everything_that_was_started(tmp_path: Path):
-    command = [sys.executable, "-P", "-u", "-m", "airflow_provider_evoimage.simulator.ui"]
+    command = [sys.executable, "-u", "-m", "tools.local_airflow.ui"]
     output = tmp_path / "output.txt"
     with (
         output.open("w") as written,
@@ -28,6 +28,7 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
             stdin=subprocess.PIPE,
             stdout=written,
             stderr=subprocess.STDOUT,
+            cwd=PROJECT,
             text=True,
         ) as running,
     ):

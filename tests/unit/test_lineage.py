@@ -14,13 +14,13 @@ import structlog
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from structlog.testing import capture_logs
-from test_manifest import ANSWER, LINKS, MADE_BY, SAVED, a_manifest
 
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.lineage import MAX_LISTED, NewImages, folder_uri
 from airflow_provider_evoimage.manifest import Asked, build_manifest
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
+from tests.unit.test_manifest import ANSWER, LINKS, MADE_BY, SAVED, a_manifest
 
 LOG: Any = structlog.get_logger()
 

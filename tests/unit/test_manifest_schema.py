@@ -12,12 +12,12 @@ from typing import Any
 import jsonschema
 import pytest
 from airflow.sdk import ObjectStoragePath
-from test_manifest import ANSWER, LINKS, MADE_BY, SAVED, a_manifest
 
 import airflow_provider_evoimage
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
+from airflow_provider_evoimage.images.result_file import IMAGE_TYPES
 from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Asked, build_manifest, without_links
-from airflow_provider_evoimage.storage.image_file import IMAGE_TYPES
+from tests.unit.test_manifest import ANSWER, LINKS, MADE_BY, SAVED, a_manifest
 
 SCHEMA = json.loads((Path(airflow_provider_evoimage.__file__).parent / "manifest.schema.json").read_text())
 PAGE = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text(encoding="utf-8")

@@ -8,14 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from copies import copy_with
-from crashes import POST, paid
 from PIL import Image
-from task_driver import Killed, TaskRun
 
 from airflow_provider_evoimage.batch.ledger import BatchLedger
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.storage.destination import Destination
+from tests.integration.copies import copy_with
+from tests.integration.money.crashes import POST, paid
+from tests.integration.task_driver import Killed, TaskRun
 
 PROMPTS = [f"a poster {number % 9}" for number in range(20)]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from task_driver import StateStore
+
+from tests.integration.task_driver import StateStore
 
 
 @pytest.fixture(params=["3.3", "3.1"])

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from task_driver import Killed, TaskRun
 
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.task_driver import Killed, TaskRun
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

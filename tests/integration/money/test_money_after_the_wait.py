@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from crashes import only_id, paid
-from fake_time import FakeTime
-from task_driver import StateStore, TaskRun, first_leg, generate
 
 from airflow_provider_evoimage.exceptions import (
     DestinationError,
@@ -17,7 +14,10 @@ from airflow_provider_evoimage.exceptions import (
     LinkExpiredError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.service.faults import Fault
+from tests.integration.fake_time import FakeTime
+from tests.integration.money.crashes import only_id, paid
+from tests.integration.task_driver import StateStore, TaskRun, first_leg, generate
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 from airflow.exceptions import TaskDeferred
-from batches import PROMPTS, check_whole, die_at, lines, run_until_it_lives
-from crashes import paid
 from PIL import Image
-from task_driver import CONNECTION, TaskRun, batch, connection
 
 from airflow_provider_evoimage.batch import collection, submission
 from airflow_provider_evoimage.batch.ledger import BatchLedger
@@ -26,7 +23,10 @@ from airflow_provider_evoimage.exceptions import (
     PriceUnknownError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.service.faults import Fault
+from tests.integration.money.batches import PROMPTS, check_whole, die_at, lines, run_until_it_lives
+from tests.integration.money.crashes import paid
+from tests.integration.task_driver import CONNECTION, TaskRun, batch, connection
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

@@ -10,14 +10,10 @@ from typing import Any
 
 import pytest
 from airflow.exceptions import TaskDeferred
-from batches import die_at, lines, run_until_it_lives
-from crashes import paid
-from fake_time import FakeTime
 from PIL import Image
-from task_driver import CONNECTION, Killed, StateStore, TaskRun, batch, connection, first_leg
 
 from airflow_provider_evoimage.batch.ledger import BatchLedger
-from airflow_provider_evoimage.evolink import models
+from airflow_provider_evoimage.evolink import answers
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     BatchFailedError,
@@ -27,8 +23,20 @@ from airflow_provider_evoimage.exceptions import (
     InsufficientCreditsError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.service.faults import Fault
 from airflow_provider_evoimage.submission.budget import most_credits
+from tests.integration.fake_time import FakeTime
+from tests.integration.money.batches import die_at, lines, run_until_it_lives
+from tests.integration.money.crashes import paid
+from tests.integration.task_driver import (
+    CONNECTION,
+    Killed,
+    StateStore,
+    TaskRun,
+    batch,
+    connection,
+    first_leg,
+)
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -312,13 +320,13 @@ def charged(evolink: SimulatorServer) -> float:
 def test_limit_holds_where_evolink_does_not_tell(
     evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untold: str
 ) -> None:
-    read = models.Usage.read.__func__  # type: ignore[attr-defined]
+    read = answers.Usage.read.__func__  # type: ignore[attr-defined]
     hidden = {untold, "cost"} if untold == "credits_used" else {untold}
 
     def less(cls: type, data: Any) -> Any:
         return read(cls, {name: value for name, value in (data or {}).items() if name not in hidden})
 
-    monkeypatch.setattr(models.Usage, "read", classmethod(less))
+    monkeypatch.setattr(answers.Usage, "read", classmethod(less))
     slow = [f"a slow poster {number} [[duration:3000]]" for number in range(2)]
     task = limited(tmp_path, [*slow, *prompts(12)], 2.1, max_active_generations=3)
     with contextlib.suppress(BatchFailedError, BatchIncompleteError):

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 from airflow.exceptions import TaskDeferred
-from crashes import STEPS, crash, paid
-from fake_time import FakeTime
-from task_driver import StateStore, TaskRun, generate, kept_keys
 
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
@@ -21,7 +18,10 @@ from airflow_provider_evoimage.exceptions import (
     SaveError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.service.faults import Fault
+from tests.integration.fake_time import FakeTime
+from tests.integration.money.crashes import STEPS, crash, paid
+from tests.integration.task_driver import StateStore, TaskRun, generate, kept_keys
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

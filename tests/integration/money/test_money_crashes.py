@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from airflow.exceptions import TaskDeferred
-from crashes import STEPS, STEPS_WITHOUT_STORE, crash, only_id, paid
-from task_driver import KillAtLine, Killed, StateStore, TaskRun, first_leg, generate
 
 from airflow_provider_evoimage.exceptions import (
     UnrepeatableSubmissionError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.money.crashes import STEPS, STEPS_WITHOUT_STORE, crash, only_id, paid
+from tests.integration.task_driver import KillAtLine, Killed, StateStore, TaskRun, first_leg, generate
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from crashes import STEPS_WITHOUT_STORE, crash, only_id, paid
-from task_driver import StateStore, TaskRun, first_leg, generate, kept_keys
 
 from airflow_provider_evoimage.exceptions import (
     ContentPolicyError,
@@ -17,7 +15,9 @@ from airflow_provider_evoimage.exceptions import (
     NoImagesError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.errors import FAILURES
+from airflow_provider_evoimage.simulator.service.errors import FAILURES
+from tests.integration.money.crashes import STEPS_WITHOUT_STORE, crash, only_id, paid
+from tests.integration.task_driver import StateStore, TaskRun, first_leg, generate, kept_keys
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

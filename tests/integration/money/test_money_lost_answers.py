@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 from airflow.exceptions import TaskDeferred
-from crashes import crash, only_id, paid
-from fake_time import FakeTime
-from task_driver import StateStore, TaskRun, first_leg, generate
 
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
@@ -21,7 +18,10 @@ from airflow_provider_evoimage.exceptions import (
     UnrepeatableSubmissionError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.faults import Fault
+from airflow_provider_evoimage.simulator.service.faults import Fault
+from tests.integration.fake_time import FakeTime
+from tests.integration.money.crashes import crash, only_id, paid
+from tests.integration.task_driver import StateStore, TaskRun, first_leg, generate
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from crashes import STEPS, crash, paid
-from task_driver import CONNECTION, StateStore, TaskRun, connection, first_leg
 
 from airflow_provider_evoimage.exceptions import GenerationFailedError, UnrepeatableSubmissionError
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.money.crashes import STEPS, crash, paid
+from tests.integration.task_driver import CONNECTION, StateStore, TaskRun, connection, first_leg
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.state import SimulatorState
+from airflow_provider_evoimage.simulator.service.state import SimulatorState
 
 API_KEY = "sk-evo-test-key"
 LONG_ENOUGH = 3600.0

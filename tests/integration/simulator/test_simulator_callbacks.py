@@ -119,7 +119,7 @@ def test_receiver_that_comes_back_gets_it(caller):
 
 
 def test_silent_receiver_is_given_up(caller, monkeypatch):
-    monkeypatch.setattr("airflow_provider_evoimage.simulator.courier.TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("airflow_provider_evoimage.simulator.http.courier.TIMEOUT_SECONDS", 0.2)
     receiver = Receiver(200, delay=0.6)
     with receiver.listening() as url:
         caller.submit("fox [[instant]]", callback_url=url)

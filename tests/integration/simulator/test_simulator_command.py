@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from airflow_provider_evoimage.simulator.__main__ import build_parser, main
-from airflow_provider_evoimage.simulator.accounts import key_hash
+from airflow_provider_evoimage.simulator.service.accounts import key_hash
 
 COMMAND = [sys.executable, "-m", "airflow_provider_evoimage.simulator"]
 

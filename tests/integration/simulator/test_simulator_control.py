@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.accounts import key_hash
-from airflow_provider_evoimage.simulator.faults import Fault
-from airflow_provider_evoimage.simulator.processes import poll
+from airflow_provider_evoimage.simulator.service.accounts import key_hash
+from airflow_provider_evoimage.simulator.service.faults import Fault
+from tools.local_airflow.processes import poll
 
 API_KEY = "sk-evo-test-key"
 

@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from airflow_provider_evoimage.simulator.orders import read_order
-from airflow_provider_evoimage.simulator.prices import TOKEN_RATES, image_output_tokens, settlement
+from airflow_provider_evoimage.simulator.service.orders import read_order
+from airflow_provider_evoimage.simulator.service.prices import TOKEN_RATES, image_output_tokens, settlement
 
 REFERENCE = "https://example.com/a.png"
 

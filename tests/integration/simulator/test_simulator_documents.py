@@ -13,9 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from test_simulator_uploads import upload, uploaded
 
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.simulator.test_simulator_uploads import upload, uploaded
 
 SUBMITTED = json.loads("""
 {"created":1757156493,"id":"task-unified-1757156493-imcg5zqt","model":"gpt-image-2",

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_evoimage.simulator.errors import FAILURES
-from airflow_provider_evoimage.simulator.faults import ROUTES, WORDS
+from airflow_provider_evoimage.simulator.service.errors import FAILURES
+from airflow_provider_evoimage.simulator.service.faults import ROUTES, WORDS
 
 KEY = "airflow-fox-0123456789"
 CUT = (httpx.RemoteProtocolError, httpx.ReadError)

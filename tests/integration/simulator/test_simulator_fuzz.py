@@ -8,9 +8,9 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_simulator_uploads import image_file
 
-from airflow_provider_evoimage.simulator.catalog import MODELS
+from airflow_provider_evoimage.simulator.documents.catalog import MODELS
+from tests.integration.simulator.test_simulator_uploads import image_file
 
 ROUTES = [
     "/", "/v1/images/generations", "/v1/tasks", "/v1/tasks/batch", "/v1/tasks/{}", "/v1/credits", "/v1/models",

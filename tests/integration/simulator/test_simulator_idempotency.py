@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from airflow_provider_evoimage.simulator.processes import poll
+from tools.local_airflow.processes import poll
 
 KEY = "airflow-fox-0123456789"
 

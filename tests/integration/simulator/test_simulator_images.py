@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from airflow_provider_evoimage.simulator import fonts
-from airflow_provider_evoimage.simulator.images import contrast, draw, ink_for, shades
-from airflow_provider_evoimage.simulator.pictures import Picture, Reference
+from airflow_provider_evoimage.simulator.drawing import fonts
+from airflow_provider_evoimage.simulator.drawing.images import contrast, draw, ink_for, shades
+from airflow_provider_evoimage.simulator.drawing.pictures import Picture, Reference
 
 NORMAL_TEXT_CONTRAST = 4.5
 

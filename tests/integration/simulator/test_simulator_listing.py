@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from airflow_provider_evoimage.simulator.catalog import MODELS
+from airflow_provider_evoimage.simulator.documents.catalog import MODELS
 
 
 def listed(customer, **query):

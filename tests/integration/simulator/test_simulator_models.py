@@ -2,9 +2,9 @@
 
 import pytest
 
-from airflow_provider_evoimage.simulator.catalog import MODELS, rules_for
-from airflow_provider_evoimage.simulator.errors import Refusal
-from airflow_provider_evoimage.simulator.orders import read_order
+from airflow_provider_evoimage.simulator.documents.catalog import MODELS, rules_for
+from airflow_provider_evoimage.simulator.service.errors import Refusal
+from airflow_provider_evoimage.simulator.service.orders import read_order
 
 REFERENCE = "https://example.com/a.png"
 MANY = [REFERENCE] * 20

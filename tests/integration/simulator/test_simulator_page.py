@@ -5,7 +5,8 @@ import io
 import httpx
 import pytest
 from PIL import Image
-from test_simulator_uploads import uploaded
+
+from tests.integration.simulator.test_simulator_uploads import uploaded
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 

@@ -4,7 +4,8 @@ import io
 
 import pytest
 from PIL import Image
-from test_simulator_uploads import image_file, uploaded
+
+from tests.integration.simulator.test_simulator_uploads import image_file, uploaded
 
 OTHER = "https://example.com/shoes/trail.png?signature=secret"
 TOMATO, NAVY = (255, 99, 71), (0, 0, 128)

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from airflow_provider_evoimage.simulator import uploads
-from airflow_provider_evoimage.simulator.names import Names
+from airflow_provider_evoimage.simulator.service import uploads
+from airflow_provider_evoimage.simulator.service.names import Names
 
 UPLOAD_ID = "upload-0123456789"
 CUT = (httpx.RemoteProtocolError, httpx.ReadError)
@@ -153,8 +153,8 @@ def test_type_need_not_be_declared(customer):
 def small_limit(monkeypatch):
     for module in ("uploads", "file_routes"):
         monkeypatch.setattr(f"airflow_provider_evoimage.simulator.{module}.MAX_BYTES", 2000)
-    monkeypatch.setattr("airflow_provider_evoimage.simulator.file_routes.MAX_FORM_BYTES", 4000)
-    monkeypatch.setattr("airflow_provider_evoimage.simulator.file_routes.MAX_BASE64_BYTES", 4000)
+    monkeypatch.setattr("airflow_provider_evoimage.simulator.http.file_routes.MAX_FORM_BYTES", 4000)
+    monkeypatch.setattr("airflow_provider_evoimage.simulator.http.file_routes.MAX_BASE64_BYTES", 4000)
 
 
 @pytest.mark.parametrize("length", [2001, 3_000_000])

@@ -12,11 +12,11 @@ from typing import Any
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 import pytest
-import store_servers
-from store_servers import RunningStore
-from task_driver import TaskRun, save
 
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.stores import store_servers
+from tests.integration.stores.store_servers import RunningStore
+from tests.integration.task_driver import TaskRun, save
 
 STORES: dict[str, Callable[[Path], AbstractContextManager[RunningStore]]] = {
     "file": store_servers.local_files,

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from task_driver import TaskRun, save
+from tests.integration.task_driver import TaskRun, save
 
 whole_copy = shutil.copyfile
 

@@ -25,9 +25,9 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from relay import Relay
 
-from airflow_provider_evoimage.simulator.processes import free_ports, poll
+from tests.integration.stores.relay import Relay
+from tools.local_airflow.processes import free_ports, poll
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[2]

@@ -7,13 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
-import store_servers
-from store_servers import RunningStore
-from task_driver import TaskRun, generate
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError, ReferenceUnreadableError
 from airflow_provider_evoimage.simulator import SimulatorServer
-from airflow_provider_evoimage.simulator.local_airflow import LocalAirflow
+from tests.integration.stores import store_servers
+from tests.integration.stores.store_servers import RunningStore
+from tests.integration.task_driver import TaskRun, generate
+from tools.local_airflow.airflow import LocalAirflow
 
 EXAMPLES = Path(__file__).parents[3] / "example_dags"
 

@@ -15,17 +15,18 @@ from typing import Any
 
 import pytest
 from airflow.sdk import ObjectStoragePath
-from store_servers import RunningStore, sftp
-from task_driver import TaskRun, generate, save
 
 from airflow_provider_evoimage.exceptions import (
     DestinationError,
     FileExistsAtDestinationError,
     InvalidRequestError,
 )
-from airflow_provider_evoimage.simulator import SimulatorServer, images
-from airflow_provider_evoimage.simulator.processes import poll
+from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.simulator.drawing import images
 from airflow_provider_evoimage.storage.destination import Destination
+from tests.integration.stores.store_servers import RunningStore, sftp
+from tests.integration.task_driver import TaskRun, generate, save
+from tools.local_airflow.processes import poll
 
 HERE = Path(__file__).parent
 EARLIER = b"the image of an earlier run"

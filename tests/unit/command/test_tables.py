@@ -10,7 +10,7 @@ from rich.console import Console
 
 from airflow_provider_evoimage.command import tables
 from airflow_provider_evoimage.command.estimates import Asked, priced
-from airflow_provider_evoimage.evolink.models import Credits, Generation
+from airflow_provider_evoimage.evolink.answers import Credits, Generation
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
 from airflow_provider_evoimage.exceptions import InvalidRequestError, PriceUnknownError
 

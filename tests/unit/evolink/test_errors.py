@@ -7,7 +7,8 @@ from email.utils import format_datetime
 import pytest
 
 from airflow_provider_evoimage import exceptions
-from airflow_provider_evoimage.evolink import protocol, uploads
+from airflow_provider_evoimage.evolink import files, protocol
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.errors import (
     MAX_BODY_CHARACTERS,
     ErrorBody,
@@ -15,7 +16,6 @@ from airflow_provider_evoimage.evolink.errors import (
     is_retryable_failure,
     retry_after,
 )
-from airflow_provider_evoimage.evolink.models import Generation
 from airflow_provider_evoimage.evolink.protocol import Answer
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
@@ -481,5 +481,5 @@ def test_every_api_error_class_is_reached_by_the_tables():
     ],
 )
 def test_refusal_of_the_files_api_with_status_200_is_what_its_code_says(code, kind):
-    error = raised(uploads.get_file_quota(), 200, {"success": False, "code": int(code), "msg": "no"})
+    error = raised(files.get_file_quota(), 200, {"success": False, "code": int(code), "msg": "no"})
     assert type(error) is kind

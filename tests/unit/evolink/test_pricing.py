@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_evoimage.evolink import pricing
-from airflow_provider_evoimage.evolink.catalog import MODELS
+from airflow_provider_evoimage.evolink.model_facts import MODELS
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, OLD_CREDITS_PER_USD, PUBLISHED, PriceList
 from airflow_provider_evoimage.evolink.pricing import (
     CostEstimate,

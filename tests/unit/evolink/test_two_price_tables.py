@@ -6,12 +6,12 @@ from decimal import Decimal
 
 import pytest
 from hypothesis import given
-from test_pricing import RANGES, exact, requests, rounded
 
 from airflow_provider_evoimage.evolink.pricing import estimate, estimate_with_prompt
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from airflow_provider_evoimage.simulator import prices
-from airflow_provider_evoimage.simulator.orders import read_order
+from airflow_provider_evoimage.simulator.service import prices
+from airflow_provider_evoimage.simulator.service.orders import read_order
+from tests.unit.evolink.test_pricing import RANGES, exact, requests, rounded
 
 
 def charged(request: ImageRequest) -> Decimal:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_evoimage.evolink.models import Credits
+from airflow_provider_evoimage.evolink.answers import Credits
 from airflow_provider_evoimage.hooks import evoimage
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 

@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_evoimage.defaults import MANY_GENERATIONS, ONE_GENERATION
 from airflow_provider_evoimage.exceptions import InvalidRequestError
-from airflow_provider_evoimage.storage.destination import (
-    NAME_FIELDS,
-    FileNames,
-)
+from airflow_provider_evoimage.storage.file_names import NAME_FIELDS, FileNames
 
 FIELDS: dict[str, str | int] = {
     "dag_id": "campaign",

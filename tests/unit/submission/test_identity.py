@@ -12,12 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from airflow_provider_evoimage.submission.identity import (
-    RequestIdentity,
-    fingerprint,
-    unsigned,
-    without_secrets,
-)
+from airflow_provider_evoimage.evolink.signed_urls import unsigned, without_secrets
+from airflow_provider_evoimage.submission.identity import RequestIdentity, fingerprint
 from airflow_provider_evoimage.submission.submit import identity_of
 
 VALID_KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,

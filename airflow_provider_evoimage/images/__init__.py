@@ -1,0 +1,1 @@
+"""What a picture file is: its type by its bytes, its pixels, whether it is complete."""

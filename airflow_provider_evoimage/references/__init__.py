@@ -1,0 +1,1 @@
+"""Reference images: from wherever they are stored to URLs that EvoLink can read."""

@@ -1,0 +1,82 @@
+"""Opening a reference wherever it is stored, and reading it piece by piece."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from airflow.sdk import ObjectStoragePath
+
+from airflow_provider_evoimage.exceptions import InvalidRequestError, ReferenceUnreadableError
+from airflow_provider_evoimage.version_compat import AirflowNotFoundException
+
+_CHUNK_BYTES = 1024 * 1024
+# Some stores read a block of this size ahead; s3fs would take 50 MB.
+_BLOCK_BYTES = 4 * 1024 * 1024
+
+
+def opened(source: str, field: str) -> Any:
+    """Open a file of any storage that Airflow knows.
+
+    :raises InvalidRequestError: when it is not there, or can never be opened.
+    :raises ReferenceUnreadableError: when a retry may go better.
+    """
+    from fsspec.implementations.local import LocalFileSystem
+
+    if "://" not in source and not source.startswith("/"):
+        raise InvalidRequestError(
+            f"{field}: {source[:200]!r} is not an http(s) URL, nor a storage URL such as s3://conn@bucket/image.png, "
+            "nor an absolute path."
+        )
+    try:
+        path = ObjectStoragePath(source)
+        if isinstance(path.fs, LocalFileSystem):
+            _check_regular(Path(path.path))
+        # As "rb" also a folder of some stores opens; it fails when it is read.
+        return path.open("rb", block_size=_BLOCK_BYTES)
+    except Exception as error:
+        raise _unread(source, field, error) from error
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what never ends, or waits until somebody writes."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError("it is a pipe, socket or device, and no regular file")
+
+
+def printable(source: str) -> str:
+    """Return a source as text that can be written: names of local files may hold any bytes."""
+    return source.encode(errors="backslashreplace").decode()
+
+
+def chunks_of(file: IO[bytes], source: str, field: str) -> Iterator[bytes]:
+    """Read a file piece by piece; raises what :func:`opened` does."""
+    while True:
+        try:
+            chunk = file.read(_CHUNK_BYTES)
+        except Exception as error:
+            raise _unread(source, field, error) from error
+        if not chunk:
+            return
+        yield chunk
+
+
+def _unread(source: str, field: str, error: Exception) -> InvalidRequestError | ReferenceUnreadableError:
+    """Tell what no retry mends from what one may."""
+    source = printable(source)
+    if isinstance(error, FileNotFoundError):
+        return InvalidRequestError(f"{field}: there is no reference file {source}.")
+    if isinstance(error, IsADirectoryError):
+        return InvalidRequestError(f"{field}: {source} is a folder, not an image.")
+    if isinstance(error, ValueError) and "scheme" in str(error):
+        return InvalidRequestError(
+            f"{field}: {source} cannot be opened: {error}. Is the Airflow provider of this storage installed?"
+        )
+    if isinstance(error, (AirflowNotFoundException, ImportError, ValueError)):
+        return InvalidRequestError(f"{field}: {source} cannot be opened: {str(error).rstrip('.')}.")
+    return ReferenceUnreadableError(
+        f"{field}: {source} cannot be read: {type(error).__name__}: {str(error).rstrip('.')}."
+    )

@@ -1,0 +1,351 @@
+"""Fetching a result link: which hosts it may lead to, how large and how slow the answer may be.
+
+:class:`ResultClient` knows no API key. With ``transport`` the only module that imports httpx and httpcore.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+
+from airflow_provider_evoimage.evolink.hosts import literal_address, network_of_address, network_of_host
+from airflow_provider_evoimage.exceptions import DownloadError, UnsafeLinkError
+from airflow_provider_evoimage.transport import DEFAULT_REQUEST_TIMEOUT, http_options, wire_error_in_words
+
+MAX_REDIRECTS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadline:
+    """When something must be over, whatever it is doing.
+
+    :param seconds: how long it may take in all.
+    :param at: that moment, by the monotonic clock.
+    """
+
+    seconds: float
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """Begin now."""
+        return cls(seconds=seconds, at=time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds until then, 0 where it has passed."""
+        return max(0.0, self.at - time.monotonic())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultStream:
+    """An open answer of a result host.
+
+    :param length: bytes announced; None where the host does not say.
+    :param chunks: the body, unpacked, read from the network as it is consumed; no chunk is above 256 KiB.
+    """
+
+    status: int
+    content_type: str
+    length: int | None
+    chunks: Iterator[bytes] = field(repr=False)
+
+
+class ResultClient:
+    """Fetches result links. It holds no API key and follows links to public hosts only.
+
+    :param evolink_host: host of the EvoLink that gave the links. Where that is this machine itself (the simulator)
+        or on a private network, links may lead there, too; never to another kind of internal address.
+    :param timeout: seconds a host may stay silent.
+    """
+
+    def __init__(self, *, evolink_host: str = "", timeout: float = DEFAULT_REQUEST_TIMEOUT) -> None:
+        self._networks = {"public", network_of_host(evolink_host)} - {"special"}
+        options = http_options(timeout, accept="image/*, application/octet-stream;q=0.9")
+        # Images are packed already, and what is not packed cannot be a bomb.
+        options["headers"]["Accept-Encoding"] = "identity"
+        # A connection of its own for each link, so that its peer is checked and its time can be ended.
+        self._http = httpx.Client(**options, limits=httpx.Limits(max_keepalive_connections=0))
+        self._watch = _Watch()
+
+    def __enter__(self) -> ResultClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.close()
+        self._http.close()
+
+    def abandon(self) -> None:
+        """Cut what is under way in other threads, and open nothing any more."""
+        self._watch.end_all()
+
+    @contextmanager
+    def stream(self, url: str, deadline: Deadline) -> Iterator[ResultStream]:
+        """Open a link, and cut the connection when the deadline passes, also while nothing is read.
+
+        :raises UnsafeLinkError: when it is no http(s) address, or it or a redirect leads to an internal host.
+        :raises DownloadError: when the host is not reachable, redirects without end, or takes too long.
+        :raises CancelledError: when the downloads are abandoned.
+        """
+        for _ in range(MAX_REDIRECTS + 1):
+            self._check_target(url)
+            exchange = _Exchange(deadline, check_peer=functools.partial(self._check_peer, url))
+            try:
+                with (
+                    self._watch.over(exchange),
+                    self._http.stream("GET", url, extensions={"trace": exchange.trace}) as response,
+                ):
+                    if response.next_request is None:
+                        yield _opened(response)
+                        exchange.check_time()
+                        return
+                    url = str(response.next_request.url)
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError, zlib.error) as error:
+                exchange.check_time()
+                raise DownloadError(
+                    f"{wire_error_in_words(error)} when downloading from {host_of(url)}."
+                ) from None
+        raise DownloadError(f"The result link redirects more than {MAX_REDIRECTS} times.")
+
+    def _check_target(self, url: str) -> None:
+        host = host_of(url)
+        if not url.startswith(("https://", "http://")) or not host:
+            raise UnsafeLinkError("The result link, or what it redirects to, is not an http(s) address.")
+        if network_of_host(host) not in self._networks:
+            raise UnsafeLinkError(
+                f"The result link points, or redirects, to {host}, which is not a public host."
+            )
+
+    def _check_peer(self, url: str, asked_of: str, peer: str) -> None:
+        """Refuse an internal address under a public name, as it was really connected to.
+
+        Behind a proxy another host is connected to. It may well be internal, and resolving names is its part.
+
+        :param asked_of: the host that is connected to.
+        """
+        if asked_of != httpx.URL(url).raw_host.decode("ascii"):
+            return
+        address = literal_address(peer)
+        if address is not None and network_of_address(address) not in self._networks:
+            raise UnsafeLinkError(
+                f"The result link's host {host_of(url)} resolves to {peer}, which is not a public address."
+            )
+
+
+class _Exchange:
+    """One request as the network sees it: who the peer really is, and that it ends when its time is over.
+
+    httpx's own time-outs bound each silence, not the whole: a host that sends a byte now and then goes on for ever.
+    """
+
+    def __init__(self, deadline: Deadline, *, check_peer: Callable[[str, str], None]) -> None:
+        self.deadline = deadline
+        self._check_peer = check_peer
+        self._is_over = False
+        self._asked_of = ""
+        self._socket: socket.socket | None = None
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Look at each connection when it stands, before a byte is sent over it (httpcore's hook)."""
+        if event.endswith(".connect_tcp.started"):
+            # A proxy's, where httpx takes one: only httpx knows how it reads NO_PROXY.
+            self._asked_of = str(info["host"])
+        if not event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            return
+        stream = info["return_value"]
+        try:
+            if event.endswith(".connect_tcp.complete"):
+                self._check_peer(self._asked_of, str(stream.get_extra_info("server_addr")[0]))
+            self._socket = stream.get_extra_info("socket")
+            self.check_time()
+        except DownloadError:
+            stream.close()
+            raise
+        except OSError as error:  # It is gone already, and so is the peer's address.
+            stream.close()
+            raise httpx.ConnectError(str(error)) from error
+
+    def check_time(self) -> None:
+        """Raise when the time is over; what was read until then is not the whole."""
+        if self._is_over:
+            raise DownloadError(f"The download was not done within {self.deadline.seconds:g} s.")
+
+    def end(self) -> None:
+        """Cut the connection, whoever is reading it."""
+        self._is_over = True
+        if (connected := self._socket) is not None:
+            with suppress(OSError):
+                # The bare socket below TLS: whoever is reading it finds its end.
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+
+class _Watch:
+    """Ends exchanges whose time is over: one thread for all, as starting one for each costs more than a small image."""
+
+    def __init__(self) -> None:
+        self._exchanges: set[_Exchange] = set()
+        self._changed = threading.Condition()
+        self._wakes_at = math.inf
+        self._is_closed = False
+        self._is_abandoned = False
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def over(self, exchange: _Exchange) -> Iterator[None]:
+        """End an exchange at its deadline, unless the block is left before."""
+        with self._changed:
+            if self._is_abandoned:
+                raise CancelledError
+            self._exchanges.add(exchange)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="evoimage-deadlines", daemon=True)
+                self._thread.start()
+            elif exchange.deadline.at < self._wakes_at:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._exchanges.discard(exchange)
+
+    def end_all(self) -> None:
+        """End every exchange now, and let none begin."""
+        with self._changed:
+            self._is_abandoned = True
+            for exchange in self._exchanges:
+                exchange.end()
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._is_closed:
+                for exchange in [each for each in self._exchanges if not each.deadline.left]:
+                    self._exchanges.discard(exchange)
+                    exchange.end()
+                # It is not woken when an exchange is done in time, and finds nothing to do then.
+                self._wakes_at = min((each.deadline.at for each in self._exchanges), default=math.inf)
+                self._changed.wait(min(max(0.0, self._wakes_at - time.monotonic()), threading.TIMEOUT_MAX))
+
+
+def _opened(response: httpx.Response) -> ResultStream:
+    length = response.headers.get("content-length", "")
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    is_plain = encoding in {"", "identity"}
+    sent = int(length) if length.isdigit() and "transfer-encoding" not in response.headers else None
+    return ResultStream(
+        status=response.status_code,
+        content_type=response.headers.get("content-type", ""),
+        # A compressed body is shorter on the wire than what it unpacks to.
+        length=sent if is_plain else None,
+        chunks=_plain(response, sent) if is_plain else _unpacked(response, encoding),
+    )
+
+
+_CHUNK_BYTES = 64 * 1024
+_READ_BYTES = 256 * 1024
+
+
+def _plain(response: httpx.Response, length: int | None) -> Iterator[bytes]:
+    """Give a body as it comes.
+
+    Where its length is known it is read from the connection itself after the first piece: that takes half of the
+    processor's time, as httpcore reads 64 kB at a time, and each is copied thrice.
+    """
+    pieces = response.iter_raw()
+    if length is None:
+        yield from pieces
+        return
+    # All that came along with the headers.
+    first = next(pieces, b"")
+    yield first
+    missing = length - len(first)
+    while missing > 0:
+        piece = _read(response, min(missing, _READ_BYTES))
+        if not piece:
+            raise httpx.RemoteProtocolError(
+                f"peer closed connection without sending complete message body "
+                f"(received {length - missing} bytes, expected {length})"
+            )
+        missing -= len(piece)
+        yield piece
+
+
+def _read(response: httpx.Response, count: int) -> bytes:
+    """Read from the connection of an answer; this is below httpx, which has the errors in words of its own."""
+    connection: httpcore.NetworkStream = response.extensions["network_stream"]
+    try:
+        return connection.read(count, timeout=response.request.extensions["timeout"]["read"])
+    except httpcore.TimeoutException as error:
+        raise httpx.ReadTimeout(str(error), request=response.request) from error
+    except httpcore.NetworkError as error:
+        raise httpx.ReadError(str(error), request=response.request) from error
+
+
+def _unpacked(response: httpx.Response, encoding: str) -> Iterator[bytes]:
+    """Unpack a body in small pieces: httpx unpacks a whole network chunk at once, a thousandfold for a bomb.
+
+    It should not come compressed, as we ask for that; some object stores keep objects so and send them as they are.
+    """
+    if encoding not in {"gzip", "x-gzip", "deflate"}:
+        raise DownloadError(
+            f"{host_of(str(response.url))} sent a body in {encoding[:40]!r}, which was not asked for."
+        )
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, as its header says.
+    for packed in response.iter_raw():
+        rest = packed
+        while rest and not unpacker.eof:
+            yield unpacker.decompress(rest, _CHUNK_BYTES)
+            rest = unpacker.unconsumed_tail
+    yield unpacker.flush()
+    if not unpacker.eof:
+        raise DownloadError(f"The compressed body from {host_of(str(response.url))} ends too early.")
+
+
+def host_of(url: str) -> str:
+    """Name the host of a link for a message, as the rest of a link may be signed; empty where it has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadLimits:
+    """How far a result host is followed.
+
+    :param bytes: size of an image.
+    :param seconds: time for an image in all: redirects, silences and repeated attempts among it.
+    :param attempts: times that a link is asked, where the trouble may pass.
+    """
+
+    bytes: int = 200_000_000
+    seconds: float = 600.0
+    attempts: int = 3
+
+    @classmethod
+    def of(cls, *, megabytes: float | None, seconds: float | None) -> DownloadLimits:
+        """Take the limits that are set, and the defaults of the others."""
+        return cls(
+            bytes=cls.bytes if megabytes is None else int(megabytes * 1_000_000),
+            seconds=cls.seconds if seconds is None else seconds,
+        )

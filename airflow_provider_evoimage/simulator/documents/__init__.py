@@ -1,0 +1,1 @@
+"""What EvoLink's pages document about models and sizes, typed in a second time."""

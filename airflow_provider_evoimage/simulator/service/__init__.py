@@ -1,0 +1,1 @@
+"""The simulated service without HTTP: accounts, generations, prices, faults."""

@@ -1,0 +1,263 @@
+"""The record of one submission: what a later try finds of an earlier one.
+
+It lies in Airflow's task state store (Airflow 3.3 and later). Its life:
+
+    submitting   written before the POST: a request may be on its way, no id is known
+    submitted    written after the answer: the id is known, EvoLink works or has finished
+    failed       the generation ended as failed, and the task knows it
+    delivered    the images were handed over (or saved)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_provider_evoimage.evolink.answers import Generation
+from airflow_provider_evoimage.evolink.errors import is_retryable_failure
+from airflow_provider_evoimage.exceptions import (
+    EvoImageError,
+    UnrepeatableSubmissionError,
+)
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.submission.identity import RequestIdentity
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, RESULT_LINK_LIFETIME
+from airflow_provider_evoimage.submission.identity import IDEMPOTENCY_KEY
+
+STATE_KEY = "evoimage"
+Phase = Literal["submitting", "submitted", "failed", "delivered"]
+_PHASES = frozenset({"submitting", "submitted", "failed", "delivered"})
+# EvoLink's own clients recover a submission by its key for 23 hours.
+KEY_MEMORY_SECONDS = 23 * 3600
+# A request may be accepted as long after its first POST as that, and its result links live 24 hours.
+OUTLIVED_SECONDS = KEY_MEMORY_SECONDS + RESULT_LINK_LIFETIME.total_seconds()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionRecord:
+    """One submission of this task instance, as the store keeps it. Holds no prompt, link or API key.
+
+    :param key: the idempotency key it was sent under.
+    :param epoch: ``ti.max_tries`` of the try that last acted on it.
+    :param asked_in: the epoch that is part of the key.
+    :param occurrence: which one among equal items of a list it was asked for.
+    :param posted_at: Unix seconds of the first POST under this key.
+    :param retryable: whether a failed generation may be asked for again.
+    :param credits_reserved: what EvoLink reserved; only the answer to the POST tells it.
+    """
+
+    key: str
+    fingerprint: str
+    epoch: int
+    asked_in: int
+    occurrence: int = 0
+    sequence: int
+    conn_id: str
+    base_url: str
+    posted_at: float
+    phase: Phase = "submitting"
+    evolink_task_id: str | None = None
+    retryable: bool = False
+    credits_reserved: float | None = None
+    v: int = 1
+
+    def is_outlived(self, now: float) -> bool:
+        """Whether the links of its images would be dead by now, had EvoLink kept the generation.
+
+        :param now: Unix seconds.
+        """
+        return now - self.posted_at > OUTLIVED_SECONDS
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, data: object) -> SubmissionRecord | None:
+        """Read a stored record; None where there is none, or one that this version cannot use.
+
+        People can edit the store in Airflow's UI, so nothing about it is taken for granted.
+        """
+        if not isinstance(data, Mapping) or data.get("v") != 1:
+            return None
+        try:
+            phase, evolink_task_id = data["phase"], data.get("evolink_task_id")
+            if phase not in _PHASES:
+                return None
+            record = cls(
+                key=str(data["key"]),
+                fingerprint=str(data["fingerprint"]),
+                epoch=int(data["epoch"]),
+                asked_in=int(data.get("asked_in", data["epoch"])),
+                occurrence=int(data.get("occurrence", 0)),
+                sequence=int(data["sequence"]),
+                conn_id=str(data["conn_id"]),
+                base_url=str(data["base_url"]),
+                posted_at=float(data["posted_at"]),
+                phase=phase,
+                evolink_task_id=evolink_task_id if _is_id(evolink_task_id) else None,
+                retryable=bool(data.get("retryable", False)),
+                credits_reserved=_credits(data.get("credits_reserved")),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        if record.evolink_task_id is not None:
+            return record
+        if not IDEMPOTENCY_KEY.fullmatch(record.key) or not math.isfinite(record.posted_at):
+            return None
+        # Every later phase has an id; without one it is as good as "submitting".
+        return replace(record, phase="submitting")
+
+
+def _credits(value: object) -> float | None:
+    """Read an amount that is only told, never acted on: anything odd is none."""
+    try:
+        amount = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:
+        return None
+    return amount if math.isfinite(amount) else None
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and EVOLINK_TASK_ID.fullmatch(value) is not None
+
+
+class StateStore(Protocol):
+    """Airflow's task state store (3.3 and later), as far as it is used here."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value under a key."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value under a key."""
+
+    def delete(self, key: str) -> None:
+        """Forget the value under a key."""
+
+
+class RecordKeeper:
+    """Keeps the record of one task instance's submission in Airflow's task state store.
+
+    :param store: None below Airflow 3.3, where the idempotency key alone makes retries safe.
+    """
+
+    def __init__(self, store: StateStore | None, log: Logger) -> None:
+        self._store = store
+        self._log = log
+
+    @property
+    def has_store(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._store is not None
+
+    def read(self, *, required: bool = False, key_protects: bool = True) -> SubmissionRecord | None:
+        """Return what an earlier try left; None where there is nothing.
+
+        :param required: whether acting without knowing would be dangerous.
+        :param key_protects: whether a request that was accepted is free when it is asked for again.
+        """
+        if self._store is None:
+            return None
+        try:
+            stored = self._store.get(STATE_KEY)
+        except Exception as error:
+            if required:
+                raise EvoImageError(
+                    f"The record of earlier tries cannot be read: {error}",
+                    on_retry="Nothing was submitted by this try; a retry tries again.",
+                ) from error
+            self._log.warning(
+                "The record of earlier tries cannot be read (%s); the key alone protects.", error
+            )
+            return None
+        record = SubmissionRecord.read(stored)
+        if record is None and stored is not None and not key_protects:
+            raise unrepeatable("its record is damaged, and EvoLink is said to ignore idempotency keys")
+        return record
+
+    def keep(self, record: SubmissionRecord | None, *, required: bool = False) -> None:
+        """Write the record; a failing store is a warning unless a record must precede what follows.
+
+        :param record: None forgets what is there.
+        """
+        if self._store is None:
+            return
+        try:
+            if record is None:
+                self._store.delete(STATE_KEY)
+            else:
+                self._store.set(STATE_KEY, record.to_json())
+        except Exception as error:
+            if required:
+                raise EvoImageError(
+                    f"The record that must precede a submission cannot be written: {error}",
+                    billed=False,
+                    on_retry="Nothing was submitted; a retry tries again.",
+                ) from error
+            self._log.warning("The record of this submission cannot be written (%s); going on.", error)
+
+    def mark(self, phase: Phase, generation: Generation) -> None:
+        """Record how far this generation has come, also where the record could not be told its id before."""
+        record = self.read()
+        if record is not None and record.evolink_task_id in {None, generation.evolink_task_id}:
+            self.keep(
+                replace(
+                    record,
+                    phase=phase,
+                    evolink_task_id=generation.evolink_task_id,
+                    retryable=is_retryable_failure(generation),
+                )
+            )
+
+    def forget_if_old(self, evolink_task_id: str) -> bool:
+        """Give up a generation that EvoLink does not know any more, once its links would be dead anyway.
+
+        :returns: whether it was given up: a cleared task then asks anew.
+        """
+        record = self.read()
+        if record is None or record.evolink_task_id != evolink_task_id or not record.is_outlived(time.time()):
+            return False
+        self.keep(replace(record, phase="failed", retryable=False))
+        return True
+
+
+def record_before_post(
+    identity: RequestIdentity,
+    key: str,
+    *,
+    epoch: int,
+    hook: EvoImageHook,
+    earlier: SubmissionRecord | None,
+) -> SubmissionRecord:
+    """Make the record that precedes a POST.
+
+    :param epoch: of this try; that of the identity may be an earlier one.
+    :param earlier: what is there already; the first POST under a key tells how long EvoLink remembers it.
+    """
+    return SubmissionRecord(
+        key=key,
+        fingerprint=identity.fingerprint,
+        epoch=epoch,
+        asked_in=identity.epoch,
+        occurrence=identity.occurrence,
+        sequence=identity.sequence,
+        conn_id=hook.evoimage_conn_id,
+        base_url=hook.settings.account.base_url,
+        posted_at=earlier.posted_at if earlier is not None and earlier.key == key else time.time(),
+    )
+
+
+def unrepeatable(because: str) -> UnrepeatableSubmissionError:
+    """Return the error for a request that may have been accepted and must not be asked for again."""
+    return UnrepeatableSubmissionError(
+        f"An earlier try may have submitted this request, and how that ended is unknown here: {because}."
+    )

@@ -1,0 +1,101 @@
+"""What a wait came to: the finished generation, or the error that names it and says what happened to the money."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from airflow_provider_evoimage.evolink.answers import Generation
+from airflow_provider_evoimage.evolink.errors import generation_failure
+from airflow_provider_evoimage.exceptions import (
+    GenerationLostError,
+    GenerationNotFoundError,
+    GenerationTimeoutError,
+    NoImagesError,
+)
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.waiting.polling import Ending
+
+_REASONS = {
+    "not found": "EvoLink does not know it (another account's, or no longer kept)",
+    "unauthorized": "EvoLink refused the connection's API key",
+    "refused": "EvoLink refused to tell its state",
+    "unreadable": "EvoLink could not be read for ten minutes",
+}
+
+
+def read_ended(hook: EvoImageHook, evolink_task_id: str, ending: Ending, reason: str = "") -> Generation:
+    """Read a generation after the wait for it; events carry no links, and time has passed since.
+
+    :raises GenerationTimeoutError: when it is still running.
+    :raises GenerationLostError: when it is still running and the wait broke off, or EvoLink, which told of it a
+        moment ago, does not know it for once.
+    :raises GenerationNotFoundError: when EvoLink has not known it for a while.
+    :raises EvoImageError: when it cannot be read.
+    """
+    try:
+        generation = hook.get_generation(evolink_task_id)
+    except GenerationNotFoundError as error:
+        if ending == "lost":
+            raise
+        raise GenerationLostError(
+            f"EvoLink told of its task {evolink_task_id} and says now that it does not know it.",
+            evolink_task_id=evolink_task_id,
+            request_id=error.request_id,
+        ) from error
+    if generation.is_terminal:
+        return generation
+    if ending == "lost":
+        why = _REASONS.get(reason, reason or "no reason given")
+        raise GenerationLostError(
+            f"The wait for EvoLink task {evolink_task_id} broke off: {why}. It is {generation.status}.",
+            evolink_task_id=evolink_task_id,
+        )
+    raise GenerationTimeoutError(
+        f"EvoLink task {evolink_task_id} was still {generation.status} after {age_in_words(generation)}.",
+        evolink_task_id=evolink_task_id,
+    )
+
+
+def require_images(generation: Generation, *, may_ask_again: bool = True) -> None:
+    """Check that a generation that has ended brought images.
+
+    :raises EvoImageError: the failure, the cancellation, or that it completed without an image.
+    """
+    if generation.status != "completed":
+        raise generation_failure(generation, may_ask_again=may_ask_again)
+    if not generation.image_urls:
+        raise NoImagesError(
+            f"EvoLink task {generation.evolink_task_id} completed without a single image.",
+            evolink_task_id=generation.evolink_task_id,
+        )
+
+
+def outcome_in_words(generation: Generation, asked: int | None) -> str:
+    """Tell in one line what a finished generation brought and cost."""
+    made = len(generation.image_urls)
+    images = f"{made} of {asked} images" if asked else f"{made} image{'' if made == 1 else 's'}"
+    charged = generation.usage.credits_used
+    credits_ = "charge not told" if charged is None else f"{charged:,.4f} credits charged"
+    took = "" if generation.duration is None else f" after {duration_in_words(generation.duration)}"
+    return f"EvoLink task {generation.evolink_task_id} completed{took}: {images}, {credits_}"
+
+
+def age_in_words(generation: Generation) -> str:
+    """Tell how long ago a generation was accepted."""
+    if generation.created is None:
+        return "the whole wait"
+    now = datetime.fromtimestamp(time.time(), UTC)
+    return duration_in_words(max(0.0, (now - generation.created).total_seconds()))
+
+
+def duration_in_words(seconds: float) -> str:
+    """Tell a time span as people do: 42 s, 3 min 5 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

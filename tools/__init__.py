@@ -1,0 +1,1 @@
+"""Tools of this repository; none is in the wheel."""
