@@ -48,7 +48,7 @@ EvoImageError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from airflow_provider_evoimage.version_compat import (
     AirflowException,
@@ -107,6 +107,32 @@ class EvoImageError(AirflowException):
         if self.request_id:
             parts.append(f"EvoLink's request id: {self.request_id}.")
         return " ".join(parts)
+
+    def restate(
+        self,
+        *,
+        message: str | None = None,
+        evolink_task_id: str | None = None,
+        billed: bool | str | None = "unchanged",
+        on_retry: str | None = None,
+    ) -> Self:
+        """Correct what this error says, where a caller knows more than the code that raised it.
+
+        The only way to change an error after it was made: its text, ``args`` and fields stay in step. What is
+        not given stays as it is.
+
+        :returns: the error itself, so that its traceback and cause stay.
+        """
+        if message is not None:
+            self.message = message
+            self.args = (message,)
+        if evolink_task_id is not None:
+            self.evolink_task_id = evolink_task_id
+        if not isinstance(billed, str):
+            self.billed = billed
+        if on_retry is not None:
+            self.on_retry = on_retry
+        return self
 
     @property
     def retryable(self) -> bool:
