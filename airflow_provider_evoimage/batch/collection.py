@@ -14,8 +14,6 @@ from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
-    GenerationLostError,
-    GenerationTimeoutError,
     LinkExpiredError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -23,7 +21,7 @@ from airflow_provider_evoimage.metrics import generation_ended
 from airflow_provider_evoimage.storage.saver import GenerationToSave, ImageSaver, SaveOutcome
 from airflow_provider_evoimage.submission.budget import Budget
 from airflow_provider_evoimage.waiting.polling import Ending
-from airflow_provider_evoimage.waiting.result import require_images
+from airflow_provider_evoimage.waiting.result import require_images, unfinished_error
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -46,8 +44,11 @@ class BatchCollection:
     budget: Budget
     log: Logger
 
-    def collect(self, endings: Mapping[str, Ending]) -> None:
-        """Read and save generations whose wait is over; one that still runs is noted as unfinished."""
+    def collect(self, endings: Mapping[str, Ending], reason: str = "") -> None:
+        """Read and save generations whose wait is over; one that still runs is noted as unfinished.
+
+        :param reason: why generations count as lost.
+        """
         by_id = {
             line.evolink_task_id: line
             for line in self.lines.values()
@@ -62,7 +63,8 @@ class BatchCollection:
                 if generation is not None and generation.is_terminal:
                     ended.append((line, generation))
                 else:
-                    self._unfinished(line, evolink_task_id, generation, endings[evolink_task_id])
+                    error = unfinished_error(evolink_task_id, generation, endings[evolink_task_id], reason)
+                    self._unfinished(line, generation, error)
             self._save(ended)
             self.ledger.write_if_possible(self.lines.values(), self.log)
             self.log.info("%s.", progress_in_words(self.lines.values()).capitalize())
@@ -111,15 +113,7 @@ class BatchCollection:
             generation_ended(generation)
         self.log.warning("Item %d: %s", line.item, error)
 
-    def _unfinished(
-        self, line: LedgerLine, evolink_task_id: str, generation: Generation | None, ending: Ending
-    ) -> None:
-        kind = GenerationTimeoutError if ending == "timeout" else GenerationLostError
-        status = "unknown to EvoLink" if generation is None else f"still {generation.status}"
-        error = kind(
-            f"EvoLink task {evolink_task_id} was {status} when the wait ended ({ending}).",
-            evolink_task_id=evolink_task_id,
-        )
+    def _unfinished(self, line: LedgerLine, generation: Generation | None, error: EvoImageError) -> None:
         problem = ItemError.of(error)
         line = replace(line, error=problem)
         if generation is None and line.record is not None and line.record.is_outlived(time.time()):

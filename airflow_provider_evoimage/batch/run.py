@@ -250,9 +250,12 @@ class BatchRun:
         self._lines.update(lines)
         hold_earlier(self._budget, self._lines.values())
 
-    def collect(self, endings: Mapping[str, Ending]) -> None:
-        """Save what has ended."""
-        self._collection.collect(endings)
+    def collect(self, endings: Mapping[str, Ending], reason: str = "") -> None:
+        """Save what has ended.
+
+        :param reason: why generations count as lost.
+        """
+        self._collection.collect(endings, reason)
 
     def finish(
         self, context: Mapping[str, Any], outlets: Sequence[object]

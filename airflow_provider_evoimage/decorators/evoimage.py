@@ -15,9 +15,7 @@ from airflow_provider_evoimage.version_compat import determine_kwargs
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_evoimage.evolink.request import ImageRequest
-    from airflow_provider_evoimage.manifest import Asked, Manifest
-    from airflow_provider_evoimage.references.files import References
+    from airflow_provider_evoimage.manifest import Manifest
 
 #: What the function may return besides a prompt: a dict of these.
 REQUEST_FIELDS = (
@@ -77,32 +75,23 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
         self, context: Context, event: Any = None, credits_reserved: float | None = None
     ) -> Manifest:
         """Go on after the trigger's event, and show again what the function returned before the wait."""
-        self._show_asked(context)
+        self._show_request(context)
         return super().execute_complete(context, event, credits_reserved)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Show what the function returned also where Airflow ends the wait itself."""
-        self._show_asked(context)
+        self._show_request(context)
         return super().resume_execution(next_method, next_kwargs, context)
 
-    def _show_asked(self, context: Context) -> None:
-        """Put back the fields that the task's page shows: this leg is another operator, without them."""
-        request = self._kept_asked(context).request or {}
+    def _show_request(self, context: Context) -> None:
+        """Restore the fields that the task's page shows: this leg is another operator object, without them."""
+        from airflow_provider_evoimage.generation.run import kept_request
+
+        kept = kept_request(context["ti"])
+        request = (kept.request if kept is not None else None) or {}
         for name in ("prompt", "model", "size", "quality", "n"):
             if name in request:
                 setattr(self, name, request[name])
-
-    def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
-        from airflow_provider_evoimage.references.task import has_references
-
-        asked = super()._ask(context, request, references)
-        # The function is not called again after the wait: what it asked for is kept for the manifest.
-        if not has_references(self.image_urls, self.extra_body):
-            self._keep_asked(context, asked)
-        return asked
-
-    def _asked(self, context: Context) -> Asked:
-        return self._kept_asked(context)
 
 
 def _request_fields(returned: object) -> dict[str, Any]:

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.version_compat import RetryPolicy
     from airflow_provider_evoimage.waiting.event import WaitEvent
 
-# The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
-DEFERRAL_MARGIN_SECONDS = 120.0
-
 OnItemFailure = Literal["continue", "fail"]
 
 
@@ -200,10 +197,13 @@ class EvoImageBatchOperator(BaseOperator):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
+            from airflow_provider_evoimage.waiting.deferral import event_of_ended_deferral
+
             self.log.warning("Airflow ended the wait: %s", error)
             run = self._run(context)
             run.resume()
-            run.collect(dict.fromkeys(run.waiting, "timeout"))
+            event = event_of_ended_deferral(error, run.waiting)
+            run.collect(event.endings, event.reason)
             return self._finish(context, run)
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
@@ -254,7 +254,7 @@ class EvoImageBatchOperator(BaseOperator):
         # A wait that broke off without a single ending would do so again.
         broke_off = not ended.endings and ended.reason
         try:
-            run.collect(dict.fromkeys(run.waiting, "lost") if broke_off else ended.endings)
+            run.collect(dict.fromkeys(run.waiting, "lost") if broke_off else ended.endings, ended.reason)
         except PASSING_ERRORS as error:
             if time.time() >= deadline:
                 raise
@@ -277,6 +277,7 @@ class EvoImageBatchOperator(BaseOperator):
 
     def _defer(self, run: BatchRun, deadline: float) -> None:
         from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
+        from airflow_provider_evoimage.waiting.deferral import deferral_timeout
         from airflow_provider_evoimage.waiting.result import duration_in_words
 
         waiting, left = run.waiting, max(1.0, deadline - time.time())
@@ -298,7 +299,7 @@ class EvoImageBatchOperator(BaseOperator):
             ),
             method_name="execute_complete",
             kwargs={"deadline": deadline},
-            timeout=timedelta(seconds=left + DEFERRAL_MARGIN_SECONDS),
+            timeout=deferral_timeout(left),
         )
 
     def _run(self, context: Context) -> BatchRun:

@@ -5,26 +5,19 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import filled, one_of, seconds
+from airflow_provider_evoimage.arguments import one_of, seconds
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_SUBMIT_TIMEOUT,
     ONE_GENERATION,
     OnClear,
 )
-from airflow_provider_evoimage.exceptions import (
-    EvoImageError,
-    GenerationNotFoundError,
-    InvalidRequestError,
-    LinkExpiredError,
-)
+from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
@@ -32,24 +25,10 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from airflow_provider_evoimage.evolink.answers import Generation
-    from airflow_provider_evoimage.evolink.request import ImageRequest
+    from airflow_provider_evoimage.generation.run import GenerationRun
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-    from airflow_provider_evoimage.lineage import NewImages
-    from airflow_provider_evoimage.manifest import Asked, Manifest
-    from airflow_provider_evoimage.references.files import References
-    from airflow_provider_evoimage.references.task import TaskReferences
-    from airflow_provider_evoimage.storage.saver import ImageSaver
-    from airflow_provider_evoimage.submission.record import RecordKeeper
-    from airflow_provider_evoimage.submission.submit import Submission
+    from airflow_provider_evoimage.manifest import Manifest
     from airflow_provider_evoimage.version_compat import RetryPolicy
-    from airflow_provider_evoimage.waiting.event import WaitEvent
-
-XCOM_EVOLINK_TASK_ID = "evolink_task_id"
-XCOM_ASKED = "evoimage_asked"
-
-# The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
-DEFERRAL_MARGIN_SECONDS = 120.0
 
 
 class EvoImageGenerateOperator(BaseOperator):
@@ -167,9 +146,7 @@ class EvoImageGenerateOperator(BaseOperator):
         self.submit_timeout = seconds("submit_timeout", submit_timeout)
         self.on_clear = one_of("on_clear", on_clear, get_args(OnClear))
         self.evoimage_conn_id = evoimage_conn_id
-        self._waiting_for: str | None = None
-        self._credits_reserved: float | None = None
-        self._made: NewImages | None = None
+        self._run: GenerationRun | None = None
 
     @functools.cached_property
     def hook(self) -> EvoImageHook:
@@ -180,53 +157,14 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""
-        from airflow_provider_evoimage.submission.budget import credit_limit
-        from airflow_provider_evoimage.submission.submit import naming_what_is_paid
-
-        with naming_what_is_paid(lambda: self._recorded_id(context)):
-            max_credits = credit_limit(self.max_credits)
-            read = self._read_references(context)
-        with read as references:
-            return self._run(context, references, max_credits)
-
-    def _run(self, context: Context, references: References, max_credits: Decimal | None) -> Manifest:
-        from airflow_provider_evoimage.manifest import build_manifest, made_by
-        from airflow_provider_evoimage.submission.submit import naming_what_is_paid
-        from airflow_provider_evoimage.waiting.blocking import wait_on_worker
-        from airflow_provider_evoimage.waiting.polling import Wait
-
-        with naming_what_is_paid(lambda: self._recorded_id(context)):
-            request = self._build_request(references)
-            asked = self._ask(context, request, references)
-            # What can be wrong about the destination is found out before anything is paid.
-            saver = self._saver(context)
-            self._check_names(request, saver)
-        self.log.info("Asking EvoLink for %s: %s", request.summary, request.short_prompt)
-        for warning in request.warnings:
-            self.log.warning("%s", warning)
-        generation = self._ensure(context, request, references, max_credits)
-        self._waiting_for = generation.evolink_task_id
-        self._credits_reserved = generation.usage.credits_reserved
-        # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
-        context["ti"].xcom_push(key=XCOM_EVOLINK_TASK_ID, value=generation.evolink_task_id)
-        self._log_accepted(generation)
-        if not self.wait_for_completion:
-            self._keeper(context).mark("delivered", generation)
-            asked = self._with_reserved(context, generation, asked)
-            return build_manifest(generation, asked=asked, made_by=made_by(context))
-        if generation.is_terminal:
-            return self._deliver(context, generation, asked, saver)
+        run = self._begin(context)
+        manifest = run.submit()
+        if manifest is not None:
+            return manifest
         deadline = time.time() + self.timeout
         if self.deferrable:
-            self._defer(generation, deadline)
-        wait = Wait(
-            evolink_task_id=generation.evolink_task_id,
-            deadline=deadline,
-            poll_interval=self.poll_interval,
-            estimated_time=generation.estimated_time,
-        )
-        event = wait_on_worker(self.hook, [wait], self.log)
-        return self._collect(context, generation.evolink_task_id, event)
+            self._defer(run, deadline)
+        return run.wait_on_worker(deadline)
 
     def execute_complete(
         self, context: Context, event: Any = None, credits_reserved: float | None = None
@@ -234,191 +172,69 @@ class EvoImageGenerateOperator(BaseOperator):
         """Go on after the trigger's event; harmless when it runs twice."""
         from airflow_provider_evoimage.waiting.event import WaitEvent
 
-        self._credits_reserved = credits_reserved
-        ended = WaitEvent.read(event)
-        evolink_task_id = ended.only_task
-        return self._collect(context, evolink_task_id, ended)
+        return self._begin(context).collect(WaitEvent.read(event), credits_reserved=credits_reserved)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Turn Airflow's own end of a deferral into our error with the id, after one last look."""
-        from airflow_provider_evoimage.waiting.event import WaitEvent
-
+        """When Airflow itself ended the deferral, read the generation once more and raise an error with its id."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
-            evolink_task_id = self._recorded_id(context)
+            from airflow_provider_evoimage.waiting.deferral import event_of_ended_deferral
+
+            run = self._begin(context)
+            evolink_task_id = run.recorded_id
             if evolink_task_id is None:
                 raise
-            is_timeout = isinstance(error, TaskDeferralTimeout)
-            event = WaitEvent(
-                endings={evolink_task_id: "timeout" if is_timeout else "lost"},
-                reason="" if is_timeout else f"Airflow's triggerer gave it up ({error})",
-            )
-            return self._collect(context, evolink_task_id, event)
+            return run.collect(event_of_ended_deferral(error, [evolink_task_id]))
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
-        """Tell OpenLineage, where it is installed, which folder was written."""
+        """Name the folder that was written, where OpenLineage is installed."""
         del task_instance
-        return self._made.openlineage() if self._made is not None else None
+        made = self._run.made if self._run is not None else None
+        return made.openlineage() if made is not None else None
 
     def on_kill(self) -> None:
-        """Say what goes on being billed when this task is killed on its worker."""
-        if self._waiting_for is not None:
+        """Name the generation that is still billed when this task is killed on its worker."""
+        if self._run is not None and self._run.waiting_for is not None:
             self.log.warning(
                 "Killed while EvoLink task %s goes on: EvoLink cannot cancel it and bills it when it completes. "
-                "A later try of this Airflow task goes on with it and submits nothing.",
-                self._waiting_for,
+                "A later try of this Airflow task resumes it and submits nothing.",
+                self._run.waiting_for.evolink_task_id,
             )
 
-    @property
-    def _model(self) -> str:
-        return filled("model", self.model) or self.hook.settings.default_model
+    def _begin(self, context: Context) -> GenerationRun:
+        from airflow_provider_evoimage.generation.run import GenerationArguments, GenerationRun
 
-    def _references(self, context: Context) -> TaskReferences:
-        from airflow_provider_evoimage.references.task import TaskReferences
-
-        return TaskReferences(hook=self.hook, context=context, cleanup=self.cleanup_references, log=self.log)
-
-    def _read_references(self, context: Context) -> References:
-        return self._references(context).read(
-            self.image_urls, self.extra_body, model=self._model, is_retry=self._is_retry(context)
-        )
-
-    def _ask(self, context: Context, request: ImageRequest, references: References) -> Asked:
-        """Describe the request; with references it is kept for the manifest, as they may be gone after the wait."""
-        from airflow_provider_evoimage.manifest import Asked
-        from airflow_provider_evoimage.references.task import has_references, with_sources
-
-        asked = with_sources(Asked.by(request), references)
-        if has_references(self.image_urls, self.extra_body):
-            self._keep_asked(context, asked)
-        return asked
-
-    def _ensure(
-        self, context: Context, request: ImageRequest, references: References, max_credits: Decimal | None
-    ) -> Generation:
-        try:
-            return self._submission(context, request, references, max_credits).ensure(request)
-        except EvoImageError as error:
-            if error.billed is False and not error.retryable:
-                self._references(context).remove()
-            raise
-        finally:
-            references.close()
-
-    def _build_request(self, references: References) -> ImageRequest:
-        from airflow_provider_evoimage.evolink.request import ImageRequest
-
-        return ImageRequest.build(
-            model=self._model,
+        arguments = GenerationArguments(
             prompt=self.prompt,
+            model=self.model,
             size=self.size,
             quality=self.quality,
             n=self.n,
-            image_urls=references.image_urls,
+            image_urls=self.image_urls,
+            cleanup_references=self.cleanup_references,
             callback_url=self.callback_url,
-            extra_body=references.extra_body,
-        )
-
-    def _saver(self, context: Context) -> ImageSaver | None:
-        from airflow_provider_evoimage.manifest import made_by
-        from airflow_provider_evoimage.storage.destination import Destination
-        from airflow_provider_evoimage.storage.file_names import FileNames
-        from airflow_provider_evoimage.storage.saver import ImageSaver
-
-        save_to = filled("save_to", self.save_to)
-        if save_to is None:
-            return None
-        return ImageSaver(
-            hook=self.hook,
-            destination=Destination(save_to),
-            names=FileNames(self.filename_template),
-            # A re-run of the same DAG run replaces its files; another run has other names.
-            if_exists="overwrite",
-            made_by=made_by(context),
-            log=self.log,
-            may_follow_a_kill=context["ti"].try_number > 1,
-        )
-
-    def _check_names(self, request: ImageRequest, saver: ImageSaver | None) -> None:
-        """Find out before anything is paid whether the storage could take the images."""
-        from airflow_provider_evoimage.storage.file_names import SOME_ID, task_fields
-
-        if saver is None:
-            return
-        names = saver.names
-        if request.asked > 1 and "index" not in names.fields:
-            raise InvalidRequestError(
-                f"filename_template {self.filename_template!r} gives the {request.asked} images of this request "
-                "the same name: add {index} to it."
-            )
-        fields = {
-            **task_fields(saver.made_by),
-            "item": 0,
-            "name": "0",
-            "index": request.asked - 1,
-            "evolink_task_id": SOME_ID.format(0),
-            "model": request.model,
-            "ext": "json",
-        }
-        saver.destination.check_length(names.name(fields), is_paid=False)
-
-    def _submission(
-        self, context: Context, request: ImageRequest, references: References, max_credits: Decimal | None
-    ) -> Submission:
-        from airflow_provider_evoimage.submission.identity import fingerprint
-        from airflow_provider_evoimage.submission.submit import Submission, identity_of
-
-        return Submission(
-            hook=self.hook,
-            identity=identity_of(
-                context,
-                namespace=self.hook.settings.idempotency_namespace,
-                fingerprint=fingerprint(request),
-            ),
-            keeper=self._keeper(context),
-            log=self.log,
-            on_clear=self.on_clear,
-            is_retry=self._is_retry(context),
-            may_be_cleared=context["ti"].max_tries != self.retries,
+            extra_body=self.extra_body,
+            max_credits=self.max_credits,
+            save_to=self.save_to,
+            filename_template=self.filename_template,
+            wait_for_completion=self.wait_for_completion,
+            poll_interval=self.poll_interval,
             submit_timeout=self.submit_timeout,
-            before_submit=lambda: self._check_cost(request, max_credits),
-            uploads=self._references(context).uploads(references),
+            on_clear=self.on_clear,
+            retries=self.retries or 0,
         )
+        self._run = GenerationRun(
+            context, hook=self.hook, arguments=arguments, outlets=self.outlets, log=self.log
+        )
+        return self._run
 
-    def _check_cost(self, request: ImageRequest, max_credits: Decimal | None) -> None:
-        from airflow_provider_evoimage.submission.budget import require_within
-
-        found = require_within(request, max_credits)
-        limit = "" if max_credits is None else f"; max_credits is {max_credits:f}"
-        self.log.info("Estimated cost: %s%s.", found or "no price is known for this model", limit)
-
-    def _is_retry(self, context: Context) -> bool:
-        ti = context["ti"]
-        first_try = (ti.max_tries or 0) - (self.retries or 0) + 1
-        return bool(ti.try_number > first_try)
-
-    def _keeper(self, context: Context) -> RecordKeeper:
-        from airflow_provider_evoimage.submission.record import RecordKeeper
-
-        # Airflow 3.3 and later.
-        return RecordKeeper(context.get("task_state_store"), self.log)
-
-    def _log_accepted(self, generation: Generation) -> None:
-        from airflow_provider_evoimage.waiting.result import duration_in_words
-
-        reserved, expected = generation.usage.credits_reserved, generation.estimated_time
-        facts = [f"EvoLink task {generation.evolink_task_id} is {generation.status}"]
-        if reserved is not None:
-            facts.append(f"{reserved:,.4f} credits reserved")
-        if expected is not None and not generation.is_terminal:
-            facts.append(f"EvoLink expects it to take about {duration_in_words(expected)}")
-        self.log.info("%s.", "; ".join(facts))
-
-    def _defer(self, generation: Generation, deadline: float) -> None:
+    def _defer(self, run: GenerationRun, deadline: float) -> None:
         from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
+        from airflow_provider_evoimage.waiting.deferral import deferral_timeout
         from airflow_provider_evoimage.waiting.result import duration_in_words
 
+        generation = run.under_way
         self.log.info(
             "Waiting for it in the triggerer for up to %s; no worker is held.",
             duration_in_words(self.timeout),
@@ -432,126 +248,7 @@ class EvoImageGenerateOperator(BaseOperator):
                 estimated_time=generation.estimated_time,
             ),
             method_name="execute_complete",
-            # Only the answer to the POST tells it, and before Airflow 3.3 there is no record to keep it in.
+            # Only the answer to the POST says it, and below Airflow 3.3 there is no record to keep it in.
             kwargs={"credits_reserved": generation.usage.credits_reserved},
-            timeout=timedelta(seconds=self.timeout + DEFERRAL_MARGIN_SECONDS),
+            timeout=deferral_timeout(self.timeout),
         )
-
-    def _collect(self, context: Context, evolink_task_id: str, event: WaitEvent) -> Manifest:
-        from airflow_provider_evoimage.submission.submit import naming_what_is_paid
-        from airflow_provider_evoimage.waiting.result import read_ended
-
-        self._waiting_for = evolink_task_id
-        try:
-            generation = read_ended(self.hook, evolink_task_id, event.endings[evolink_task_id], event.reason)
-        except GenerationNotFoundError as error:
-            if self._keeper(context).forget_if_old(evolink_task_id):
-                error.on_retry = (
-                    "No retry follows. Its images would be gone by now: clear the task to ask anew."
-                )
-            raise
-        with naming_what_is_paid(lambda: evolink_task_id):
-            saver = self._saver(context)
-        return self._deliver(context, generation, self._asked(context), saver)
-
-    def _asked(self, context: Context) -> Asked:
-        """Describe the request again; what was paid is delivered also when that no longer works."""
-        from airflow_provider_evoimage.manifest import Asked
-        from airflow_provider_evoimage.references.task import has_references
-
-        if has_references(self.image_urls, self.extra_body):
-            return self._kept_asked(context)
-        try:
-            with self._read_references(context) as references:
-                return Asked.by(self._build_request(references))
-        except EvoImageError as error:
-            self.log.warning("The manifest will lack the request: %s", error.message)
-            return Asked()
-
-    def _keep_asked(self, context: Context, asked: Asked) -> None:
-        context["ti"].xcom_push(key=XCOM_ASKED, value=asked.kept())
-
-    def _kept_asked(self, context: Context) -> Asked:
-        from airflow_provider_evoimage.manifest import Asked
-
-        ti = context["ti"]
-        return Asked.in_manifest(ti.xcom_pull(task_ids=ti.task_id, key=XCOM_ASKED, map_indexes=ti.map_index))
-
-    def _deliver(
-        self, context: Context, generation: Generation, asked: Asked, saver: ImageSaver | None
-    ) -> Manifest:
-        try:
-            return self._hand_over(context, generation, asked, saver)
-        finally:
-            self._references(context).remove()
-
-    def _hand_over(
-        self, context: Context, generation: Generation, asked: Asked, saver: ImageSaver | None
-    ) -> Manifest:
-        from airflow_provider_evoimage.lineage import NewImages
-        from airflow_provider_evoimage.manifest import build_manifest, cost_in_words, made_by
-        from airflow_provider_evoimage.metrics import generation_ended
-        from airflow_provider_evoimage.waiting.result import outcome_in_words, require_images
-
-        self._waiting_for = None
-        asked = self._with_reserved(context, generation, asked)
-        keeper = self._keeper(context)
-        try:
-            require_images(generation)
-        except EvoImageError:
-            keeper.mark("failed", generation)
-            generation_ended(generation)
-            raise
-        self.log.info("%s.", outcome_in_words(generation, asked.images))
-        made = len(generation.image_urls)
-        if asked.images is not None and made < asked.images:
-            self.log.warning(
-                "EvoLink made %d of the %d images asked for in task %s; the charge follows what was made.",
-                made,
-                asked.images,
-                generation.evolink_task_id,
-            )
-        if saver is None:
-            if generation.has_expired(time.time()):
-                self.log.warning(
-                    "The result links of EvoLink task %s died at %s, and nothing was saved: they are handed on all "
-                    "the same. Cleared once more, this task asks for new images.",
-                    generation.evolink_task_id,
-                    f"{generation.expires_at:%Y-%m-%d %H:%M} UTC",
-                )
-            manifest = build_manifest(generation, asked=asked, made_by=made_by(context))
-        else:
-            try:
-                (manifest,) = saver.save([generation], [asked])
-            except LinkExpiredError:
-                # Nothing is left to go on with: only then does a cleared task ask anew.
-                keeper.mark("failed", generation)
-                generation_ended(generation, is_expired=True)
-                raise
-        self._made = NewImages(
-            manifests=[manifest], save_to=None if saver is None else filled("save_to", self.save_to)
-        )
-        self._made.announce(context, self.outlets, self.log)
-        keeper.mark("delivered", generation)
-        generation_ended(generation)
-        self.log.info("%s.", cost_in_words(manifest))
-        return manifest
-
-    def _with_reserved(self, context: Context, generation: Generation, asked: Asked) -> Asked:
-        """Add what EvoLink reserved, as this try or an earlier one was told."""
-        reserved = self._credits_reserved
-        if reserved is None:
-            record = self._keeper(context).read()
-            if record is not None and record.evolink_task_id == generation.evolink_task_id:
-                reserved = record.credits_reserved
-        return replace(asked, credits_reserved=reserved)
-
-    def _recorded_id(self, context: Context) -> str | None:
-        from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID
-
-        record = self._keeper(context).read()
-        if record is not None and record.evolink_task_id is not None:
-            return record.evolink_task_id
-        ti = context["ti"]
-        pushed = ti.xcom_pull(task_ids=ti.task_id, key=XCOM_EVOLINK_TASK_ID, map_indexes=ti.map_index)
-        return pushed if isinstance(pushed, str) and EVOLINK_TASK_ID.fullmatch(pushed) else None

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.manifest import Manifest
 
-# The trigger ends the wait itself; this much later Airflow does, should the trigger be lost.
-DEFERRAL_MARGIN_SECONDS = 120.0
 # What Airflow calls in place of execute_complete when it ends a deferral itself.
 _TRIGGER_FAILED = "__fail__"
 
@@ -112,19 +110,17 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
     def _end_of_deferral(self, next_kwargs: dict[str, Any] | None, context: Context) -> dict[str, Any]:
         """Return the event that stands for Airflow's own end of a deferral."""
-        from airflow_provider_evoimage.waiting.event import WaitEvent
+        from airflow_provider_evoimage.waiting.deferral import event_of_ended_deferral
 
-        reason = ""
         try:
             BaseOperator.resume_execution(self, _TRIGGER_FAILED, next_kwargs, context)
-        except TaskDeferralTimeout:
-            return WaitEvent(endings={self._id: "timeout"}).to_json()
-        except TaskDeferralError as error:
-            reason = f"Airflow's triggerer gave it up ({error})"
-        return WaitEvent(endings={self._id: "lost"}, reason=reason).to_json()
+        except (TaskDeferralTimeout, TaskDeferralError) as error:
+            ended = error
+        return event_of_ended_deferral(ended, [self._id]).to_json()
 
     def _defer(self) -> None:
         from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
+        from airflow_provider_evoimage.waiting.deferral import deferral_timeout
         from airflow_provider_evoimage.waiting.result import duration_in_words
 
         self.log.info(
@@ -140,7 +136,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
                 poll_interval=self.poll_interval,
             ),
             method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout + DEFERRAL_MARGIN_SECONDS),
+            timeout=deferral_timeout(self.timeout),
         )
 
     def poke(self, context: Context) -> PokeReturnValue:

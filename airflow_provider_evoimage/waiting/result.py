@@ -45,15 +45,27 @@ def read_ended(hook: EvoImageHook, evolink_task_id: str, ending: Ending, reason:
         ) from error
     if generation.is_terminal:
         return generation
-    if ending == "lost":
+    raise unfinished_error(evolink_task_id, generation, ending, reason)
+
+
+def unfinished_error(
+    evolink_task_id: str, generation: Generation | None, ending: Ending, reason: str = ""
+) -> GenerationTimeoutError | GenerationLostError:
+    """Return the error of a generation whose wait is over and which has not ended.
+
+    :param generation: as EvoLink describes it now; None where EvoLink does not know it.
+    :param reason: why the wait broke off: a word of ours, or a sentence.
+    """
+    status = "unknown to EvoLink" if generation is None else generation.status
+    if ending != "timeout":
         why = _REASONS.get(reason, reason or "no reason given")
-        raise GenerationLostError(
-            f"The wait for EvoLink task {evolink_task_id} broke off: {why}. It is {generation.status}.",
+        return GenerationLostError(
+            f"The wait for EvoLink task {evolink_task_id} broke off: {why}. It is {status}.",
             evolink_task_id=evolink_task_id,
         )
-    raise GenerationTimeoutError(
-        f"EvoLink task {evolink_task_id} was still {generation.status} after {age_in_words(generation)}.",
-        evolink_task_id=evolink_task_id,
+    age = "the whole wait" if generation is None else age_in_words(generation)
+    return GenerationTimeoutError(
+        f"EvoLink task {evolink_task_id} was still {status} after {age}.", evolink_task_id=evolink_task_id
     )
 
 

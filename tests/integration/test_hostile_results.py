@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import hostile_host as host_that
 import pytest
 import tenacity.nap
 from PIL import Image
@@ -22,6 +21,7 @@ from airflow_provider_evoimage.exceptions import (
     TooLargeError,
     UnsafeLinkError,
 )
+from tests.integration import hostile_host as host_that
 from tests.integration.hostile_host import TASK, Exchange, HostileHost, picture
 from tests.integration.task_driver import CONNECTION, TaskRun, connection, save
 

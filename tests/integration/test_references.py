@@ -331,7 +331,7 @@ def test_crash_around_upload_and_post_pays_once_and_ends_in_no_conflict(
     assert len(files(evolink)) == (0 if cleanup else 1)
 
 
-FIRST_LEG = ("generate.py", "task_references.py", "submit.py", "reference_uploads.py")
+FIRST_LEG = ("generate.py", "run.py", "task.py", "submit.py", "record.py", "uploads.py")
 
 
 def test_crash_at_any_line_before_the_wait_pays_once(

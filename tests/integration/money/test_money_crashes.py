@@ -43,7 +43,7 @@ def test_id_is_in_xcom_as_soon_as_the_request_is_accepted(
     task = TaskRun(generate(), store=store)
     with pytest.raises(TaskDeferred):
         task.start()
-    assert task.ti.xcoms == {"evolink_task_id": only_id(evolink)}
+    assert task.ti.xcoms["evolink_task_id"] == only_id(evolink)
 
 
 def test_record_precedes_the_post_and_follows_the_generation(
@@ -148,9 +148,11 @@ SECOND_LEG = (
     "saver.py",
     "destination.py",
     "manifest.py",
-    "ending.py",
+    "result.py",
     "submit.py",
-    "resume.py",
+    "record.py",
+    "run.py",
+    "existing.py",
 )
 
 

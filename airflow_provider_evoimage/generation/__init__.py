@@ -1,0 +1,1 @@
+"""One generation of one Airflow task, from its request to its manifest."""

@@ -1,0 +1,414 @@
+"""One leg of one generation's task on a worker: ask once, wait or hand over, save, and describe what came of it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_evoimage.arguments import filled
+from airflow_provider_evoimage.defaults import OnClear
+from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
+from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.exceptions import (
+    EvoImageError,
+    GenerationNotFoundError,
+    InvalidRequestError,
+    LinkExpiredError,
+)
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.lineage import NewImages
+from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, cost_in_words, made_by
+from airflow_provider_evoimage.metrics import generation_ended
+from airflow_provider_evoimage.references.files import References
+from airflow_provider_evoimage.references.task import TaskReferences, has_references, with_sources
+from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.storage.file_names import SOME_ID, FileNames, task_fields
+from airflow_provider_evoimage.storage.saver import ImageSaver
+from airflow_provider_evoimage.submission.budget import credit_limit, require_within
+from airflow_provider_evoimage.submission.identity import fingerprint
+from airflow_provider_evoimage.submission.record import RecordKeeper
+from airflow_provider_evoimage.submission.submit import Submission, identity_of, naming_what_is_paid
+from airflow_provider_evoimage.waiting.blocking import wait_on_worker
+from airflow_provider_evoimage.waiting.event import WaitEvent
+from airflow_provider_evoimage.waiting.polling import Wait
+from airflow_provider_evoimage.waiting.result import (
+    duration_in_words,
+    outcome_in_words,
+    read_ended,
+    require_images,
+)
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from airflow.sdk.types import Logger
+
+XCOM_EVOLINK_TASK_ID = "evolink_task_id"
+#: The request as it was sent, in the form of a manifest: after the wait templates may render to something else.
+XCOM_REQUEST = "evoimage_asked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationArguments:
+    """What the operator was given, rendered; see :class:`EvoImageGenerateOperator`.
+
+    :param retries: of the Airflow task, to tell its first try from a later one.
+    """
+
+    prompt: str
+    model: str | None
+    size: str | None
+    quality: str | None
+    n: int | str | None
+    image_urls: Any
+    cleanup_references: bool
+    callback_url: str | None
+    extra_body: Any
+    max_credits: float | str | None
+    save_to: str | None
+    filename_template: str
+    wait_for_completion: bool
+    poll_interval: float | None
+    submit_timeout: float
+    on_clear: OnClear
+    retries: int
+
+
+class GenerationRun:
+    """One leg of a generate task: first :meth:`submit` or, after the wait, :meth:`collect`.
+
+    :param outlets: of the Airflow task; each gets an event of the images.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        hook: EvoImageHook,
+        arguments: GenerationArguments,
+        outlets: Iterable[object],
+        log: Logger,
+    ) -> None:
+        self._context = context
+        self._ti = context["ti"]
+        self._hook = hook
+        self._arguments = arguments
+        self._outlets = outlets
+        self._log = log
+        self._made_by = made_by(context)
+        # Airflow 3.3 and later have the store.
+        self._keeper = RecordKeeper(context.get("task_state_store"), log)
+        self._references = TaskReferences(
+            hook=hook, context=context, cleanup=arguments.cleanup_references, log=log
+        )
+        self._asked: Asked | None = None
+        #: The generation that is under way; None when there is nothing to wait for.
+        self.waiting_for: Generation | None = None
+        #: The images that this leg handed over.
+        self.made: NewImages | None = None
+
+    def submit(self) -> Manifest | None:
+        """Bring the request to a generation: an earlier try's, or a new one.
+
+        :returns: the manifest where there is nothing to wait for; None where ``waiting_for`` is under way.
+        """
+        with self._naming_what_is_paid():
+            max_credits = credit_limit(self._arguments.max_credits)
+            read = self._read_references()
+        with read as references:
+            with self._naming_what_is_paid():
+                request = self._build_request(references)
+                asked = self._describe(request, references)
+                # Problems with the destination show before anything is paid.
+                saver = self._saver
+                self._check_names(request)
+            self._log.info("Asking EvoLink for %s: %s", request.summary, request.short_prompt)
+            for warning in request.warnings:
+                self._log.warning("%s", warning)
+            generation = self._ensure(request, references, max_credits)
+        self.waiting_for = generation
+        # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
+        self._ti.xcom_push(key=XCOM_EVOLINK_TASK_ID, value=generation.evolink_task_id)
+        self._log_accepted(generation)
+        if not self._arguments.wait_for_completion:
+            self._keeper.mark("delivered", generation)
+            asked = self._with_reserved(asked, generation, generation.usage.credits_reserved)
+            return build_manifest(generation, asked=asked, made_by=self._made_by)
+        if generation.is_terminal:
+            return self._deliver(generation, saver, credits_reserved=generation.usage.credits_reserved)
+        return None
+
+    @property
+    def under_way(self) -> Generation:
+        """The generation that :meth:`submit` left to wait for.
+
+        :raises ValueError: when there is none.
+        """
+        if self.waiting_for is None:
+            raise ValueError("No generation is under way.")
+        return self.waiting_for
+
+    def wait_on_worker(self, deadline: float) -> Manifest:
+        """Wait for what is under way, and hand it over.
+
+        :param deadline: Unix seconds.
+        """
+        generation = self.under_way
+        wait = Wait(
+            evolink_task_id=generation.evolink_task_id,
+            deadline=deadline,
+            poll_interval=self._arguments.poll_interval,
+            estimated_time=generation.estimated_time,
+        )
+        event = wait_on_worker(self._hook, [wait], self._log)
+        return self.collect(event, credits_reserved=generation.usage.credits_reserved)
+
+    def collect(self, event: WaitEvent, *, credits_reserved: float | None = None) -> Manifest:
+        """Hand over the generation whose wait is over; harmless when it runs twice.
+
+        :param credits_reserved: what the answer to the POST said, where this leg knows it.
+        """
+        evolink_task_id = event.only_task
+        self.waiting_for = Generation(evolink_task_id=evolink_task_id)
+        try:
+            generation = read_ended(self._hook, evolink_task_id, event.endings[evolink_task_id], event.reason)
+        except GenerationNotFoundError as error:
+            if self._keeper.forget_if_old(evolink_task_id):
+                error.restate(
+                    on_retry="No retry follows. Its images would be gone by now: clear the task to ask anew."
+                )
+            raise
+        with naming_what_is_paid(lambda: evolink_task_id):
+            saver = self._saver
+        return self._deliver(generation, saver, credits_reserved=credits_reserved)
+
+    @property
+    def recorded_id(self) -> str | None:
+        """The generation that an earlier leg or try submitted, as the record or the XCom names it."""
+        record = self._keeper.read()
+        if record is not None and record.evolink_task_id is not None:
+            return record.evolink_task_id
+        pushed = _own_xcom(self._ti, XCOM_EVOLINK_TASK_ID)
+        return pushed if isinstance(pushed, str) and EVOLINK_TASK_ID.fullmatch(pushed) else None
+
+    def _naming_what_is_paid(self) -> AbstractContextManager[None]:
+        return naming_what_is_paid(lambda: self.recorded_id)
+
+    @functools.cached_property
+    def _model(self) -> str:
+        return filled("model", self._arguments.model) or self._hook.settings.default_model
+
+    def _read_references(self) -> References:
+        return self._references.read(
+            self._arguments.image_urls,
+            self._arguments.extra_body,
+            model=self._model,
+            is_retry=self._is_retry,
+        )
+
+    def _build_request(self, references: References) -> ImageRequest:
+        return ImageRequest.build(
+            model=self._model,
+            prompt=self._arguments.prompt,
+            size=self._arguments.size,
+            quality=self._arguments.quality,
+            n=self._arguments.n,
+            image_urls=references.image_urls,
+            callback_url=self._arguments.callback_url,
+            extra_body=references.extra_body,
+        )
+
+    def _describe(self, request: ImageRequest, references: References) -> Asked:
+        """Describe the request, and keep that for the leg after the wait."""
+        self._asked = with_sources(Asked.by(request), references)
+        self._ti.xcom_push(key=XCOM_REQUEST, value=self._asked.kept())
+        return self._asked
+
+    def _described(self) -> Asked:
+        """Return the request as it was sent; a paid image is delivered also when that is unknown."""
+        if self._asked is not None:
+            return self._asked
+        kept = kept_request(self._ti)
+        if kept is not None:
+            return kept
+        if has_references(self._arguments.image_urls, self._arguments.extra_body):
+            return Asked()
+        try:  # A release before this one kept only requests with references.
+            with self._read_references() as references:
+                return Asked.by(self._build_request(references))
+        except EvoImageError as error:
+            self._log.warning("The manifest will lack the request: %s", error.message)
+            return Asked()
+
+    @functools.cached_property
+    def _saver(self) -> ImageSaver | None:
+        save_to = filled("save_to", self._arguments.save_to)
+        if save_to is None:
+            return None
+        return ImageSaver(
+            hook=self._hook,
+            destination=Destination(save_to),
+            names=FileNames(self._arguments.filename_template),
+            # A re-run of the same DAG run replaces its files; another run has other names.
+            if_exists="overwrite",
+            made_by=self._made_by,
+            log=self._log,
+            may_follow_a_kill=self._ti.try_number > 1,
+        )
+
+    def _check_names(self, request: ImageRequest) -> None:
+        """Find out before anything is paid whether the storage could take the images."""
+        saver = self._saver
+        if saver is None:
+            return
+        names = saver.names
+        if request.asked > 1 and "index" not in names.fields:
+            raise InvalidRequestError(
+                f"filename_template {names.template!r} gives the {request.asked} images of this request "
+                "the same name: add {index} to it."
+            )
+        fields = {
+            **task_fields(saver.made_by),
+            "item": 0,
+            "name": "0",
+            "index": request.asked - 1,
+            "evolink_task_id": SOME_ID.format(0),
+            "model": request.model,
+            "ext": "json",
+        }
+        saver.destination.check_length(names.name(fields), is_paid=False)
+
+    def _ensure(
+        self, request: ImageRequest, references: References, max_credits: Decimal | None
+    ) -> Generation:
+        submission = Submission(
+            hook=self._hook,
+            identity=identity_of(
+                self._context,
+                namespace=self._hook.settings.idempotency_namespace,
+                fingerprint=fingerprint(request),
+            ),
+            keeper=self._keeper,
+            log=self._log,
+            on_clear=self._arguments.on_clear,
+            is_retry=self._is_retry,
+            may_be_cleared=self._ti.max_tries != self._arguments.retries,
+            submit_timeout=self._arguments.submit_timeout,
+            before_submit=lambda: self._check_cost(request, max_credits),
+            uploads=self._references.uploads(references),
+        )
+        try:
+            return submission.ensure(request)
+        except EvoImageError as error:
+            if error.billed is False and not error.retryable:
+                self._references.remove()
+            raise
+
+    def _check_cost(self, request: ImageRequest, max_credits: Decimal | None) -> None:
+        found = require_within(request, max_credits)
+        limit = "" if max_credits is None else f"; max_credits is {max_credits:f}"
+        self._log.info("Estimated cost: %s%s.", found or "no price is known for this model", limit)
+
+    @property
+    def _is_retry(self) -> bool:
+        first_try = (self._ti.max_tries or 0) - self._arguments.retries + 1
+        return bool(self._ti.try_number > first_try)
+
+    def _log_accepted(self, generation: Generation) -> None:
+        reserved, expected = generation.usage.credits_reserved, generation.estimated_time
+        facts = [f"EvoLink task {generation.evolink_task_id} is {generation.status}"]
+        if reserved is not None:
+            facts.append(f"{reserved:,.4f} credits reserved")
+        if expected is not None and not generation.is_terminal:
+            facts.append(f"EvoLink expects it to take about {duration_in_words(expected)}")
+        self._log.info("%s.", "; ".join(facts))
+
+    def _deliver(
+        self, generation: Generation, saver: ImageSaver | None, *, credits_reserved: float | None
+    ) -> Manifest:
+        asked = self._with_reserved(self._described(), generation, credits_reserved)
+        self.waiting_for = None
+        try:
+            self._require_images(generation)
+            self._log.info("%s.", outcome_in_words(generation, asked.images))
+            self._warn_of_fewer_images(generation, asked)
+            manifest = self._hand_over(generation, asked, saver)
+        finally:
+            self._references.remove()
+        self._log.info("%s.", cost_in_words(manifest))
+        return manifest
+
+    def _require_images(self, generation: Generation) -> None:
+        try:
+            require_images(generation)
+        except EvoImageError:
+            self._keeper.mark("failed", generation)
+            generation_ended(generation)
+            raise
+
+    def _warn_of_fewer_images(self, generation: Generation, asked: Asked) -> None:
+        made = len(generation.image_urls)
+        if asked.images is not None and made < asked.images:
+            self._log.warning(
+                "EvoLink made %d of the %d images asked for in task %s; the charge follows what was made.",
+                made,
+                asked.images,
+                generation.evolink_task_id,
+            )
+
+    def _hand_over(self, generation: Generation, asked: Asked, saver: ImageSaver | None) -> Manifest:
+        """Save the images, or hand on their links; then announce them and record the delivery."""
+        if saver is None:
+            self._warn_of_dead_links(generation)
+            manifest = build_manifest(generation, asked=asked, made_by=self._made_by)
+        else:
+            try:
+                (manifest,) = saver.save([generation], [asked])
+            except LinkExpiredError:
+                # Nothing is left to resume: only then does a cleared task submit a new request.
+                self._keeper.mark("failed", generation)
+                generation_ended(generation, is_expired=True)
+                raise
+        self.made = NewImages(
+            manifests=[manifest],
+            save_to=None if saver is None else filled("save_to", self._arguments.save_to),
+        )
+        self.made.announce(self._context, self._outlets, self._log)
+        self._keeper.mark("delivered", generation)
+        generation_ended(generation)
+        return manifest
+
+    def _warn_of_dead_links(self, generation: Generation) -> None:
+        if generation.has_expired(time.time()):
+            self._log.warning(
+                "The result links of EvoLink task %s died at %s, and nothing was saved: the task returns them all "
+                "the same. If it is cleared again, it submits a new request.",
+                generation.evolink_task_id,
+                f"{generation.expires_at:%Y-%m-%d %H:%M} UTC",
+            )
+
+    def _with_reserved(self, asked: Asked, generation: Generation, credits_reserved: float | None) -> Asked:
+        """Add what EvoLink reserved, as this leg or an earlier one was told."""
+        reserved = credits_reserved
+        if reserved is None:
+            record = self._keeper.read()
+            if record is not None and record.evolink_task_id == generation.evolink_task_id:
+                reserved = record.credits_reserved
+        return replace(asked, credits_reserved=reserved)
+
+
+def kept_request(ti: Any) -> Asked | None:
+    """Return the request as an earlier leg of this try sent it; None where none was kept.
+
+    :param ti: the task instance of the context.
+    """
+    kept = _own_xcom(ti, XCOM_REQUEST)
+    return Asked.in_manifest(kept) if isinstance(kept, Mapping) else None
+
+
+def _own_xcom(ti: Any, key: str) -> object:
+    return ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index)
