@@ -66,7 +66,7 @@ PINNED = {
         fingerprint="cd91c04a9a1354a361a0915e3fc602af739f7c0d4678bea458e6dece89175f15",
         key="airflow-evoimage-eef8ac4eeab3d5b6a5f37f928813b9ab1492007a83fcf92a8253787a639677ce",
     ),
-    "one field left to the model": Pinned(
+    "quality left to the documented default": Pinned(
         request={"quality": None},
         fingerprint="7782274b12820fa073f142675172425a0c73817cb2023caa4942ef5c2f2613ca",
         key="airflow-evoimage-56a8f768c6fbdd717d434b1887a9877ba88bdcb2e7e8185cfd1a13fda7670357",
