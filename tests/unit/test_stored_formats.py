@@ -16,25 +16,24 @@ import pytest
 from airflow_provider_evoimage import manifest as manifest_module
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
 from airflow_provider_evoimage.batch.summary import summary_of
-from airflow_provider_evoimage.evolink.models import Generation
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.generation import run as generation_run
 from airflow_provider_evoimage.manifest import (
     Asked,
     build_manifest,
     generations_given,
     without_links,
 )
-from airflow_provider_evoimage.operators import generate
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.references.files import KnownReferences
+from airflow_provider_evoimage.references.uploads import ReferenceRecord
 from airflow_provider_evoimage.sensors.generation import EvoImageGenerationSensor
-from airflow_provider_evoimage.storage import reference_uploads
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.progress import SaveProgress
-from airflow_provider_evoimage.storage.reference_uploads import ReferenceRecord
-from airflow_provider_evoimage.storage.references import KnownReferences
-from airflow_provider_evoimage.submission import resume
-from airflow_provider_evoimage.submission.resume import SubmissionRecord
+from airflow_provider_evoimage.submission import record as submission_record
+from airflow_provider_evoimage.submission.record import SubmissionRecord
 from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 from airflow_provider_evoimage.waiting.event import WaitEvent
@@ -110,10 +109,10 @@ PHASES: list[dict[str, Any]] = [
 
 
 def test_names_under_which_airflow_keeps_our_state_stay() -> None:
-    assert resume.STATE_KEY == "evoimage"
-    assert reference_uploads.STATE_KEY == "evoimage_references"
-    assert generate.XCOM_EVOLINK_TASK_ID == "evolink_task_id"
-    assert generate.XCOM_ASKED == "evoimage_asked"
+    assert submission_record.STATE_KEY == "evoimage"
+    assert uploads.STATE_KEY == "evoimage_references"
+    assert generation_run.XCOM_EVOLINK_TASK_ID == "evolink_task_id"
+    assert generation_run.XCOM_REQUEST == "evoimage_asked"
 
 
 def test_submission_record_is_written_as_in_earlier_release() -> None:

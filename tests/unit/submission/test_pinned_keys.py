@@ -15,8 +15,8 @@ from airflow_provider_evoimage.batch.items import build_items
 from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
-from airflow_provider_evoimage.storage.reference_uploads import UploadNames
-from airflow_provider_evoimage.storage.references import StoredReference
+from airflow_provider_evoimage.references.files import StoredReference
+from airflow_provider_evoimage.references.uploads import UploadNames
 from airflow_provider_evoimage.submission.identity import RequestIdentity, fingerprint
 from airflow_provider_evoimage.submission.mapped_item import MappedItem, mapped_item
 from airflow_provider_evoimage.submission.submit import identity_of
