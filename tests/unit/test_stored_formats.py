@@ -27,6 +27,7 @@ from airflow_provider_evoimage.manifest import (
 )
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.references import uploads
 from airflow_provider_evoimage.references.files import KnownReferences
 from airflow_provider_evoimage.references.uploads import ReferenceRecord
 from airflow_provider_evoimage.sensors.generation import EvoImageGenerationSensor

@@ -6,10 +6,12 @@ environment, and asks that environment's Airflow what it sees.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import urllib.request
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -137,3 +139,26 @@ def test_simulator_command_is_installed(installed: Installed):
 def test_command_is_installed_and_tells_a_price(installed: Installed):
     output = run(installed.python.parent / "evoimage", "estimate", "--model", "gpt-image-1", "--json")
     assert json.loads(output)["estimates"][0]["credits_low"] == 0.6659
+
+
+def test_simulator_serves_from_the_installed_wheel(installed: Installed):
+    command = [installed.python.parent / "evoimage-simulator", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=installed.home) as simulator:
+        try:
+            assert simulator.stdout is not None
+            url = next(
+                found[0]
+                for line in simulator.stdout
+                if (found := re.search(r"http://127\.0\.0\.1:\d+", line))
+            )
+            with urllib.request.urlopen(f"{url}/_simulator/counters", timeout=10) as answer:
+                assert json.load(answer)["paid"] == 0
+        finally:
+            simulator.terminate()
+            simulator.wait(timeout=20)
+
+
+def test_wheel_holds_no_tool_of_the_repository(built: Built):
+    assert [
+        name for name in built.wheel_files() if name.startswith("tools/") or "local_airflow" in name
+    ] == []
