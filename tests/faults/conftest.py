@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import fault_rows_clear  # noqa: F401 - each of these fills the matrix
-import fault_rows_ended  # noqa: F401
-import fault_rows_network  # noqa: F401
-import fault_rows_tries  # noqa: F401
-import fault_rows_triggerer  # noqa: F401
-import fault_rows_worker  # noqa: F401
 import pytest
 
+import tests.faults.fault_rows_clear
+import tests.faults.fault_rows_ended
+import tests.faults.fault_rows_network
+import tests.faults.fault_rows_tries
+import tests.faults.fault_rows_triggerer
+import tests.faults.fault_rows_worker  # noqa: F401 - fills the matrix
 from tests.faults.fault_bench import DAGS, MATRIX, Bench, Row
 from tests.faults.fault_rows_seeded import SeededKills
 from tests.faults.fault_table import as_text, write_report

@@ -346,7 +346,7 @@ class Matrix:
         """
         if name in self.faults:
             raise ValueError(f"{name} is there twice")
-        self._faults[fault.__module__.removeprefix("fault_rows_")][name] = fault
+        self._faults[fault.__module__.rpartition("fault_rows_")[2]][name] = fault
         if alone:
             self.alone.add(name)
 
