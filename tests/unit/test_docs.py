@@ -11,7 +11,14 @@ from airflow_provider_evoimage.get_provider_info import get_provider_info
 
 PROJECT = Path(__file__).parents[2]
 README = PROJECT / "README.md"
-PAGES = [README, *sorted((PROJECT / "docs").glob("*.md"))]
+CONTRIBUTING = PROJECT / "CONTRIBUTING.md"
+PAGES = [
+    README,
+    PROJECT / "ARCHITECTURE.md",
+    PROJECT / "CHANGELOG.md",
+    CONTRIBUTING,
+    *sorted((PROJECT / "docs").glob("*.md")),
+]
 
 
 def blocks(language: str) -> list[object]:
@@ -43,6 +50,21 @@ def test_make_targets_that_are_named_exist():
     }
     assert {"demo", "test", "ui"} <= named
     assert [target for target in code if not re.search(rf"^{target}:", makefile, flags=re.MULTILINE)] == []
+
+
+def test_every_make_target_is_explained_to_contributors():
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE)) - {"help"}
+    explained = set(
+        re.findall(r"^\| `make ([a-z-]+)` \|", CONTRIBUTING.read_text("utf-8"), flags=re.MULTILINE)
+    )
+    assert explained == targets
+
+
+def test_test_folders_that_contributors_are_sent_to_exist():
+    folders = re.findall(r"^\| `(tests/[a-z/]+)/` \|", CONTRIBUTING.read_text("utf-8"), flags=re.MULTILINE)
+    assert len(folders) >= 8
+    assert [folder for folder in folders if not (PROJECT / folder).is_dir()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
