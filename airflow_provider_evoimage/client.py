@@ -148,7 +148,7 @@ class _SubmissionRules:
         """Return what to raise in the end: the error itself, or that the outcome is unknown."""
         if not self._perhaps_accepted:
             if error.billed is None and isinstance(error, EvoLinkUnavailableError):
-                error.billed = False
+                error.restate(billed=False)
             return error
         kind = OutcomeUnknownError if self._trusted else UnrepeatableSubmissionError
         return kind(

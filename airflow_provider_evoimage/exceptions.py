@@ -48,6 +48,7 @@ EvoImageError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 from airflow_provider_evoimage.version_compat import (
@@ -392,10 +393,22 @@ class DownloadError(SaveError):
 class LinkExpiredError(DownloadError, AirflowFailException):
     """The result links are dead: EvoLink keeps them for 24 hours."""
 
-    default_on_retry = (
-        "No retry follows: the images are lost. Set save_to on the operator that generates, so that they are saved "
+    _ON_RETRY: ClassVar[str] = (
+        "No retry follows: {lost} are lost. Set save_to on the operator that generates, so that they are saved "
         "as soon as they exist."
     )
+    default_on_retry = _ON_RETRY.format(lost="the images")
+
+    def name_saved(self, paths: Sequence[str], *, of: int) -> None:
+        """Say which images of the generation were saved before its links died.
+
+        :param paths: where they are.
+        :param of: how many images the generation has.
+        """
+        self.restate(
+            message=f"{self.message} {len(paths)} of {of} images are saved: {', '.join(paths)}.",
+            on_retry=self._ON_RETRY.format(lost="the missing images"),
+        )
 
 
 class UnsafeLinkError(DownloadError, AirflowFailException):
@@ -432,3 +445,14 @@ class FileExistsAtDestinationError(DestinationError, AirflowFailException):
     """``if_exists="error"`` and a file of that name is there; nothing was overwritten."""
 
     default_on_retry = "No retry follows: choose another name, or if_exists='overwrite' or 'skip'."
+
+
+def summed_up(failures: Sequence[EvoImageError], introduction: str) -> EvoImageError:
+    """Return the one error to raise for several: one that a retry may mend, if there is any, so that a retry comes.
+
+    :param introduction: a sentence that counts them; empty where only one thing was tried.
+    """
+    chosen = next((failure for failure in failures if failure.retryable), failures[0])
+    if introduction:
+        chosen.restate(message=f"{introduction} The first: {chosen.message}")
+    return chosen

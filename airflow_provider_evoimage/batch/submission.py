@@ -282,15 +282,13 @@ class BatchSubmission:
 
     def _name_what_is_not_written(self, error: DestinationError) -> None:
         paid = sorted(self._accepted - self._on_record)
-        error.billed = None if paid else False
-        error.on_retry = (
-            "Nothing more was submitted, as EvoLink is said to ignore keys. A retry goes on with what the batch "
-            "manifest names."
+        on_retry = (
+            "Nothing more was submitted, as the connection says that EvoLink ignores keys. A retry resumes what the "
+            "batch manifest names."
         )
         if paid:
-            error.on_retry += (
-                f" It does not name these: collect them with EvoImageSaveOperator: {', '.join(paid)}."
-            )
+            on_retry += f" It does not name these: collect them with EvoImageSaveOperator: {', '.join(paid)}."
+        error.restate(billed=None if paid else False, on_retry=on_retry)
 
     def _submit_chunk(self, chunk: Sequence[BatchItem]) -> None:
         with ThreadPoolExecutor(self.parallel, thread_name_prefix="evoimage-submit") as pool:

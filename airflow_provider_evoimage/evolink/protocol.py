@@ -99,7 +99,7 @@ class Call(Generic[Result]):
         try:
             return self.read(answer)
         except UnreadableAnswerError as error:
-            error.evolink_task_id = self.evolink_task_id
+            error.restate(evolink_task_id=self.evolink_task_id)
             raise
 
     def _error(self, answer: Answer) -> EvoImageError:

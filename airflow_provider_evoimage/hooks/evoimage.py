@@ -174,7 +174,7 @@ class EvoImageHook(BaseHook):
                 source, name=name, content_type=content_type, folder=folder, upload_id=upload_id
             )
         except FileQuotaError as error:
-            error.message = f"{error.message} {self._quota_in_words()}".strip()
+            error.restate(message=f"{error.message} {self._quota_in_words()}".strip())
             raise
 
     def upload_file(

@@ -22,6 +22,7 @@ from airflow_provider_evoimage.exceptions import (
     GenerationNotFoundError,
     GenerationUnfinishedError,
     InvalidRequestError,
+    summed_up,
 )
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 
@@ -123,7 +124,7 @@ class EvoImageSaveOperator(BaseOperator):
             saver.save(finished, [named[task.evolink_task_id] for task in finished]) if finished else []
         )
         if failures:
-            raise _summed_up(failures, len(named))
+            raise summed_up(failures, _introduction(failures, of=len(named)))
         self._saved = NewImages(manifests=manifests, save_to=save_to)
         self._saved.announce(context, self.outlets, self.log)
         by_id = {manifest["evolink_task_id"]: manifest for manifest in manifests}
@@ -167,13 +168,8 @@ def _saveable(evolink_task_id: str, generation: Generation | None) -> Generation
     return generation
 
 
-def _summed_up(failures: list[EvoImageError], of: int) -> EvoImageError:
-    first = failures[0]
-    if of > 1:
-        others = ", ".join(failure.evolink_task_id or "?" for failure in failures)
-        first.message = (
-            f"{len(failures)} of {of} generations could not be saved ({others}); the others are saved. "
-            f"The first: {first.message}"
-        )
-        first.args = (first.message,)
-    return first
+def _introduction(failures: Sequence[EvoImageError], *, of: int) -> str:
+    if of == 1:
+        return ""
+    ids = ", ".join(failure.evolink_task_id or "?" for failure in failures)
+    return f"{len(failures)} of {of} generations could not be saved ({ids}); the others are saved."

@@ -16,7 +16,7 @@ from airflow_provider_evoimage.references.uploads import (
     UploadNames,
     remove_uploads,
 )
-from airflow_provider_evoimage.submission.submit import say_of_earlier_try
+from airflow_provider_evoimage.submission.submit import mention_earlier_try
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -67,7 +67,7 @@ class TaskReferences:
         except EvoImageError as error:
             if is_retry and (self._store is None or record.sent):
                 # An earlier try came as far as the submission, or nothing tells (Airflow < 3.3).
-                say_of_earlier_try(error)
+                mention_earlier_try(error)
             raise
 
     def uploads(self, references: References) -> ReferenceUploads | None:

@@ -27,6 +27,7 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
     LinkExpiredError,
     SaveError,
+    summed_up,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, without_links
@@ -173,7 +174,8 @@ class ImageSaver:
         outcomes = self.save_each(to_save)
         failures = [error for outcome in outcomes for error in outcome.errors]
         if failures:
-            raise _summed_up(failures, sum(len(generation.image_urls) for generation in generations))
+            of = sum(len(generation.image_urls) for generation in generations)
+            raise summed_up(failures, f"{len(failures)} of {of} images could not be saved." if of > 1 else "")
         return [outcome.manifest for outcome in outcomes if outcome.manifest is not None]
 
     def save_each(self, generations: Sequence[GenerationToSave]) -> list[SaveOutcome]:
@@ -243,7 +245,7 @@ class ImageSaver:
         try:
             return self._plan(each)
         except SaveError as error:
-            error.evolink_task_id = each.generation.evolink_task_id
+            error.restate(evolink_task_id=each.generation.evolink_task_id)
             return SaveOutcome(errors=[error] * len(each.generation.image_urls))
 
     def _plan(self, each: GenerationToSave) -> _Plan:
@@ -319,8 +321,7 @@ class ImageSaver:
             try:
                 self._take_name(image, taken)
             except InvalidRequestError as error:
-                error.evolink_task_id = image.generation.evolink_task_id
-                refused[place] = error
+                refused[place] = error.restate(evolink_task_id=image.generation.evolink_task_id)
         self._named.update(taken)
         return refused
 
@@ -345,7 +346,7 @@ class ImageSaver:
         try:
             return self._bring(client, image, folder, plan)
         except SaveError as error:
-            error.evolink_task_id = image.generation.evolink_task_id
+            error.restate(evolink_task_id=image.generation.evolink_task_id)
             raise
 
     def _bring(self, client: ResultClient, image: ImageToSave, folder: Path, plan: _Plan) -> dict[str, Any]:
@@ -522,7 +523,7 @@ class ImageSaver:
             if plan.progress is not None:
                 plan.progress.ends()
         except SaveError as error:
-            error.evolink_task_id = plan.generation.evolink_task_id
+            error.restate(evolink_task_id=plan.generation.evolink_task_id)
             raise
         return manifest
 
@@ -538,11 +539,9 @@ class ImageSaver:
             self._finish(plan, saved, folder)
         except SaveError as error:
             self.log.warning("The images that are saved have no manifest beside them: %s", error.message)
-        paths = ", ".join(image["path"] for image in saved)
+        paths = [image["path"] for image in saved]
         for expired in lost:
-            expired.message += f" {len(saved)} of {len(plan.images)} images are saved: {paths}."
-            expired.args = (expired.message,)
-            expired.on_retry = expired.on_retry.replace("the images are lost", "the missing images are lost")
+            expired.name_saved(paths, of=len(plan.images))
 
     def _result_client(self) -> ResultClient:
         account = self.hook.settings.account
@@ -553,24 +552,13 @@ class ImageSaver:
         return self.hook.settings.download_limits
 
 
-def _summed_up(failures: Sequence[EvoImageError], of: int) -> EvoImageError:
-    """Choose what to raise when several images failed: a passing trouble, if any, so that a retry comes."""
-    chosen = next((failure for failure in failures if failure.retryable), failures[0])
-    if of > 1:
-        chosen.message = f"{len(failures)} of {of} images could not be saved. The first: {chosen.message}"
-        chosen.args = (chosen.message,)
-    return chosen
-
-
 @contextmanager
 def _temporary_folder(generation: Generation) -> Iterator[Path]:
     try:
         # A download that was abandoned may still write into it.
         folder = tempfile.TemporaryDirectory(prefix="evoimage-", ignore_cleanup_errors=True)
     except OSError as error:
-        failed = temporary_folder_failed(error)
-        failed.evolink_task_id = generation.evolink_task_id
-        raise failed from error
+        raise temporary_folder_failed(error).restate(evolink_task_id=generation.evolink_task_id) from error
     with folder as path:
         yield Path(path)
 

@@ -128,8 +128,7 @@ class Submission:
         except EvoImageError as error:
             is_repeat = self._record is not None and self._record.key == decision.key
             if is_repeat or (self._is_retry and not self._keeper.has_store):
-                error.billed = None
-                error.on_retry = _EARLIER_TRY_MAY_HAVE_PAID
+                error.restate(billed=None, on_retry=_EARLIER_TRY_MAY_HAVE_PAID)
             raise
 
     def _resume(self, decision: Resume) -> Generation:
@@ -194,7 +193,7 @@ class Submission:
         except EvoImageError as error:
             recorded = self._record is not None and self._record.key == key
             if recorded or (self._is_retry and not self._keeper.has_store):
-                say_of_earlier_try(error)
+                mention_earlier_try(error)
             raise
 
     def _post(self, sending: ImageRequest, request: ImageRequest, key: str) -> Submitted:
@@ -252,13 +251,13 @@ class Submission:
             )
 
 
-def say_of_earlier_try(error: EvoImageError) -> None:
-    """Let an error that stops this try before it submits say what is unknown of an earlier one."""
-    error.billed = None
-    error.on_retry = (
+def mention_earlier_try(error: EvoImageError) -> None:
+    """Add to an error that stops this try before its POST that an earlier try may have been accepted."""
+    on_retry = (
         "Nothing was submitted by this try, but an earlier one may have been accepted: look in EvoLink's list of "
         f"tasks, and collect it with EvoImageSaveOperator. {'A retry tries again.' if error.retryable else ''}"
-    ).strip()
+    )
+    error.restate(billed=None, on_retry=on_retry.strip())
 
 
 @contextmanager
@@ -273,14 +272,13 @@ def naming_what_is_paid(evolink_task_id: Callable[[], str | None]) -> Iterator[N
         paid = evolink_task_id() if error.evolink_task_id is None else None
         if paid is None:
             raise
-        error.evolink_task_id = paid
-        error.billed = None
-        error.on_retry = f"This try submitted nothing; EvoLink task {paid} was submitted before. " + (
+        on_retry = f"This try submitted nothing; EvoLink task {paid} was submitted before. " + (
             "A retry goes on with it."
             if error.retryable
             else "No retry follows: correct it and clear the task, which goes on with the same request, or collect "
             "it with EvoImageSaveOperator; its links live 24 hours."
         )
+        error.restate(evolink_task_id=paid, billed=None, on_retry=on_retry)
         raise
 
 

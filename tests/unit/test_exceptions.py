@@ -1,13 +1,22 @@
 """The tree of failures: drawn as it is, and every error says what happened, to which money, and what a retry does."""
 
+import ast
 import inspect
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 
 from airflow_provider_evoimage import exceptions
-from airflow_provider_evoimage.exceptions import EvoImageError, SensorTimeoutError
+from airflow_provider_evoimage.exceptions import (
+    DestinationError,
+    EvoImageError,
+    InvalidRequestError,
+    LinkExpiredError,
+    SensorTimeoutError,
+    summed_up,
+)
 from airflow_provider_evoimage.version_compat import (
     AirflowException,
     AirflowFailException,
@@ -126,3 +135,60 @@ def test_pickling_keeps_text_and_attributes(kind):
 @every_class
 def test_every_class_says_what_it_is(kind):
     assert kind.__doc__
+
+
+@every_class
+def test_corrected_error_says_the_new_and_keeps_the_rest(kind):
+    error = kind("Before.", **ATTRIBUTES)
+    assert (
+        error.restate(message="After.", evolink_task_id="task-2", billed=None, on_retry="Nothing.") is error
+    )
+    assert error.args == ("After.",)
+    assert str(error) == (
+        "After. EvoLink task: task-2. Billed: unknown. Nothing. EvoLink's request id: req_1."
+    )
+    assert (error.code, error.retry_after, error.http_status) == ("some_code", 7.5, 418)
+
+
+def test_correction_that_gives_nothing_changes_nothing():
+    error = EvoImageError("It failed.", **ATTRIBUTES)
+    before = (str(error), error.args, vars(error).copy())
+    assert (str(error.restate()), error.args, vars(error)) == before
+
+
+PACKAGE = Path(exceptions.__file__).parent
+CORRECTED = {"message", "args", "billed", "on_retry", "evolink_task_id", "retry_after", "request_id", "code"}
+
+
+def test_no_error_is_edited_after_it_was_raised():
+    """Only ``restate`` keeps text, args and fields in step."""
+    edited = [
+        f"{file.relative_to(PACKAGE)}:{node.lineno}"
+        for file in PACKAGE.rglob("*.py")
+        if "simulator" not in file.parts
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Assign, ast.AugAssign))
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Attribute)
+        and target.attr in CORRECTED
+        and not (isinstance(target.value, ast.Name) and target.value.id == "self")
+    ]
+    assert edited == []
+
+
+def test_expired_links_name_the_images_that_are_saved():
+    error = LinkExpiredError("The links are dead.")
+    assert "the images are lost" in str(error)
+    error.name_saved(["file:///a-0.png", "file:///a-1.png"], of=3)
+    assert "2 of 3 images are saved: file:///a-0.png, file:///a-1.png." in str(error)
+    assert "the missing images are lost" in str(error)
+    assert error.args == (error.message,)
+
+
+def test_several_failures_are_one_error_that_a_retry_may_mend():
+    final, passing = InvalidRequestError("No."), DestinationError("Full.")
+    error = summed_up([final, passing], "2 of 3 images could not be saved.")
+    assert error is passing
+    assert error.message == "2 of 3 images could not be saved. The first: Full."
+    assert summed_up([final], "") is final
+    assert final.message == "No."
