@@ -129,4 +129,4 @@ class BatchCollection:
 def _to_save(line: LedgerLine, generation: Generation) -> GenerationToSave:
     reserved = line.record.credits_reserved if line.record else None
     asked = replace(line.asked, credits_reserved=reserved)
-    return GenerationToSave(generation=generation, asked=asked, item=line.number, name=line.name)
+    return GenerationToSave(generation=generation, asked=asked, item=line.item, name=line.name)

@@ -31,14 +31,14 @@ LedgerKey = tuple[str, int]
 class BatchItem:
     """One request of a batch.
 
-    :param number: its place in the list, from 0; it names files and log lines.
+    :param position: its place in the list of requests, from 0; another try may find it elsewhere.
     :param name: its own name for its files, "" where it has none.
     :param references: its references as they were read, their local copies gone; None where it has none.
     :param given: the fields ``image_urls`` and ``extra_body`` as the user gave them, to read the references again.
     :param occurrence: how many equal requests stand before it.
     """
 
-    number: int
+    position: int
     name: str
     request: ImageRequest
     references: References | None
@@ -77,7 +77,7 @@ def build_items(
     items: list[BatchItem] = []
     problems = []
     seen: Counter[str] = Counter()
-    for number, entry in enumerate(entries):
+    for position, entry in enumerate(entries):
         try:
             fields = _fields(entry.fields, defaults)
             given = {name: fields.get(name) for name in ("image_urls", "extra_body")}
@@ -86,14 +86,14 @@ def build_items(
                 fields |= {"image_urls": references.image_urls, "extra_body": references.extra_body}
             request = ImageRequest.build(**fields)
         except EvoImageError as error:
-            where = f"item {number}" if entry.line is None else f"item {number} (line {entry.line})"
+            where = f"request {position}" if entry.line is None else f"request {position} (line {entry.line})"
             problems.append(f"{where}: {error.message}")
             continue
         mark = fingerprint(request)
         name = entry.fields.get("name")
         items.append(
             BatchItem(
-                number=number,
+                position=position,
                 name="" if name is None else str(name).strip(),
                 request=request,
                 references=references,

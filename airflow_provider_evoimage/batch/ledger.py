@@ -4,8 +4,8 @@ It is what a later try reads to know what was paid for, and in the end the batch
 are manifests (:mod:`airflow_provider_evoimage.manifest`) with these fields more:
 
 =================  ==========================================================================================
-``item``           place in the list of requests, from 0
-``number``         its place when it was first seen: ``{item}`` in the names of its files, which stay
+``item``           ``{item}`` in the names of its files: its place when it was first seen; it never changes
+``position``       its place in the list of requests now, from 0
 ``name``           the item's own name, "" where it has none
 ``state``          ``queued`` (not asked for yet), ``waiting``, ``saved``, ``failed`` or ``left out``
 ``error``          why it failed or was left out: ``code``, ``message``, ``retryable``; else None
@@ -24,18 +24,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
-from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError
-from airflow_provider_evoimage.manifest import Asked, Manifest, amount, without_links
+from airflow_provider_evoimage.exceptions import (
+    DestinationError,
+    EvoImageError,
+    UnrepeatableSubmissionError,
+)
+from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Asked, Manifest, amount, without_links
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.submission.record import SubmissionRecord
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-LEDGER_VERSION = 1
+#: In version 1 ``item`` was the position and ``number`` what file names say.
+LEDGER_VERSION = 2
 
 State = Literal["queued", "waiting", "saved", "failed", "left out"]
 _STATES = frozenset(get_args(State))
+_READ_VERSIONS = (1, LEDGER_VERSION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +73,7 @@ class LedgerLine:
     """
 
     item: int
-    number: int
+    position: int
     name: str
     fingerprint: str
     occurrence: int
@@ -82,8 +88,8 @@ class LedgerLine:
     def new(cls, item: BatchItem, number: int) -> LedgerLine:
         """Begin the line of an item that nobody has asked for yet."""
         return cls(
-            item=item.number,
-            number=number,
+            item=number,
+            position=item.position,
             name=item.name,
             fingerprint=item.fingerprint,
             occurrence=item.occurrence,
@@ -127,13 +133,13 @@ class LedgerLine:
         """Return the line for the place at which the item stands now."""
         # What is saved keeps its name, as its files do.
         name = self.name if self.state == "saved" else item.name
-        return replace(self, item=item.number, name=name, asked=item.asked)
+        return replace(self, position=item.position, name=name, asked=item.asked)
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as plain JSON."""
         return {
             "item": self.item,
-            "number": self.number,
+            "position": self.position,
             "name": self.name,
             "state": self.state,
             "error": asdict(self.error) if self.error else None,
@@ -156,30 +162,34 @@ class LedgerLine:
         """Read a line; None where it is none. People can edit what lies in their storage."""
         if (
             not isinstance(data, Mapping)
-            or data.get("v") != LEDGER_VERSION
+            or data.get("v") not in _READ_VERSIONS
             or data.get("state") not in _STATES
         ):
             return None
         submission = data.get("submission")
         if not isinstance(submission, Mapping):
             return None
-        mark, places = submission.get("fingerprint"), (data.get("item"), data.get("number"))
-        occurrence = submission.get("occurrence")
-        if not isinstance(mark, str) or not all(isinstance(each, int) for each in (occurrence, *places)):
+        mark, occurrence = submission.get("fingerprint"), submission.get("occurrence")
+        names = ("number", "item") if data["v"] == 1 else ("item", "position")
+        item, position = (data.get(name) for name in names)
+        if not isinstance(mark, str) or not (
+            isinstance(occurrence, int) and isinstance(item, int) and isinstance(position, int)
+        ):
             return None
         record = SubmissionRecord.read(submission)
         error, usage = data.get("error"), data.get("usage")
         is_saved = data["state"] == "saved" and record is not None and record.evolink_task_id is not None
         return cls(
-            item=data["item"],
-            number=data["number"],
+            item=item,
+            position=position,
             name=str(data.get("name") or ""),
             fingerprint=mark,
-            occurrence=submission["occurrence"],
+            occurrence=occurrence,
             asked=Asked.in_manifest(data),
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,
             manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}
+            | {"v": MANIFEST_VERSION}
             if is_saved
             else None,
             charge=amount(usage.get("charged")) if isinstance(usage, Mapping) and not is_saved else None,
@@ -195,7 +205,7 @@ class LedgerLine:
 
 # Characters that JSON need not escape, and that some readers take for the end of a line.
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
-_OWN_FIELDS = frozenset({"item", "number", "name", "state", "error", "submission"})
+_OWN_FIELDS = frozenset({"item", "position", "number", "name", "state", "error", "submission"})
 
 
 class BatchLedger:
@@ -217,10 +227,24 @@ class BatchLedger:
         """Return the lines of an earlier leg or try by fingerprint and occurrence; what does not read is left out.
 
         :raises DestinationError: when the storage fails, which is not the same as an absent file.
+        :raises UnrepeatableSubmissionError: when a newer release wrote it, so that what was paid is unknown here.
         """
         text = self._destination.read_text(self._name)
-        lines = (_line(each) for each in (text or "").split("\n") if each.strip())
+        rows = [_json(each) for each in (text or "").split("\n") if each.strip()]
+        for row in rows:
+            version = row.get("v") if isinstance(row, Mapping) else None
+            if isinstance(version, int) and version > LEDGER_VERSION:
+                raise self._written_by_newer(version)
+        lines = (LedgerLine.read(row) for row in rows)
         return {line.key: line for line in lines if line is not None}
+
+    def _written_by_newer(self, version: int) -> UnrepeatableSubmissionError:
+        return UnrepeatableSubmissionError(
+            f"The batch manifest {self.url} has format version {version}: a newer release of this provider wrote it, "
+            "so this one cannot tell what was paid for.",
+            on_retry="Nothing was submitted by this try and no retry follows: install the newer release, then clear "
+            "the task.",
+        )
 
     def remove_parts(self, log: Logger) -> None:
         """Remove what a try that was killed while it wrote may have left beside the file."""
@@ -235,7 +259,7 @@ class BatchLedger:
             local = Path(folder) / "ledger.jsonl"
             # A lone surrogate becomes the escape that JSON has for it.
             with local.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                for line in sorted(lines, key=lambda each: each.item):
+                for line in sorted(lines, key=lambda each: each.position):
                     file.write(json.dumps(line.to_json(), ensure_ascii=False).translate(_LINE_BREAKS) + "\n")
             self._destination.publish(local, self._name, "application/x-ndjson")
 
@@ -252,8 +276,8 @@ def saved(line: LedgerLine, manifest: Manifest) -> LedgerLine:
     return replace(line, state="saved", manifest=without_links(manifest), charge=None, error=None)
 
 
-def _line(text: str) -> LedgerLine | None:
+def _json(text: str) -> object:
     try:
-        return LedgerLine.read(json.loads(text))
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None

@@ -71,7 +71,7 @@ class ItemUploads:
             uploads = self._task.uploads(found)
             if before is None or uploads is None or found.hashes != before.hashes:
                 raise ReferenceUnreadableError(
-                    f"A reference of item {self._item.number} changed while the batch was being submitted."
+                    f"A reference of request {self._item.position} changed while the batch was being submitted."
                 )
             return uploads.sendable(request, key)
 

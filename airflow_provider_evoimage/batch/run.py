@@ -352,9 +352,9 @@ class BatchRun:
             line = lines[item.ledger_key]
             fields = {
                 **task_fields(self._made_by),
-                "item": line.number,
-                "name": line.name or str(line.number),
-                "evolink_task_id": SOME_ID.format(line.number),
+                "item": line.item,
+                "name": line.name or str(line.item),
+                "evolink_task_id": SOME_ID.format(line.item),
                 "model": item.request.model,
                 "ext": "json",
             }
@@ -365,13 +365,13 @@ class BatchRun:
                 other = taken.setdefault(unicodedata.normalize("NFC", name).casefold(), item)
                 if other is not item:
                     raise InvalidRequestError(
-                        f"filename_template {names.template!r} gives items {other.number} and {item.number} the "
+                        f"filename_template {names.template!r} gives requests {other.position} and {item.position} the "
                         f"same name, {name.removesuffix('json')}…: add {{item}} to it, or give them other names."
                     )
             if item.request.asked > 1 and "index" not in names.fields:
                 raise InvalidRequestError(
-                    f"filename_template {names.template!r} gives the {item.request.asked} images of item "
-                    f"{item.number} the same name: add {{index}} to it."
+                    f"filename_template {names.template!r} gives the {item.request.asked} images of request "
+                    f"{item.position} the same name: add {{index}} to it."
                 )
 
 
@@ -389,13 +389,13 @@ def _lines(
     items: Sequence[BatchItem], found: Mapping[LedgerKey, LedgerLine], log: Logger
 ) -> dict[LedgerKey, LedgerLine]:
     """Give each item the line of an earlier try, wherever it stood then."""
-    taken = {found[item.ledger_key].number for item in items if item.ledger_key in found}
+    taken = {found[item.ledger_key].item for item in items if item.ledger_key in found}
     free = itertools.count(max([len(items), *(number + 1 for number in taken)]))
     lines = {}
     for item in items:
         earlier = found.get(item.ledger_key)
         if earlier is None:
-            number = next(free) if item.number in taken else item.number
+            number = next(free) if item.position in taken else item.position
             lines[item.ledger_key] = LedgerLine.new(item, number)
         else:
             lines[item.ledger_key] = earlier.at(item)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tenacity
 
@@ -91,6 +91,8 @@ class BatchSubmission:
     max_active: int | None = None
     _stopped_by: EvoImageError | None = field(default=None, init=False)
     _decisions: dict[LedgerKey, Submit] = field(default_factory=dict, init=False)
+    # Of the items that are about to be submitted: the records that the ledger holds already.
+    _announced: dict[LedgerKey, SubmissionRecord] = field(default_factory=dict, init=False)
     _on_record: frozenset[str] = field(default=frozenset(), init=False)
 
     def ensure(
@@ -174,7 +176,7 @@ class BatchSubmission:
     def _log_ids(self, chunk: Sequence[BatchItem]) -> None:
         """Name what was accepted: where keys are ignored, the ledger alone would know."""
         accepted = [
-            f"{item.number}: {evolink_task_id}"
+            f"{self.lines[item.ledger_key].item}: {evolink_task_id}"
             for item in chunk
             if (evolink_task_id := self.lines[item.ledger_key].evolink_task_id)
         ]
@@ -244,7 +246,7 @@ class BatchSubmission:
         for item in chunk:
             line, identity = self.lines[item.ledger_key], self.identity_of(item)
             decision = self._decisions[item.ledger_key]
-            record = record_before_post(
+            record = self._announced[item.ledger_key] = record_before_post(
                 decision.identity, decision.key, epoch=identity.epoch, hook=self.hook, earlier=line.record
             )
             announced[item.ledger_key] = replace(line, record=record)
@@ -315,15 +317,19 @@ class BatchSubmission:
         submission = Submission(
             hook=self.hook,
             identity=identity,
-            keeper=RecordKeeper(_LineStore(self, item), self.log),
+            keeper=RecordKeeper(LedgerRecords(self.lines, item.ledger_key), self.log),
             log=self.log,
-            on_clear=self.on_clear,
             submit_timeout=self.submit_timeout,
             before_submit=lambda: self._hold(item),
             uploads=self.uploads_of(item),
         )
         try:
-            generation = submission.ensure(item.request)
+            generation = submission.carry_out(
+                self._decisions[item.ledger_key],
+                item.request,
+                earlier=self.lines[item.ledger_key].record,
+                announced=self._announced[item.ledger_key],
+            )
         except EvoImageError as error:
             self._failed(item, error)
         else:
@@ -340,8 +346,9 @@ class BatchSubmission:
             if error.billed is False:
                 self._put_back(item)
                 return
-        self.log.warning("Item %d could not be submitted: %s", item.number, error)
-        self._keep(replace(self.lines[item.ledger_key], state="failed", error=ItemError.of(error)))
+        line = self.lines[item.ledger_key]
+        self.log.warning("Item %d could not be submitted: %s", line.item, error)
+        self._keep(replace(line, state="failed", error=ItemError.of(error)))
 
     def _put_back(self, item: BatchItem) -> None:
         self._keep(replace(self.lines[item.ledger_key], state="queued"))
@@ -389,24 +396,17 @@ def name_in_budget(key: LedgerKey) -> str:
     return f"{key[0]} {key[1]}"
 
 
-class _LineStore:
-    """One item's line in the place of Airflow's task state store."""
+class LedgerRecords:
+    """The record of one item, in its line of the batch manifest; a ``RecordStore``."""
 
-    def __init__(self, batch: BatchSubmission, item: BatchItem) -> None:
-        self._batch = batch
-        self._key = item.ledger_key
+    def __init__(self, lines: Lines, key: LedgerKey) -> None:
+        self._lines = lines
+        self._key = key
 
-    def get(self, key: str, default: Any = None) -> Any:
-        del key
-        record = self._batch.lines[self._key].record
-        return default if record is None else record.to_json()
+    def read(self) -> SubmissionRecord | None:
+        """Return the record of the line."""
+        return self._lines[self._key].record
 
-    def set(self, key: str, value: Any) -> None:
-        del key
-        line = self._batch.lines[self._key]
-        self._batch.lines[self._key] = replace(line, record=SubmissionRecord.read(value))
-
-    def delete(self, key: str) -> None:
-        del key
-        line = self._batch.lines[self._key]
-        self._batch.lines[self._key] = replace(line, record=None)
+    def keep(self, record: SubmissionRecord | None) -> None:
+        """Put the record into the line; the ledger is written with the next chunk."""
+        self._lines[self._key] = replace(self._lines[self._key], record=record)

@@ -7,7 +7,8 @@ from typing import Any
 
 from airflow_provider_evoimage.batch.ledger import LedgerLine
 
-SUMMARY_VERSION = 1
+#: In version 1 ``failures[].item`` was the position.
+SUMMARY_VERSION = 2
 
 _SHOWN = 20
 _SHOWN_CHARACTERS = 200
@@ -37,6 +38,7 @@ def summary_of(lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[
         "failures": [
             {
                 "item": line.item,
+                "position": line.position,
                 "name": line.name[:_SHOWN_CHARACTERS],
                 "evolink_task_id": line.evolink_task_id,
                 "code": line.error.code if line.error else None,
@@ -55,7 +57,7 @@ def missing_in_words(missing: Sequence[LedgerLine], of: int, manifest_url: str) 
     numbers = ranges_in_words([line.item for line in missing])
     are = "item has" if of == 1 else "items have"
     return (
-        f"{len(missing):,} of {of:,} {are} no images: {numbers}, counted from 0. The first: {why} "
+        f"{len(missing):,} of {of:,} {are} no images: {numbers} (numbered as in file names, from 0). The first: {why} "
         f"{of - len(missing):,} saved; {manifest_url} says what became of each."
     )
 

@@ -100,8 +100,7 @@ class GenerationRun:
         self._outlets = outlets
         self._log = log
         self._made_by = made_by(context)
-        # Airflow 3.3 and later have the store.
-        self._keeper = RecordKeeper(context.get("task_state_store"), log)
+        self._keeper = RecordKeeper.of_task(context, log)
         self._references = TaskReferences(
             hook=hook, context=context, cleanup=arguments.cleanup_references, log=log
         )

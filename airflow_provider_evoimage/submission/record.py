@@ -144,15 +144,60 @@ class StateStore(Protocol):
         """Forget the value under a key."""
 
 
+class DamagedRecordError(Exception):
+    """Something is stored, and it is no record. Internal: :class:`RecordKeeper` decides what that means."""
+
+
+class RecordStore(Protocol):
+    """Where the record of one submission is kept: Airflow's task state store, or the line of a batch manifest."""
+
+    def read(self) -> SubmissionRecord | None:
+        """Return the record; None where there is none.
+
+        :raises DamagedRecordError: when something is there that is no record.
+        """
+
+    def keep(self, record: SubmissionRecord | None) -> None:
+        """Replace the record; None forgets it."""
+
+
+class TaskStateRecords:
+    """The record of one task instance in Airflow's task state store (3.3 and later)."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+
+    def read(self) -> SubmissionRecord | None:
+        """Read the record; see :class:`RecordStore`."""
+        stored = self._store.get(STATE_KEY)
+        record = SubmissionRecord.read(stored)
+        if record is None and stored is not None:
+            raise DamagedRecordError
+        return record
+
+    def keep(self, record: SubmissionRecord | None) -> None:
+        """Write the record, or forget it; see :class:`RecordStore`."""
+        if record is None:
+            self._store.delete(STATE_KEY)
+        else:
+            self._store.set(STATE_KEY, record.to_json())
+
+
 class RecordKeeper:
-    """Keeps the record of one task instance's submission in Airflow's task state store.
+    """Reads and writes the record of one submission, and knows when a failing store matters.
 
     :param store: None below Airflow 3.3, where the idempotency key alone makes retries safe.
     """
 
-    def __init__(self, store: StateStore | None, log: Logger) -> None:
+    def __init__(self, store: RecordStore | None, log: Logger) -> None:
         self._store = store
         self._log = log
+
+    @classmethod
+    def of_task(cls, context: Mapping[str, Any], log: Logger) -> RecordKeeper:
+        """Keep the record in the task state store of a task's context, where this Airflow has one."""
+        store = context.get("task_state_store")
+        return cls(None if store is None else TaskStateRecords(store), log)
 
     @property
     def has_store(self) -> bool:
@@ -168,7 +213,13 @@ class RecordKeeper:
         if self._store is None:
             return None
         try:
-            stored = self._store.get(STATE_KEY)
+            return self._store.read()
+        except DamagedRecordError:
+            if not key_protects:
+                raise unrepeatable(
+                    "its record is damaged, and EvoLink is said to ignore idempotency keys"
+                ) from None
+            return None
         except Exception as error:
             if required:
                 raise EvoImageError(
@@ -179,10 +230,6 @@ class RecordKeeper:
                 "The record of earlier tries cannot be read (%s); the key alone protects.", error
             )
             return None
-        record = SubmissionRecord.read(stored)
-        if record is None and stored is not None and not key_protects:
-            raise unrepeatable("its record is damaged, and EvoLink is said to ignore idempotency keys")
-        return record
 
     def keep(self, record: SubmissionRecord | None, *, required: bool = False) -> None:
         """Write the record; a failing store is a warning unless a record must precede what follows.
@@ -192,10 +239,7 @@ class RecordKeeper:
         if self._store is None:
             return
         try:
-            if record is None:
-                self._store.delete(STATE_KEY)
-            else:
-                self._store.set(STATE_KEY, record.to_json())
+            self._store.keep(record)
         except Exception as error:
             if required:
                 raise EvoImageError(

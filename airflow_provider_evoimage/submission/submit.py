@@ -98,7 +98,7 @@ class Submission:
         :raises UnrepeatableSubmissionError: when asking again could pay twice.
         :raises EvoImageError: when EvoLink did not accept the request.
         """
-        self._record = self._keeper.read(
+        earlier = self._keeper.read(
             required=self._may_be_cleared or not self._trusted, key_protects=self._trusted
         )
         if not self._keeper.has_store and self._is_retry and not self._trusted:
@@ -106,7 +106,7 @@ class Submission:
                 "this Airflow keeps no record of earlier tries, and EvoLink is said to ignore keys"
             )
         decision = decide(
-            self._record,
+            earlier,
             self._identity,
             on_clear=self._on_clear,
             trust_idempotency=self._trusted,
@@ -114,11 +114,29 @@ class Submission:
         )
         if isinstance(decision, Refuse):
             raise unrepeatable(decision.because)
-        self._warn_of_earlier(decision)
         if isinstance(decision, Resume):
+            self._record = earlier
             return self._resume(decision)
+        return self.carry_out(decision, request, earlier=earlier)
+
+    def carry_out(
+        self,
+        decision: Submit,
+        request: ImageRequest,
+        *,
+        earlier: SubmissionRecord | None,
+        announced: SubmissionRecord | None = None,
+    ) -> Generation:
+        """Submit a request as it was decided.
+
+        :param earlier: the record that the decision was made from.
+        :param announced: the record of this POST, where it is stored already; None makes it.
+        :raises EvoImageError: when EvoLink did not accept the request.
+        """
+        self._record = earlier
+        self._warn_of_earlier(decision)
         self._check_before(decision)
-        return self._submit(request, decision)
+        return self._submit(request, decision, announced)
 
     def _check_before(self, decision: Submit) -> None:
         if self._before_submit is None:
@@ -141,11 +159,17 @@ class Submission:
             self._keeper.keep(replace(self._record, phase="submitted", epoch=self._identity.epoch))
         return self._reread(Generation(evolink_task_id=decision.evolink_task_id))
 
-    def _submit(self, request: ImageRequest, decision: Submit) -> Generation:
+    def _submit(
+        self, request: ImageRequest, decision: Submit, announced: SubmissionRecord | None
+    ) -> Generation:
         identity, key = decision.identity, decision.key
         sending = self._with_uploads(request, key)
         while True:
-            record = self._about_to_post(identity, key)
+            record = announced or record_before_post(
+                identity, key, epoch=self._identity.epoch, hook=self._hook, earlier=self._record
+            )
+            announced = None
+            self._keeper.keep(record, required=not self._trusted)
             try:
                 submitted = self._post(sending, request, key)
             except EvoImageError as error:
@@ -208,13 +232,6 @@ class Submission:
                     continue
             raise
 
-    def _about_to_post(self, identity: RequestIdentity, key: str) -> SubmissionRecord:
-        record = record_before_post(
-            identity, key, epoch=self._identity.epoch, hook=self._hook, earlier=self._record
-        )
-        self._keeper.keep(record, required=not self._trusted)
-        return record
-
     def _reread(self, generation: Generation) -> Generation:
         """Read the generation as it is now; when EvoLink cannot say, waiting will find out."""
         try:
@@ -228,9 +245,9 @@ class Submission:
             )
             return generation
 
-    def _warn_of_earlier(self, decision: Submit | Resume) -> None:
+    def _warn_of_earlier(self, decision: Submit) -> None:
         record = self._record
-        if not isinstance(decision, Submit) or record is None or record.evolink_task_id is None:
+        if record is None or record.evolink_task_id is None:
             return
         if decision.moved:
             self._log.info(

@@ -132,14 +132,14 @@ def test_page_tells_every_field_of_the_summary(mixed: tuple[dict[str, Any], list
 
 def test_page_tells_every_field_of_a_line(mixed: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     _, (saved, *others) = mixed
-    manifest = {name: value for name, value in saved.items() if name not in rows("line")}
+    manifest = {name: value for name, value in saved.items() if name not in rows("line")} | {"v": 1}
     jsonschema.validate(manifest, SCHEMA)
     found = []
     for line in (saved, *others):
         own = {name: value for name, value in line.items() if line is not saved or name not in manifest}
         found += [(name, value) for name, value in fields(own) if not name.startswith("submission.")]
     # What was asked for stands in each line, as in a manifest.
-    of_a_manifest = {"v", "evolink_task_id", "request", "asked", "usage"}
+    of_a_manifest = {"evolink_task_id", "request", "asked", "usage"}
     for line in others:
         assert set(line) == {name for name in rows("line") if "." not in name} | of_a_manifest
         assert line["request"]["prompt"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -351,14 +352,14 @@ def test_files_that_a_killed_save_of_earlier_release_began_are_found(tmp_path: P
 
 # The ledger of a batch, beside the images, and its XCom.
 
-PLACE: dict[str, Any] = {"item": 3, "number": 5, "name": "größer"}
+PLACE: dict[str, Any] = {"item": 5, "position": 3, "name": "größer"}
 LINE: dict[str, Any] = {**PLACE, "fingerprint": FINGERPRINT, "occurrence": 1, "asked": ASKED}
 WITHOUT_RECORD: dict[str, Any] = {"fingerprint": FINGERPRINT, "occurrence": 1}
 WITHOUT_IMAGES: dict[str, Any] = {
     "request": REQUEST_JSON,
     "asked": 2,
     "usage": {"estimate": ESTIMATE, "charged": None},
-    "v": 1,
+    "v": 2,
 }
 CHARGED: dict[str, Any] = {**WITHOUT_IMAGES, "usage": {"estimate": ESTIMATE, "charged": 4.0}}
 FAILURE = ItemError(code="content_policy", message="It was refused.", retryable=False)
@@ -397,7 +398,7 @@ LEDGER: dict[str, tuple[LedgerLine, dict[str, Any]]] = {
             record=RECORD,
             manifest=SIDECAR_JSON,
         ),
-        {**PLACE, "state": "saved", "error": None, **SIDECAR_JSON, "submission": RECORD_JSON},
+        {**PLACE, "state": "saved", "error": None, **SIDECAR_JSON, "v": 2, "submission": RECORD_JSON},
     ),
     "failed": (
         LedgerLine(**LINE, state="failed", record=RECORD, charge=4.0, error=FAILURE),
@@ -423,7 +424,7 @@ LEDGER: dict[str, tuple[LedgerLine, dict[str, Any]]] = {
     ),
 }
 SUMMARY_JSON: dict[str, Any] = {
-    "v": 1,
+    "v": 2,
     "manifest": "file:///data/a.batch.jsonl",
     "items": 5,
     "saved": 1,
@@ -432,17 +433,19 @@ SUMMARY_JSON: dict[str, Any] = {
     "images": 2,
     "credits": {"estimate": 81.4975, "charged": 12.1474},
     "failures": [
-        {"item": 3, "name": "größer", "evolink_task_id": None, "code": None, "message": None},
-        {"item": 3, "name": "größer", "evolink_task_id": TASK, "code": None, "message": None},
+        {"item": 5, "position": 3, "name": "größer", "evolink_task_id": None, "code": None, "message": None},
+        {"item": 5, "position": 3, "name": "größer", "evolink_task_id": TASK, "code": None, "message": None},
         {
-            "item": 3,
+            "item": 5,
+            "position": 3,
             "name": "größer",
             "evolink_task_id": TASK,
             "code": "content_policy",
             "message": "It was refused.",
         },
         {
-            "item": 3,
+            "item": 5,
+            "position": 3,
             "name": "größer",
             "evolink_task_id": None,
             "code": "content_policy",
@@ -454,21 +457,33 @@ SUMMARY_JSON: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("line", "stored"), LEDGER.values(), ids=LEDGER)
-def test_ledger_line_is_written_and_read_as_in_earlier_release(
-    line: LedgerLine, stored: dict[str, Any]
-) -> None:
+def test_ledger_line_is_written_and_read_in_version_2(line: LedgerLine, stored: dict[str, Any]) -> None:
     assert line.to_json() == stored
     assert LedgerLine.read(stored) == line
 
 
+def version_1(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return a line as releases before 0.2 wrote it: ``item`` is the position, ``number`` is for file names."""
+    rest = {name: value for name, value in stored.items() if name not in {"item", "position", "v"}}
+    return {"item": 3, "number": 5, **rest, "v": 1}
+
+
+@pytest.mark.parametrize(("line", "stored"), LEDGER.values(), ids=LEDGER)
+def test_ledger_line_of_version_1_is_read(line: LedgerLine, stored: dict[str, Any]) -> None:
+    found = LedgerLine.read(version_1(stored))
+    assert found is not None
+    assert replace(found, manifest=None) == replace(line, manifest=None)
+    assert found.to_json() == stored
+
+
 def test_ledger_file_of_earlier_release_is_read(tmp_path: Path) -> None:
-    line, stored = LEDGER["saved"]
-    text = json.dumps(stored, ensure_ascii=False) + "\n"
+    line, stored = LEDGER["failed"]
+    text = json.dumps(version_1(stored), ensure_ascii=False) + "\n"
     (tmp_path / "a.batch.jsonl").write_text(text, encoding="utf-8")
     assert BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl").read() == {(FINGERPRINT, 1): line}
 
 
-def test_batch_summary_is_written_as_in_earlier_release() -> None:
+def test_batch_summary_is_written_in_version_2() -> None:
     lines = [line for line, _ in LEDGER.values()]
     assert summary_of(lines, "file:///data/a.batch.jsonl", MADE_BY) == SUMMARY_JSON
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from airflow_provider_evoimage.exceptions import (
     DestinationError,
     InvalidRequestError,
     PriceUnknownError,
+    UnrepeatableSubmissionError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.service.faults import Fault
 from tests.integration.money.batches import PROMPTS, check_whole, die_at, lines, run_until_it_lives
 from tests.integration.money.crashes import paid
-from tests.integration.task_driver import CONNECTION, TaskRun, batch, connection
+from tests.integration.task_driver import CONNECTION, TaskRun, batch, connection, first_leg
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -290,7 +292,7 @@ def test_balance_is_checked_before_anything_is_paid(evolink: SimulatorServer, tm
         ({"requests": ["a"] * 2001}, "one batch takes 2,000"),
         ({"requests": ["a", {"prompt": ""}, {"prompt": "b", "n": 99}]}, "2 of 3 requests cannot be sent"),
         ({"requests": [{"prompt": "a", "colour": "red"}]}, "colour: no such field"),
-        ({"requests": ["a", "b"], "filename_template": "{index}.{ext}"}, "gives items 0 and 1 the same"),
+        ({"requests": ["a", "b"], "filename_template": "{index}.{ext}"}, "gives requests 0 and 1 the same"),
         ({"requests": [{"prompt": "a", "n": 2}], "filename_template": "{item}.{ext}"}, "add {index}"),
         ({"requests": ["a"], "model": "a-new-model", "max_credits": 5}, "No price is known"),
         ({"requests": "poster.docx"}, "neither a list nor"),
@@ -389,7 +391,7 @@ def test_reference_that_is_not_there_is_found_before_anything_is_paid(
     evolink: SimulatorServer, tmp_path: Path
 ) -> None:
     requests = [{"prompt": "on a table"}, {"prompt": "in a box", "image_urls": ["/no/such.png"]}]
-    with pytest.raises(InvalidRequestError, match="item 1"):
+    with pytest.raises(InvalidRequestError, match="request 1"):
         TaskRun(batch(requests, tmp_path)).run()
     assert paid(evolink) == 0
 
@@ -405,3 +407,62 @@ def test_before_airflow_3_3_it_is_the_same(evolink: SimulatorServer, tmp_path: P
         task.start()
     task.run()
     check_whole(evolink, tmp_path, PROMPTS)
+
+
+def test_item_of_the_manifest_is_the_item_of_file_names_after_a_row_was_inserted(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    listed: list[Any] = [{"name": "mug", "prompt": "a mug"}, {"name": "shoe", "prompt": "a shoe"}]
+    task = TaskRun(batch(listed, tmp_path, filename_template="{item}-{name}.{ext}"))
+    first_leg(task)
+    listed.insert(0, {"name": "vase", "prompt": "a vase"})
+    task.clear()
+
+    task.run()
+
+    made = {key: each.order.prompt for key, each in evolink.state.generations.items()}
+    assert [(line["item"], line["position"], line["name"]) for line in lines(tmp_path)] == [
+        (2 + 1, 0, "vase"),
+        (0, 1, "mug"),
+        (1, 2, "shoe"),
+    ]
+    for line in lines(tmp_path):
+        (image,) = line["images"]
+        assert Path(image["path"]).name == f"{line['item']}-{line['name']}.png"
+        assert made[line["evolink_task_id"]] == line["request"]["prompt"] == f"a {line['name']}"
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    (file,) = folder.rglob("*.batch.jsonl")
+    file.write_text("".join(json.dumps(change(line)) + "\n" for line in lines(folder)))
+
+
+def as_version_1(line: dict[str, Any]) -> dict[str, Any]:
+    rest = {name: value for name, value in line.items() if name not in {"item", "position", "v"}}
+    return {"item": line["position"], "number": line["item"], **rest, "v": 1}
+
+
+def test_batch_manifest_of_version_1_is_resumed_without_paying(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    task = TaskRun(batch(PROMPTS[:4], tmp_path))
+    deferral = first_leg(task)
+    rewritten(tmp_path, as_version_1)
+
+    task.go_on(deferral)
+
+    check_whole(evolink, tmp_path, PROMPTS[:4])
+    assert {line["v"] for line in lines(tmp_path)} == {2}
+
+
+def test_batch_manifest_of_a_newer_release_is_not_paid_for_again(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    task = TaskRun(batch(PROMPTS[:4], tmp_path))
+    first_leg(task)
+    rewritten(tmp_path, lambda line: {**line, "v": 3})
+
+    with pytest.raises(UnrepeatableSubmissionError, match="format version 3: a newer release"):
+        task.run()
+
+    assert paid(evolink) == 4

@@ -13,7 +13,12 @@ def test_lone_surrogate_is_written_as_its_escape(tmp_path: Path) -> None:
     # As in the path of a reference whose name is no UTF-8.
     request = {"prompt": "größer", "image_urls": ["/data/gr\udcf6sser.png"]}
     line = LedgerLine(
-        item=0, number=0, name="", fingerprint="a" * 64, occurrence=0, asked=Asked(request=request, images=1)
+        item=0,
+        position=0,
+        name="",
+        fingerprint="a" * 64,
+        occurrence=0,
+        asked=Asked(request=request, images=1),
     )
     ledger = BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl")
     ledger.write([line])

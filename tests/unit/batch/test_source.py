@@ -331,7 +331,7 @@ def test_cells_become_what_a_request_takes(write: Write):
 )
 def test_item_that_cannot_be_sent_is_named_by_its_line(name: str, content: str, write: Write):
     entries = read_requests(write(name, content))
-    with pytest.raises(InvalidRequestError, match=r"1 of 2 .* item 1 \(line 5\): .*17x17"):
+    with pytest.raises(InvalidRequestError, match=r"1 of 2 .* request 1 \(line 5\): .*17x17"):
         build_items(entries, {"model": "gpt-image-1"}, lambda fields: None)
 
 
