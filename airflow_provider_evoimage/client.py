@@ -1,7 +1,7 @@
-"""EvoLink's API as methods: which calls, how often to try, how long to wait, what a failure means.
+"""EvoLink's API as methods: how often to try a call, how long to wait, which error to raise.
 
-:class:`EvoLinkClient` and :class:`AsyncEvoLinkClient` carry out the calls that ``evolink.protocol`` and
-``evolink.files`` describe; they differ only in who awaits.
+The calls themselves are described in ``evolink.protocol`` and ``evolink.files``. :class:`EvoLinkClient` has them all;
+:class:`AsyncEvoLinkClient` has the two that a trigger needs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,9 @@ import tenacity
 from airflow_provider_evoimage.defaults import DEFAULT_SUBMIT_TIMEOUT
 from airflow_provider_evoimage.evolink import files, protocol
 from airflow_provider_evoimage.evolink.answers import Credits, Generation, GenerationPage, GenerationState
+from airflow_provider_evoimage.evolink.errors import RETRY_RESUMES
 from airflow_provider_evoimage.evolink.files import FilePage, FileQuota, UploadedFile
+from airflow_provider_evoimage.evolink.outcome import after_no_answer, is_still_deciding
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
@@ -28,7 +30,6 @@ from airflow_provider_evoimage.exceptions import (
     AuthenticationError,
     EvoImageError,
     EvoLinkApiError,
-    EvoLinkUnavailableError,
     EvoLinkUnreachableError,
     GenerationNotFoundError,
     OutcomeUnknownError,
@@ -45,11 +46,9 @@ from airflow_provider_evoimage.transport import (
 )
 
 Result = TypeVar("Result")
-# Calls to carry out one after the other, each with how to repeat it; the client sends back what came of it.
-Plan = Generator[tuple[Call[Any], dict[str, Any]], Any, Result]
 
 READ_ATTEMPTS = 4
-# A read waits this long in all between its attempts; longer troubles are the caller's to outlast.
+# Total seconds that a read waits between its attempts; the caller outlasts longer outages.
 READ_RETRY_SECONDS = 90.0
 
 _NO_SUCH_ENDPOINT = frozenset({404, 405, 501})
@@ -63,7 +62,7 @@ class Account:
     :param files_base_url: likewise, of the files API; empty for the same host.
     :param request_timeout: seconds one exchange may stay silent.
     :param max_requests_per_second: for this process; None for no limit.
-    :param trust_idempotency: whether a repeated POST under the same key is taken to be free.
+    :param trust_idempotency: whether a repeated POST under the same key counts as free.
     """
 
     base_url: str
@@ -102,53 +101,42 @@ class _Backoff(tenacity.wait.wait_base):
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
         error = retry_state.outcome.exception() if retry_state.outcome else None
-        wished = error.retry_after if isinstance(error, EvoImageError) else None
-        return self._growing(retry_state) if wished is None else wished
+        retry_after = error.retry_after if isinstance(error, EvoImageError) else None
+        return self._growing(retry_state) if retry_after is None else retry_after
 
 
 class _SubmissionRules:
     """What to do after a failed POST: wait, ask once more under the same key, or stop.
 
-    Certainly not accepted (429, EvoLink's own 503, no connection): wait and ask again, for as long as the time-out
-    allows. Perhaps accepted (cut, silence, 5xx, unreadable): once more if the idempotency key is trusted; a proxy's
-    503 is waited for like EvoLink's own then, but how it ended is unknown.
+    ``evolink.outcome`` says whether EvoLink refused the POST or may have accepted it. After a refusal that may pass
+    (429, EvoLink's own 503, no connection): wait and ask again until the time-out. When it may have accepted (cut,
+    silence, 5xx, unreadable answer): ask once more, if the idempotency key is trusted. A proxy's 503 and "still
+    being worked on" are waited for like a refusal then, but the outcome stays unknown.
     """
 
     def __init__(self, *, trust_idempotency: bool) -> None:
         self._trusted = trust_idempotency
-        self._perhaps_accepted = False
+        self._outcome_unknown = False
         self._asked_again = False
 
     def asks_again(self, error: BaseException) -> bool:
         """Decide after each failure; tenacity's ``retry_if_exception``."""
         if not isinstance(error, PASSING_ERRORS):
             return False
-        if self._is_not_accepted(error):
+        if error.billed is False:
             return True
-        self._perhaps_accepted = True
-        if not self._trusted or self._asked_again:
+        self._outcome_unknown = True
+        if not self._trusted:
             return False
+        if error.http_status == 503 or is_still_deciding(error.code):
+            return True
+        is_first = not self._asked_again
         self._asked_again = True
-        return True
-
-    def _is_not_accepted(self, error: EvoImageError) -> bool:
-        if isinstance(error, RateLimitError) or error.billed is False:
-            return True
-        # The first POST under this key is still being worked on; it will be replayed when it is done.
-        if error.code == "paid_outcome_unknown":
-            self._perhaps_accepted = True
-            return self._trusted
-        if error.http_status != 503 or not (self._trusted or error.code is not None):
-            return False
-        # A page of a proxy: EvoLink behind it may have accepted.
-        self._perhaps_accepted |= error.code is None
-        return True
+        return is_first
 
     def verdict(self, error: EvoImageError) -> EvoImageError:
         """Return what to raise in the end: the error itself, or that the outcome is unknown."""
-        if not self._perhaps_accepted:
-            if error.billed is None and isinstance(error, EvoLinkUnavailableError):
-                error.restate(billed=False)
+        if not self._outcome_unknown:
             return error
         kind = OutcomeUnknownError if self._trusted else UnrepeatableSubmissionError
         return kind(
@@ -160,13 +148,12 @@ class _SubmissionRules:
         )
 
 
-class _Exchange:
-    """What the sync and the async client share: preparing a request, reading an answer, naming a failure."""
+class _AccountClient:
+    """What the sync and the async client share: prepare a request, read an answer, name a failure."""
 
-    def __init__(self, account: Account, *, read_attempts: int = READ_ATTEMPTS) -> None:
+    def __init__(self, account: Account, *, read_attempts: int) -> None:
         self.account = account
         self._read_attempts = read_attempts
-        self._reads_one_by_one = False
 
     def _host(self, call: Call[Any]) -> str:
         return (
@@ -192,7 +179,7 @@ class _Exchange:
         return pacer.reserve(per_second, time.monotonic())
 
     def _result(self, call: Call[Result], answer: Answer) -> Result:
-        # Whoever quotes the key in a refusal, or in a page with status 200, must not bring it into our logs.
+        # An answer may quote the key, in a refusal or in a page with status 200: keep it out of our logs.
         redacted = replace(answer, body=answer.body.replace(self.account.api_key.encode(), b"***"))
         if not answer.is_success:
             return call.result(redacted)
@@ -204,12 +191,11 @@ class _Exchange:
         return call.result(redacted)
 
     def _unreachable(self, call: Call[Any], error: NoAnswerError) -> EvoLinkUnreachableError:
-        going_on = "A retry goes on with this generation and submits nothing."
         return EvoLinkUnreachableError(
             f"{error.words} when asking {self._host(call)} {call.asking}.",
             evolink_task_id=call.evolink_task_id,
-            billed=False if call.service == "files" or (call.pays and error.nothing_sent) else None,
-            on_retry=going_on if call.evolink_task_id else None,
+            billed=call.billed_after(after_no_answer(nothing_sent=error.nothing_sent)),
+            on_retry=RETRY_RESUMES if call.evolink_task_id else None,
         )
 
     def _reading(self) -> dict[str, Any]:
@@ -221,57 +207,17 @@ class _Exchange:
             "reraise": True,
         }
 
-    def _submission(
-        self, request: ImageRequest, idempotency_key: str, submit_timeout: float
-    ) -> Plan[Submitted]:
-        rules = _SubmissionRules(trust_idempotency=self.account.trust_idempotency)
-        retrying = {
-            "retry": tenacity.retry_if_exception(rules.asks_again),
-            "wait": _Backoff(first=1, longest=30),
-            "stop": tenacity.stop_before_delay(submit_timeout),
-            "reraise": True,
-        }
-        try:
-            submitted: Submitted = yield protocol.submit_generation(request, idempotency_key), retrying
-        except EvoImageError as error:
-            verdict = rules.verdict(error)
-            if verdict is error:
-                raise
-            raise verdict from None
-        return submitted
 
-    def _generations(self, evolink_task_ids: Sequence[str]) -> Plan[dict[str, Generation]]:
-        found: dict[str, Generation] = {}
-        ids = list(dict.fromkeys(evolink_task_ids))
-        while len(ids) > 1 and not self._reads_one_by_one:
-            try:
-                found |= yield protocol.get_generations(ids[: protocol.MAX_IDS_PER_BATCH]), self._reading()
-            except (AuthenticationError, RateLimitError):
-                raise
-            except (EvoLinkApiError, UnreadableAnswerError) as error:
-                # Not there, or whatever is wrong with it: each generation can be read by itself.
-                self._reads_one_by_one = not isinstance(error, PASSING_ERRORS)
-                break
-            else:
-                ids = ids[protocol.MAX_IDS_PER_BATCH :]
-        for evolink_task_id in ids:
-            try:
-                found[evolink_task_id] = yield protocol.get_generation(evolink_task_id), self._reading()
-            except GenerationNotFoundError:
-                continue
-        return found
-
-
-class EvoLinkClient(_Exchange):
+class EvoLinkClient(_AccountClient):
     """EvoLink over blocking HTTP, for workers. Use as a context manager, or call :meth:`close`.
 
-    :param account: where, as whom, how patiently.
-    :param read_attempts: how often one read is tried when the failure is a passing one.
+    :param account: how to reach EvoLink, and as whom.
     """
 
-    def __init__(self, account: Account, *, read_attempts: int = READ_ATTEMPTS) -> None:
-        super().__init__(account, read_attempts=read_attempts)
+    def __init__(self, account: Account) -> None:
+        super().__init__(account, read_attempts=READ_ATTEMPTS)
         self._transport = Transport(timeout=account.request_timeout)
+        self._reads_one_by_one = False
 
     def __enter__(self) -> EvoLinkClient:
         return self
@@ -290,9 +236,22 @@ class EvoLinkClient(_Exchange):
 
         :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
         :raises OutcomeUnknownError: when the request may have been accepted and the answer is lost.
-        :raises EvoImageError: when it was certainly not accepted.
+        :raises EvoImageError: when EvoLink refused it.
         """
-        return self._carry_out(self._submission(request, idempotency_key, submit_timeout))
+        rules = _SubmissionRules(trust_idempotency=self.account.trust_idempotency)
+        retrying = {
+            "retry": tenacity.retry_if_exception(rules.asks_again),
+            "wait": _Backoff(first=1, longest=30),
+            "stop": tenacity.stop_before_delay(submit_timeout),
+            "reraise": True,
+        }
+        try:
+            return self._attempt(protocol.submit_generation(request, idempotency_key), retrying)
+        except EvoImageError as error:
+            verdict = rules.verdict(error)
+            if verdict is error:
+                raise
+            raise verdict from None
 
     def get_generation(self, evolink_task_id: str) -> Generation:
         """Read one generation."""
@@ -300,7 +259,26 @@ class EvoLinkClient(_Exchange):
 
     def get_generations(self, evolink_task_ids: Sequence[str]) -> dict[str, Generation]:
         """Read many generations, 50 in one request; those that EvoLink does not know are missing."""
-        return self._carry_out(self._generations(evolink_task_ids))
+        found: dict[str, Generation] = {}
+        ids = list(dict.fromkeys(evolink_task_ids))
+        while len(ids) > 1 and not self._reads_one_by_one:
+            call = protocol.get_generations(ids[: protocol.MAX_IDS_PER_BATCH])
+            try:
+                some: dict[str, Generation] = self._attempt(call, self._reading())
+            except (AuthenticationError, RateLimitError):
+                raise
+            except (EvoLinkApiError, UnreadableAnswerError) as error:
+                # The endpoint is missing or fails: each generation can be read by itself.
+                self._reads_one_by_one = not isinstance(error, PASSING_ERRORS)
+                break
+            found |= some
+            ids = ids[protocol.MAX_IDS_PER_BATCH :]
+        for evolink_task_id in ids:
+            try:
+                found[evolink_task_id] = self.get_generation(evolink_task_id)
+            except GenerationNotFoundError:
+                continue
+        return found
 
     def list_generations(self, **query: Any) -> GenerationPage:
         """Read one page of what the account asked for, newest first; see ``protocol.list_generations``."""
@@ -357,20 +335,6 @@ class EvoLinkClient(_Exchange):
         """Delete an uploaded file."""
         self._attempt(files.delete_file(file_id), self._reading())
 
-    def _carry_out(self, plan: Plan[Result]) -> Result:
-        try:
-            step = next(plan)
-            while True:
-                try:
-                    answer = self._attempt(*step)
-                except EvoImageError as error:
-                    step = plan.throw(error)
-                else:
-                    step = plan.send(answer)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-
     def _attempt(self, call: Call[Result], retrying: dict[str, Any]) -> Result:
         result: Result = tenacity.Retrying(**retrying)(self._once, call)
         return result
@@ -385,8 +349,14 @@ class EvoLinkClient(_Exchange):
         return self._result(call, answer)
 
 
-class AsyncEvoLinkClient(_Exchange):
-    """EvoLink over asyncio, for triggers. The same calls as :class:`EvoLinkClient`, awaited."""
+class AsyncEvoLinkClient(_AccountClient):
+    """EvoLink over asyncio, for triggers: reads how far generations have come, and nothing else.
+
+    Use as an asynchronous context manager, or await :meth:`aclose`.
+
+    :param account: how to reach EvoLink, and as whom.
+    :param read_attempts: how often to try a read that fails with a transient error.
+    """
 
     def __init__(self, account: Account, *, read_attempts: int = READ_ATTEMPTS) -> None:
         super().__init__(account, read_attempts=read_attempts)
@@ -402,108 +372,23 @@ class AsyncEvoLinkClient(_Exchange):
         """Close the connections."""
         await self._transport.aclose()
 
-    async def submit(
-        self, request: ImageRequest, idempotency_key: str, *, submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT
-    ) -> Submitted:
-        """Ask for images, once; see :meth:`EvoLinkClient.submit`."""
-        return await self._carry_out(self._submission(request, idempotency_key, submit_timeout))
-
-    async def get_generation(self, evolink_task_id: str) -> Generation:
-        """Read one generation."""
-        return await self._attempt(protocol.get_generation(evolink_task_id), self._reading())
-
-    async def get_generations(self, evolink_task_ids: Sequence[str]) -> dict[str, Generation]:
-        """Read many generations, 50 in one request; those that EvoLink does not know are missing."""
-        return await self._carry_out(self._generations(evolink_task_ids))
-
     async def get_state(self, evolink_task_id: str) -> GenerationState:
         """Read how far one generation has come."""
-        return await self._attempt(protocol.get_state(evolink_task_id), self._reading())
+        return await self._attempt(protocol.get_state(evolink_task_id))
 
     async def get_states(self, evolink_task_ids: Sequence[str]) -> dict[str, GenerationState]:
         """Read how far up to 50 generations have come, in one request; unknown ones are missing.
 
         :raises EvoLinkApiError: with ``http_status`` 404 or 405 where EvoLink has no such endpoint.
         """
-        return await self._attempt(protocol.get_states(evolink_task_ids), self._reading())
+        return await self._attempt(protocol.get_states(evolink_task_ids))
 
-    async def list_generations(self, **query: Any) -> GenerationPage:
-        """Read one page of what the account asked for, newest first; see ``protocol.list_generations``."""
-        return await self._attempt(protocol.list_generations(**query), self._reading())
-
-    async def get_credits(self) -> Credits:
-        """Read the balance of account and key; free of charge."""
-        return await self._attempt(protocol.get_credits(), self._reading())
-
-    async def upload_file(
-        self,
-        path: Path,
-        *,
-        name: str,
-        content_type: str,
-        folder: str | None = None,
-        upload_id: str | None = None,
-    ) -> UploadedFile:
-        """Send a local file to EvoLink's files, where it lives for 72 hours.
-
-        A repeated attempt overwrites its own file, so give a name that nothing else uses.
-        """
-        call = files.upload_stream(
-            path, name=name, content_type=content_type, folder=folder, upload_id=upload_id
-        )
-        return await self._attempt(call, self._reading())
-
-    async def upload_base64(self, data: bytes, *, name: str, folder: str | None = None) -> UploadedFile:
-        """Send bytes to EvoLink's files; for small ones."""
-        return await self._attempt(files.upload_base64(data, name=name, folder=folder), self._reading())
-
-    async def upload_url(
-        self, url: str, *, name: str | None = None, folder: str | None = None
-    ) -> UploadedFile:
-        """Have EvoLink fetch a file into its files."""
-        return await self._attempt(files.upload_url(url, name=name, folder=folder), self._reading())
-
-    async def get_upload_receipt(self, upload_id: str) -> UploadedFile | None:
-        """Read the answer to an earlier upload again; None where EvoLink has none, or lacks receipts."""
-        try:
-            return await self._attempt(files.get_upload_receipt(upload_id), self._reading())
-        except EvoLinkApiError as error:
-            if error.http_status not in _NO_SUCH_ENDPOINT:
-                raise
-            return None
-
-    async def list_files(self, page: int = 1, page_size: int = 20) -> FilePage:
-        """Read one page of the account's files, 1 to 100 of them."""
-        return await self._attempt(files.list_files(page, page_size), self._reading())
-
-    async def get_file_quota(self) -> FileQuota:
-        """Read how many files the account holds and may hold."""
-        return await self._attempt(files.get_file_quota(), self._reading())
-
-    async def delete_file(self, file_id: str) -> None:
-        """Delete an uploaded file."""
-        await self._attempt(files.delete_file(file_id), self._reading())
-
-    async def _carry_out(self, plan: Plan[Result]) -> Result:
-        try:
-            step = next(plan)
-            while True:
-                try:
-                    answer = await self._attempt(*step)
-                except EvoImageError as error:
-                    step = plan.throw(error)
-                else:
-                    step = plan.send(answer)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-
-    async def _attempt(self, call: Call[Result], retrying: dict[str, Any]) -> Result:
-        if self._read_attempts == 1 and not call.pays:
+    async def _attempt(self, call: Call[Result]) -> Result:
+        if self._read_attempts == 1:
             # Nothing to repeat: the thousands of reads of a poller need no machinery for it.
             return await self._once(call)
         once: Callable[[Call[Result]], Awaitable[Result]] = self._once
-        return await tenacity.AsyncRetrying(**retrying)(once, call)
+        return await tenacity.AsyncRetrying(**self._reading())(once, call)
 
     async def _once(self, call: Call[Result]) -> Result:
         if delay := self._delay():

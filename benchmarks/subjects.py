@@ -21,6 +21,7 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 
 POLL_SECONDS = 5.0
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
 FAR_AWAY = 86_400.0
 
 
@@ -43,7 +44,7 @@ class FixedPollTrigger(BaseTrigger):
         try:
             while True:
                 await asyncio.sleep(POLL_SECONDS)
-                if (await client.get_generation(self.evolink_task_id)).is_terminal:
+                if (await client.get_state(self.evolink_task_id)).status in TERMINAL:
                     break
         finally:
             await client.aclose()

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from airflow_provider_evoimage.evolink.answers import Generation
+from airflow_provider_evoimage.evolink.outcome import CONFLICT, RATE_LIMITED, STILL_DECIDING
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
@@ -72,10 +73,6 @@ _CAPACITY_CODES = (
     "channel_selection_failed",
     "internal_error",
 )
-_STILL_SUBMITTING = "paid_outcome_unknown"
-_CONFLICT = "idempotency_conflict"
-# Refusals of a submission that say that an earlier one under the same key was, or may have been, accepted.
-_ACCEPTED_EARLIER = frozenset({_STILL_SUBMITTING, _CONFLICT})
 
 #: HTTP error codes that say what is wrong whatever the status.
 HTTP_CODES: dict[str, type[EvoLinkApiError]] = {
@@ -88,10 +85,10 @@ HTTP_CODES: dict[str, type[EvoLinkApiError]] = {
     "invalid_token": AuthenticationError,
     "task_not_found": GenerationNotFoundError,
     "invalid_task_id": GenerationNotFoundError,
-    _CONFLICT: IdempotencyConflictError,
-    # The first POST with this key is still being worked on: the same key again, a little later.
-    _STILL_SUBMITTING: EvoLinkUnavailableError,
-    "rate_limit_exceeded": RateLimitError,
+    CONFLICT: IdempotencyConflictError,
+    # Ask again under the same key, a little later.
+    STILL_DECIDING: EvoLinkUnavailableError,
+    RATE_LIMITED: RateLimitError,
     # The files API: too large, type not allowed, quota, URL not readable, storage trouble.
     "40001": FileRefusedError,
     "40002": FileRefusedError,
@@ -121,6 +118,9 @@ RETRYABLE_FAILURES: dict[str, float] = {
     "upstream_error": 30,
     "rate_limited": 60,
 }
+
+#: What a retry does after a read that failed.
+RETRY_RESUMES = "A retry goes on with this generation and submits nothing."
 
 _LONGEST_RETRY_AFTER = 86_400.0
 _RETRY_IN_WORDS = re.compile(r"retry after (\d{1,5})\s*(second|minute)?", re.IGNORECASE)
@@ -172,7 +172,7 @@ def http_error(
     *,
     status: int,
     headers: Mapping[str, str],
-    body: bytes,
+    said: ErrorBody,
     asking: str,
     evolink_task_id: str | None,
     billed: bool | None,
@@ -180,10 +180,10 @@ def http_error(
     """Turn an error answer into the exception that a DAG author will read.
 
     :param headers: with lower-case names.
+    :param said: the body, read.
     :param asking: what was being asked, for instance "to submit the request".
     :param billed: what this exchange proves about money: False for a refused submission.
     """
-    said = ErrorBody.read(body)
     request_id = headers.get("x-request-id") or headers.get("x-oneapi-request-id") or said.request_id or None
     if 300 <= status < 400:
         return ConnectionSettingsError(
@@ -193,8 +193,6 @@ def http_error(
             request_id=request_id,
         )
     kind = _kind(status, said, evolink_task_id)
-    if said.code in _ACCEPTED_EARLIER:
-        billed = None
     return kind(
         f"EvoLink answered HTTP {status}{_detail(said, status)} when asked {asking}.",
         evolink_task_id=evolink_task_id,
@@ -286,8 +284,8 @@ def _on_retry_of_a_read(kind: type[EvoLinkApiError]) -> str:
     if issubclass(kind, GenerationNotFoundError):
         return kind.default_on_retry
     if issubclass(kind, (RateLimitError, EvoLinkUnavailableError)):
-        return "A retry goes on with this generation and submits nothing."
-    return "No retry follows. The generation is kept: mend the cause and clear the task to go on with it."
+        return RETRY_RESUMES
+    return "No retry follows. The generation is kept: fix the cause and clear the task to go on with it."
 
 
 def _failure_kind(code: str) -> type[GenerationFailedError]:

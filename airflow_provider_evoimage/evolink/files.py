@@ -271,7 +271,7 @@ def _data(answer: Answer) -> Mapping[str, Any]:
         raise http_error(
             status=answer.status,
             headers=answer.headers,
-            body=answer.body,
+            said=ErrorBody.read(answer.body),
             asking="for a file operation",
             evolink_task_id=None,
             billed=False,

@@ -17,6 +17,7 @@ from airflow_provider_evoimage.evolink.answers import (
     GenerationState,
 )
 from airflow_provider_evoimage.evolink.errors import ErrorBody, http_error
+from airflow_provider_evoimage.evolink.outcome import SubmissionOutcome, after_answer
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, UnreadableAnswerError
 
@@ -100,23 +101,26 @@ class Call(Generic[Result]):
             return self.read(answer)
         except UnreadableAnswerError as error:
             error.restate(evolink_task_id=self.evolink_task_id)
+            if self.pays:
+                error.restate(billed=self.billed_after(after_answer(answer.status, is_readable=False)))
             raise
 
+    def billed_after(self, outcome: SubmissionOutcome) -> bool | None:
+        """Tell what a failed exchange proves about money. False: nothing was charged. None: it proves nothing."""
+        if self.service == "files":
+            return False
+        return False if self.pays and outcome is SubmissionOutcome.REFUSED else None
+
     def _error(self, answer: Answer) -> EvoImageError:
+        said = ErrorBody.read(answer.body)
         return http_error(
             status=answer.status,
             headers=answer.headers,
-            body=answer.body,
+            said=said,
             asking=self.asking,
             evolink_task_id=self.evolink_task_id,
-            billed=self._billed(answer.status),
+            billed=self.billed_after(after_answer(answer.status, said.code)),
         )
-
-    def _billed(self, status: int) -> bool | None:
-        """Tell what an error answer proves: a refused submission was not accepted, a proxy (5xx) knows nothing."""
-        if self.service == "files":
-            return False
-        return False if self.pays and status < 500 else None
 
 
 @dataclass(frozen=True, kw_only=True)

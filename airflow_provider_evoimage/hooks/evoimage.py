@@ -102,7 +102,10 @@ class EvoImageHook(BaseHook):
         return self._client
 
     async def aget_conn(self, *, read_attempts: int = READ_ATTEMPTS) -> AsyncEvoLinkClient:
-        """Return a new client for a trigger; the caller closes it.
+        """Return a new client for a trigger of your own; the caller closes it.
+
+        It reads how far generations have come (``get_state``, ``get_states``) and nothing else: submit, upload and
+        read results on a worker.
 
         :param read_attempts: how often the client itself tries one read; 1 leaves that to the caller.
         """

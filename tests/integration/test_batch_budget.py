@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from airflow_provider_evoimage.client import Account, AsyncEvoLinkClient
+from airflow_provider_evoimage.client import Account, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import BudgetExceededError, EvoImageError, KeyLimitError
 from airflow_provider_evoimage.simulator import SimulatorServer
@@ -41,7 +41,7 @@ def two_hundred(seed: int) -> list[ImageRequest]:
 class Batch:
     """Submits all it may, several at a time, and collects what has ended; then goes on with what was freed."""
 
-    def __init__(self, client: AsyncEvoLinkClient, evolink: SimulatorServer, budget: Budget) -> None:
+    def __init__(self, client: EvoLinkClient, evolink: SimulatorServer, budget: Budget) -> None:
         self.client = client
         self.evolink = evolink
         self.budget = budget
@@ -56,7 +56,9 @@ class Batch:
             except BudgetExceededError:
                 return item
             try:
-                submitted = await self.client.submit(request, f"{item}-of-the-batch-{id(self)}")
+                submitted = await asyncio.to_thread(
+                    self.client.submit, request, f"{item}-of-the-batch-{id(self)}"
+                )
             except EvoImageError:
                 self.budget.release(item)
                 raise
@@ -66,7 +68,7 @@ class Batch:
 
     async def collect(self) -> None:
         self.evolink.state.clock.advance(600)
-        found = await self.client.get_generations(list(self.ids.values()))
+        found = self.client.get_generations(list(self.ids.values()))
         for item, evolink_task_id in self.ids.items():
             generation = found[evolink_task_id]
             assert generation.is_terminal
@@ -92,7 +94,7 @@ async def test_two_hundred_requests_at_once_are_never_charged_above_the_limit(
     evolink.state.configure({"credits": 1_000_000})
     requests = {f"item-{number:03}": request for number, request in enumerate(two_hundred(seed))}
     budget = Budget(Decimal(limit))
-    async with AsyncEvoLinkClient(Account(base_url=evolink.url, api_key=API_KEY)) as client:
+    with EvoLinkClient(Account(base_url=evolink.url, api_key=API_KEY)) as client:
         left_out = await Batch(client, evolink, budget).run(requests)
 
     charged = evolink.state.counters.credits_charged
@@ -105,10 +107,10 @@ async def test_two_hundred_requests_at_once_are_never_charged_above_the_limit(
     assert bool(left_out) is (limit != "100000")
 
 
-async def test_key_that_has_too_little_is_told_before_anything_is_sent(evolink: SimulatorServer):
+def test_key_that_has_too_little_is_told_before_anything_is_sent(evolink: SimulatorServer):
     evolink.state.configure({"credits": 10_000, "token_credits": 5})
-    async with AsyncEvoLinkClient(Account(base_url=evolink.url, api_key=API_KEY)) as client:
-        balance = await client.get_credits()
+    with EvoLinkClient(Account(base_url=evolink.url, api_key=API_KEY)) as client:
+        balance = client.get_credits()
 
     with pytest.raises(KeyLimitError, match=r"key's own limit leaves 5\.0000"):
         require_balance(balance, most_credits(two_hundred(1)))

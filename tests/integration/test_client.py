@@ -6,13 +6,15 @@ import asyncio
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from airflow_provider_evoimage.client import READ_ATTEMPTS, Account, AsyncEvoLinkClient, EvoLinkClient
+from airflow_provider_evoimage.evolink.answers import Generation, GenerationState
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     AuthenticationError,
@@ -38,44 +40,47 @@ from tests.integration.fake_time import FakeTime
 from tests.integration.task_driver import API_KEY
 
 KEY = "airflow-evoimage-test-0001"
+TASK = "task-unified-1-abcdefgh"
 
 pytestmark = pytest.mark.usefixtures("fake_time")
 
 
-class AwaitedClient:
-    """The asynchronous client behind the same plain calls as the synchronous one."""
-
-    def __init__(self, account: Account) -> None:
-        self._runner = asyncio.Runner()
-        self._runner.run(prepare_for_asyncio())
-        self._client = AsyncEvoLinkClient(account)
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self._client, name)
-
-        async def awaited(*arguments: Any, **options: Any) -> Any:
-            return await call(*arguments, **options)
-
-        return lambda *arguments, **options: self._runner.run(awaited(*arguments, **options))
-
-    def close(self) -> None:
-        self._runner.run(self._client.aclose())
-        self._runner.close()
-
-
-@pytest.fixture(params=[EvoLinkClient, AwaitedClient], ids=["sync", "async"])
-def connect(request: pytest.FixtureRequest, evolink: SimulatorServer) -> Iterator[Any]:
-    """Make clients of either kind for the simulated account."""
+@pytest.fixture
+def connect(evolink: SimulatorServer) -> Iterator[Callable[..., EvoLinkClient]]:
+    """Make clients for the simulated account."""
     clients = []
 
-    def make(**settings: Any) -> Any:
+    def make(**settings: Any) -> EvoLinkClient:
         account = Account(**{"base_url": evolink.url, "api_key": API_KEY} | settings)
-        clients.append(request.param(account))
+        clients.append(EvoLinkClient(account))
         return clients[-1]
 
     yield make
     for client in clients:
         client.close()
+
+
+Read = Callable[[str], Generation | GenerationState]
+
+
+@pytest.fixture(params=["sync", "async"])
+def reader(request: pytest.FixtureRequest, connect: Any, evolink: SimulatorServer) -> Iterator[Any]:
+    """Make what reads one generation of the simulated account: as a worker does, or as a trigger does."""
+    with asyncio.Runner() as runner:
+        made: list[AsyncEvoLinkClient] = []
+
+        def make(**settings: Any) -> Read:
+            if request.param == "sync":
+                return connect(**settings).get_generation
+            runner.run(prepare_for_asyncio())
+            account = Account(**{"base_url": evolink.url, "api_key": API_KEY} | settings)
+            client = AsyncEvoLinkClient(account)
+            made.append(client)
+            return lambda task: runner.run(client.get_state(task))
+
+        yield make
+        for client in made:
+            runner.run(client.aclose())
 
 
 def asking(prompt: str = "a red fox", **fields: Any) -> ImageRequest:
@@ -308,36 +313,36 @@ def test_refusal_is_final_at_once_and_not_billed(
 # Reading
 
 
-def test_reads_are_tried_again(connect: Any, evolink: SimulatorServer) -> None:
-    client = connect()
-    task = client.submit(asking(), KEY).generation.evolink_task_id
+def test_reads_are_tried_again(reader: Any, evolink: SimulatorServer, submitted: Callable[..., str]) -> None:
+    task = submitted()
     for fault in (Fault("status", 502, page=True, times=1), Fault("cut", times=1), Fault("junk", times=1)):
         evolink.state.faults.post("task", fault)
-    assert client.get_generation(task).evolink_task_id == task
+    assert reader()(task).evolink_task_id == task
     assert evolink.state.counters.reads["task"] == READ_ATTEMPTS
 
 
 def test_reads_are_tried_a_bounded_number_of_times(
-    connect: Any, evolink: SimulatorServer, fake_time: FakeTime
+    reader: Any, evolink: SimulatorServer, fake_time: FakeTime
 ) -> None:
-    evolink.state.faults.post("credits", Fault("status", 503))
+    evolink.state.faults.post("task", Fault("status", 503))
     with pytest.raises(EvoLinkUnavailableError):
-        connect().get_credits()
-    assert evolink.state.counters.reads["credits"] == READ_ATTEMPTS
+        reader()(TASK)
+    assert evolink.state.counters.reads["task"] == READ_ATTEMPTS
     assert fake_time.passed <= 60
 
 
 def test_retry_after_of_a_read_is_honoured(
-    connect: Any, evolink: SimulatorServer, fake_time: FakeTime
+    reader: Any, evolink: SimulatorServer, fake_time: FakeTime, submitted: Callable[..., str]
 ) -> None:
-    evolink.state.faults.post("credits", Fault("status", 429, retry_after="9", times=1))
-    assert connect().get_credits().account_remaining == 1000
+    task = submitted()
+    evolink.state.faults.post("task", Fault("status", 429, retry_after="9", times=1))
+    assert reader()(task).evolink_task_id == task
     assert fake_time.slept == [9]
 
 
-def test_unknown_generation_is_not_asked_for_again(connect: Any, evolink: SimulatorServer) -> None:
-    with pytest.raises(GenerationNotFoundError, match="task-unified-1-abcdefgh"):
-        connect().get_generation("task-unified-1-abcdefgh")
+def test_unknown_generation_is_not_asked_for_again(reader: Any, evolink: SimulatorServer) -> None:
+    with pytest.raises(GenerationNotFoundError, match=TASK):
+        reader()(TASK)
     assert evolink.state.counters.reads["task"] == 1
 
 
@@ -401,17 +406,19 @@ def test_one_generation_needs_no_batch_endpoint(connect: Any, evolink: Simulator
 
 
 def test_requests_are_spaced_within_a_process(
-    connect: Any, evolink: SimulatorServer, fake_time: FakeTime
+    reader: Any, evolink: SimulatorServer, fake_time: FakeTime, submitted: Callable[..., str]
 ) -> None:
+    task = submitted()
     # Two clients of one account, as two tasks on one worker.
     api_key = f"sk-evo-{secrets.token_hex(8)}"
-    clients = [connect(max_requests_per_second=0.5, api_key=api_key) for _ in range(2)]
+    reads = [reader(max_requests_per_second=0.5, api_key=api_key) for _ in range(2)]
     before = fake_time.monotonic()
     for number in range(6):
-        clients[number % 2].get_credits()
+        with suppress(GenerationNotFoundError):
+            reads[number % 2](task)
     assert fake_time.monotonic() - before >= 10
     assert fake_time.passed == pytest.approx(10, abs=3)
-    assert evolink.state.counters.reads["credits"] == 6
+    assert evolink.state.counters.reads["task"] == 6
 
 
 # Redirects and other hosts
@@ -469,24 +476,23 @@ def host() -> Iterator[Host]:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_of_the_api_is_never_followed_with_the_key(
-    connect: Any, evolink: SimulatorServer, host: Host, status: int
+    connect: Any, reader: Any, evolink: SimulatorServer, host: Host, status: int
 ) -> None:
     host.redirect("/v1/images/generations", f"{evolink.url}/v1/images/generations", status)
-    host.redirect("/v1/credits", f"{evolink.url}/v1/credits", status)
-    client = connect(base_url=host.url)
+    host.redirect(f"/v1/tasks/{TASK}", f"{evolink.url}/v1/tasks/{TASK}", status)
     with pytest.raises(ConnectionSettingsError, match="redirect"):
-        client.submit(asking(), KEY)
+        connect(base_url=host.url).submit(asking(), KEY)
     with pytest.raises(ConnectionSettingsError, match="redirect"):
-        client.get_credits()
+        reader(base_url=host.url)(TASK)
     assert evolink.state.counters.submissions == 0
-    assert evolink.state.counters.reads["credits"] == 0
+    assert evolink.state.counters.reads["task"] == 0
     assert len(host.asked) == 2
 
 
-def test_key_quoted_by_the_service_is_not_in_the_error(connect: Any, host: Host) -> None:
-    host.answers["/v1/credits"] = (400, {}, f'{{"error": {{"message": "bad key {API_KEY}"}}}}'.encode())
+def test_key_quoted_by_the_service_is_not_in_the_error(reader: Any, host: Host) -> None:
+    host.answers[f"/v1/tasks/{TASK}"] = (400, {}, f'{{"error": {{"message": "bad key {API_KEY}"}}}}'.encode())
     with pytest.raises(RequestRefusedError) as refused:
-        connect(base_url=host.url).get_credits()
+        reader(base_url=host.url)(TASK)
     assert API_KEY not in str(refused.value)
 
 

@@ -226,7 +226,7 @@ def test_refused_key_is_final(
 ) -> None:
     task = submitted()
     evolink.state.configure({"api_keys": ["sk-evo-another-key"]})
-    with pytest.raises(AuthenticationError, match="mend the cause"):
+    with pytest.raises(AuthenticationError, match="fix the cause"):
         run(sense(task, **mode), fake_time)
 
 

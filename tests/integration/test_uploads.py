@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from airflow_provider_evoimage.client import Account, AsyncEvoLinkClient, EvoLinkClient
+from airflow_provider_evoimage.client import Account, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     FileQuotaError,
@@ -25,12 +24,6 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook, parse_callbac
 from airflow_provider_evoimage.simulator import SimulatorServer
 from tests.integration.task_driver import API_KEY
 
-Clients = Callable[[], EvoLinkClient | AsyncEvoLinkClient]
-
-
-async def result(value: Any | Awaitable[Any]) -> Any:
-    return await value if isawaitable(value) else value
-
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
@@ -39,9 +32,10 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=[EvoLinkClient, AsyncEvoLinkClient], ids=["sync", "async"])
-def client(request: pytest.FixtureRequest, evolink: SimulatorServer) -> Any:
-    return request.param(Account(base_url=evolink.url, api_key=API_KEY))
+@pytest.fixture
+def client(evolink: SimulatorServer) -> Iterator[EvoLinkClient]:
+    with EvoLinkClient(Account(base_url=evolink.url, api_key=API_KEY)) as client:
+        yield client
 
 
 @pytest.fixture
@@ -51,10 +45,8 @@ def hook(airflow_connection: Any) -> Iterator[EvoImageHook]:
     made.close()
 
 
-async def test_stream_upload_comes_back_with_a_url_that_gives_the_same_bytes(client: Any, picture: Path):
-    uploaded = await result(
-        client.upload_file(picture, name="a b.png", content_type="image/png", folder="shop")
-    )
+def test_stream_upload_comes_back_with_a_url_that_gives_the_same_bytes(client: EvoLinkClient, picture: Path):
+    uploaded = client.upload_file(picture, name="a b.png", content_type="image/png", folder="shop")
 
     assert uploaded.size == picture.stat().st_size
     assert uploaded.mime_type == "image/png"
@@ -62,54 +54,50 @@ async def test_stream_upload_comes_back_with_a_url_that_gives_the_same_bytes(cli
     assert timedelta(hours=71) < uploaded.expires_at - datetime.now(UTC) <= timedelta(hours=72)
 
 
-async def test_base64_upload_is_the_same_file(client: Any, picture: Path):
-    uploaded = await result(client.upload_base64(picture.read_bytes(), name="b.png"))
+def test_base64_upload_is_the_same_file(client: EvoLinkClient, picture: Path):
+    uploaded = client.upload_base64(picture.read_bytes(), name="b.png")
 
     assert uploaded.size == picture.stat().st_size
     assert uploaded.file_name == "b.png"
 
 
-async def test_evolink_fetches_from_a_url_itself(client: Any, picture: Path):
-    first = await result(client.upload_file(picture, name="c.png", content_type="image/png"))
-    second = await result(client.upload_url(first.file_url, name="d.png"))
+def test_evolink_fetches_from_a_url_itself(client: EvoLinkClient, picture: Path):
+    first = client.upload_file(picture, name="c.png", content_type="image/png")
+    second = client.upload_url(first.file_url, name="d.png")
 
     assert second.size == first.size
     assert second.file_id != first.file_id
 
 
-async def test_receipt_tells_of_an_earlier_upload_again(client: Any, picture: Path):
+def test_receipt_tells_of_an_earlier_upload_again(client: EvoLinkClient, picture: Path):
     upload_id = "ref-0123456789abcdef.png"
-    assert await result(client.get_upload_receipt(upload_id)) is None
-    uploaded = await result(
-        client.upload_file(picture, name="r.png", content_type="image/png", upload_id=upload_id)
-    )
-    receipt = await result(client.get_upload_receipt(upload_id))
+    assert client.get_upload_receipt(upload_id) is None
+    uploaded = client.upload_file(picture, name="r.png", content_type="image/png", upload_id=upload_id)
+    receipt = client.get_upload_receipt(upload_id)
 
     assert (receipt.file_id, receipt.file_url) == (uploaded.file_id, uploaded.file_url)
 
 
-async def test_server_without_receipts_has_none(client: Any, evolink: SimulatorServer):
+def test_server_without_receipts_has_none(client: EvoLinkClient, evolink: SimulatorServer):
     evolink.state.configure({"upload_receipts": False})
-    assert await result(client.get_upload_receipt("ref-0123456789abcdef.png")) is None
+    assert client.get_upload_receipt("ref-0123456789abcdef.png") is None
 
 
-async def test_upload_id_is_checked_before_anything_is_sent(client: Any, picture: Path):
+def test_upload_id_is_checked_before_anything_is_sent(client: EvoLinkClient, picture: Path):
     for upload_id in ("short", "../../../../etc/passwd", "x" * 129):
         with pytest.raises(InvalidRequestError, match="is not an upload id"):
-            await result(client.get_upload_receipt(upload_id))
+            client.get_upload_receipt(upload_id)
         with pytest.raises(InvalidRequestError, match="is not an upload id"):
-            await result(
-                client.upload_file(picture, name="r.png", content_type="image/png", upload_id=upload_id)
-            )
+            client.upload_file(picture, name="r.png", content_type="image/png", upload_id=upload_id)
 
 
-async def test_list_quota_and_deletion_agree(client: Any, picture: Path):
-    before = await result(client.get_file_quota())
-    uploaded = await result(client.upload_file(picture, name="e.png", content_type="image/png"))
-    held = await result(client.get_file_quota())
-    listed = await result(client.list_files(page=1, page_size=100))
-    await result(client.delete_file(uploaded.file_id))
-    after = await result(client.get_file_quota())
+def test_list_quota_and_deletion_agree(client: EvoLinkClient, picture: Path):
+    before = client.get_file_quota()
+    uploaded = client.upload_file(picture, name="e.png", content_type="image/png")
+    held = client.get_file_quota()
+    listed = client.list_files(page=1, page_size=100)
+    client.delete_file(uploaded.file_id)
+    after = client.get_file_quota()
 
     assert held.used == before.used + 1
     assert held.remaining == held.limit - held.used
@@ -119,54 +107,54 @@ async def test_list_quota_and_deletion_agree(client: Any, picture: Path):
 
 
 @pytest.mark.parametrize("with_200", [False, True], ids=["error-status", "http-200"])
-async def test_full_quota_says_so_and_how_to_make_room(
-    client: Any, picture: Path, evolink: SimulatorServer, with_200: bool
+def test_full_quota_says_so_and_how_to_make_room(
+    client: EvoLinkClient, picture: Path, evolink: SimulatorServer, with_200: bool
 ):
     evolink.state.configure({"files_quota": 0, "files_errors_with_200": with_200})
     with pytest.raises(FileQuotaError, match="delete uploaded files") as full:
-        await result(client.upload_file(picture, name="f.png", content_type="image/png"))
+        client.upload_file(picture, name="f.png", content_type="image/png")
     assert full.value.code == "40003"
     assert full.value.billed is False
 
 
 @pytest.mark.parametrize("with_200", [False, True], ids=["error-status", "http-200"])
-async def test_wrong_type_is_refused_for_good(
-    client: Any, tmp_path: Path, evolink: SimulatorServer, with_200: bool
+def test_wrong_type_is_refused_for_good(
+    client: EvoLinkClient, tmp_path: Path, evolink: SimulatorServer, with_200: bool
 ):
     evolink.state.configure({"files_errors_with_200": with_200})
     text = tmp_path / "notes.txt"
     text.write_text("not a picture")
     with pytest.raises(FileRefusedError) as refused:
-        await result(client.upload_file(text, name="g.txt", content_type="text/plain"))
+        client.upload_file(text, name="g.txt", content_type="text/plain")
     assert refused.value.code == "40002"
 
 
-async def test_url_that_gives_nothing_is_refused_for_good(client: Any, evolink: SimulatorServer):
+def test_url_that_gives_nothing_is_refused_for_good(client: EvoLinkClient, evolink: SimulatorServer):
     with pytest.raises(FileRefusedError) as refused:
-        await result(client.upload_url(f"{evolink.url}/files/none.png", name="h.png"))
+        client.upload_url(f"{evolink.url}/files/none.png", name="h.png")
     assert refused.value.code == "40004"
 
 
 @pytest.mark.parametrize("name", ["", "a/b.png", "..", "x" * 256, "a\x00b"], ids=repr)
-async def test_name_that_is_no_file_name_is_refused_before_anything_is_sent(
-    client: Any, picture: Path, name: str
+def test_name_that_is_no_file_name_is_refused_before_anything_is_sent(
+    client: EvoLinkClient, picture: Path, name: str
 ):
     with pytest.raises(InvalidRequestError):
-        await result(client.upload_file(picture, name=name, content_type="image/png"))
+        client.upload_file(picture, name=name, content_type="image/png")
 
 
 @pytest.mark.parametrize("folder", ["/etc", "../up", "a/../../b", "x" * 257])
-async def test_folder_that_leaves_the_account_is_refused_before_anything_is_sent(
-    client: Any, picture: Path, folder: str
+def test_folder_that_leaves_the_account_is_refused_before_anything_is_sent(
+    client: EvoLinkClient, picture: Path, folder: str
 ):
     with pytest.raises(InvalidRequestError):
-        await result(client.upload_file(picture, name="i.png", content_type="image/png", folder=folder))
+        client.upload_file(picture, name="i.png", content_type="image/png", folder=folder)
 
 
 @pytest.mark.parametrize("file_id", ["", "..", "a/b", "x" * 129])
-async def test_id_that_is_none_never_becomes_part_of_a_path(client: Any, file_id: str):
+def test_id_that_is_none_never_becomes_part_of_a_path(client: EvoLinkClient, file_id: str):
     with pytest.raises(InvalidRequestError):
-        await result(client.delete_file(file_id))
+        client.delete_file(file_id)
 
 
 def test_upload_reference_never_takes_a_name_that_is_taken(hook: EvoImageHook, picture: Path):

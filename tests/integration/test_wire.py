@@ -320,11 +320,11 @@ def test_prefix_of_the_base_url_stays_before_the_path(recorder):
 async def test_trigger_sends_what_a_worker_sends(recorder):
     url, seen = recorder
     account = Account(base_url=url, api_key=API_KEY)
-    request = request_for("gpt-image-1", n=2)
     with EvoLinkClient(account) as client:
-        client.submit(request, KEY)
         client.get_generation("task-unified-1-a")
+        client.get_generations(["task-unified-1-a", "task-unified-1-b"])
     async with AsyncEvoLinkClient(account) as client:
-        await client.submit(request, KEY)
-        await client.get_generation("task-unified-1-a")
+        await client.get_state("task-unified-1-a")
+        await client.get_states(["task-unified-1-a", "task-unified-1-b"])
+    assert len(seen) == 4
     assert seen[:2] == seen[2:]
