@@ -1,4 +1,4 @@
-"""The floors of ARCHITECTURE.md hold: an import goes down, never up or sideways between folders."""
+"""ARCHITECTURE.md is true: imports go down its floors, and every file, folder and name in it exists."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import airflow_provider_evoimage
 PACKAGE = Path(airflow_provider_evoimage.__file__).parent
 PROJECT = Path(__file__).parents[2]
 MAP = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+TREE = re.search(r"^## The tree\n+```text\n(.*?)```", MAP, flags=re.MULTILINE | re.DOTALL)
+CHANGES = re.findall(
+    r"^\| ([^|]+) \| ([^|]+) \|$", MAP.partition("| change | file |\n|---|---|\n")[2], flags=re.MULTILINE
+)
 ROW = re.compile(r"^\| (\d) \| (.+?) \|", flags=re.MULTILINE)
 
 
@@ -107,4 +111,69 @@ def test_at_least_twenty_questions_lead_to_a_file():
 def test_every_file_that_the_map_names_exists():
     named = set(re.findall(r"`([\w./-]+\.(?:py|md|csv|toml))`", MAP))
     missing = [name for name in named if not (PACKAGE / name).exists() and not (PROJECT / name).exists()]
+    assert missing == []
+
+
+def tree() -> list[str]:
+    """Every path of the tree, by its indentation; folders end with a slash."""
+    assert TREE is not None
+    paths: list[str] = []
+    above: list[str] = []
+    for line in TREE[1].splitlines():
+        name = line.split()[0]
+        above[(len(line) - len(line.lstrip())) // 2 :] = [name]
+        paths.append("".join(above))
+    return paths
+
+
+def test_tree_names_what_exists():
+    assert [path for path in tree() if not (PROJECT / path).exists()] == []
+
+
+def test_tree_names_every_folder_and_module_at_the_top_of_the_package():
+    folders = {file.parent for file in PACKAGE.rglob("*.py")}
+    modules = {file for file in PACKAGE.glob("*.py") if file.name != "__init__.py"}
+    expected = {f"{folder.relative_to(PROJECT)}/" for folder in folders} | {
+        str(module.relative_to(PROJECT)) for module in modules
+    }
+    assert expected - set(tree()) == set()
+
+
+def test_every_change_has_a_file_that_exists():
+    assert len(CHANGES) >= 20
+    files = {change: re.findall(r"`(Makefile|[\w-]*[./][\w./-]*)`", where) for change, where in CHANGES}
+    assert [change for change, named in files.items() if not named] == []
+    assert [
+        name
+        for named in files.values()
+        for name in named
+        if not (PACKAGE / name).exists() and not (PROJECT / name).exists()
+    ] == []
+
+
+def names_in(file: Path) -> set[str]:
+    """Functions and classes of a module, methods as `Class.method`."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {
+                f"{node.name}.{each.name}"
+                for each in node.body
+                if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))
+            }
+    return found
+
+
+def test_every_function_on_the_way_of_a_prompt_exists():
+    steps = re.findall(r"`([\w/]+\.py)` \(((?:`[\w.]+`(?:, )?)+)\)", MAP)
+    assert len(steps) > 20
+    missing = [
+        f"{file}: {name}"
+        for file, names in steps
+        if (PACKAGE / file).exists()
+        for name in re.findall(r"`([\w.]+)`", names)
+        if name not in names_in(PACKAGE / file)
+    ]
     assert missing == []

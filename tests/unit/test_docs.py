@@ -1,4 +1,4 @@
-"""What the README and the pages in docs/ show works as printed."""
+"""What the README, its neighbours and the pages in docs/ show works as printed."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.get_provider_info import get_provider_info
 
 PROJECT = Path(__file__).parents[2]
 README = PROJECT / "README.md"
 CONTRIBUTING = PROJECT / "CONTRIBUTING.md"
-PAGES = [
-    README,
-    PROJECT / "ARCHITECTURE.md",
-    PROJECT / "CHANGELOG.md",
-    CONTRIBUTING,
-    *sorted((PROJECT / "docs").glob("*.md")),
-]
+NEIGHBOURS = [PROJECT / "ARCHITECTURE.md", CONTRIBUTING, PROJECT / "CHANGELOG.md"]
+PAGES = [README, *NEIGHBOURS, *sorted((PROJECT / "docs").glob("*.md"))]
+MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[object]:
@@ -37,7 +34,6 @@ def test_python_block_runs_as_printed(code: str):
 
 
 def test_make_targets_that_are_named_exist():
-    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     named = {
         target
         for page in PAGES
@@ -49,7 +45,36 @@ def test_make_targets_that_are_named_exist():
         for target in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))
     }
     assert {"demo", "test", "ui"} <= named
-    assert [target for target in code if not re.search(rf"^{target}:", makefile, flags=re.MULTILINE)] == []
+    assert [target for target in code if not re.search(rf"^{target}:", MAKEFILE, flags=re.MULTILINE)] == []
+
+
+def test_contributing_lists_the_targets_that_make_help_lists():
+    listed = re.findall(
+        r"^\| `make ([a-z-]+)` \|", CONTRIBUTING.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    helped = re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(helped)
+
+
+def test_contributing_names_files_that_exist():
+    named = re.findall(r"`([\w./-]+/[\w.*-]*)`", CONTRIBUTING.read_text(encoding="utf-8"))
+    folders = [PROJECT, PROJECT / "airflow_provider_evoimage", PROJECT / "tests" / "integration"]
+    built = {"dist/"}
+    assert len(named) > 30
+    assert [name for name in named if not any(any(each.glob(name)) for each in folders)] == sorted(built)
+
+
+def test_changelog_has_a_section_for_the_version_and_for_what_comes():
+    sections = re.findall(
+        r"^## \[(.+?)\]", (PROJECT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert sections[0] == "Unreleased"
+    assert __version__ in sections
+
+
+def test_readme_links_its_neighbours():
+    text = README.read_text(encoding="utf-8")
+    assert [page.name for page in NEIGHBOURS if f"]({page.name})" not in text] == []
 
 
 def test_every_make_target_is_explained_to_contributors():
