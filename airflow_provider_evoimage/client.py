@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from airflow_provider_evoimage.defaults import DEFAULT_SUBMIT_TIMEOUT
+from airflow_provider_evoimage.defaults import DEFAULT_REQUEST_TIMEOUT, DEFAULT_SUBMIT_TIMEOUT
 from airflow_provider_evoimage.evolink import files, protocol
 from airflow_provider_evoimage.evolink.answers import Credits, Generation, GenerationPage, GenerationState
 from airflow_provider_evoimage.evolink.errors import RETRY_RESUMES
@@ -38,7 +38,6 @@ from airflow_provider_evoimage.exceptions import (
     UnrepeatableSubmissionError,
 )
 from airflow_provider_evoimage.transport import (
-    DEFAULT_REQUEST_TIMEOUT,
     AsyncTransport,
     NoAnswerError,
     Outgoing,

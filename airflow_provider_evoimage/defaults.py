@@ -6,6 +6,25 @@ from typing import Literal
 
 DEFAULT_CONN_ID = "evoimage_default"
 
+DEFAULT_MODEL = "gpt-image-1.5"
+#: Seconds that one HTTP exchange with EvoLink may stay silent.
+DEFAULT_REQUEST_TIMEOUT = 60.0
+#: Megabytes and seconds of one result image.
+DEFAULT_MAX_IMAGE_MEGABYTES = 200.0
+DEFAULT_DOWNLOAD_TIMEOUT = 600.0
+
+#: Every extra field of the connection, and what holds where it is not set; None: nothing does.
+CONNECTION_EXTRAS: dict[str, str | float | None] = {
+    "default_model": DEFAULT_MODEL,
+    "request_timeout": DEFAULT_REQUEST_TIMEOUT,
+    "max_image_megabytes": DEFAULT_MAX_IMAGE_MEGABYTES,
+    "download_timeout": DEFAULT_DOWNLOAD_TIMEOUT,
+    "max_requests_per_second": None,
+    "files_base_url": None,
+    "idempotency": "trusted",
+    "idempotency_namespace": None,
+}
+
 #: Seconds to go on asking while EvoLink certainly accepts nothing.
 DEFAULT_SUBMIT_TIMEOUT = 300.0
 

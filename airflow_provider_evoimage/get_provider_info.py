@@ -1,4 +1,6 @@
-"""What Airflow reads about this provider in every process at start-up; imports nothing."""
+"""What Airflow reads about this provider in every process at start-up; imports only the defaults."""
+
+from airflow_provider_evoimage.defaults import CONNECTION_EXTRAS
 
 
 def get_provider_info() -> dict[str, object]:
@@ -66,22 +68,28 @@ def get_provider_info() -> dict[str, object]:
                 "conn-fields": {
                     "default_model": {
                         "label": "Default model",
-                        "description": "Model of requests that name none. Empty: gpt-image-1.5.",
+                        "description": f"Model of requests that name none. Empty: {_default('default_model')}.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "request_timeout": {
                         "label": "Request timeout (seconds)",
-                        "description": "How long one HTTP exchange may stay silent. Empty: 60.",
+                        "description": (
+                            "How long one HTTP exchange may stay silent. "
+                            f"Empty: {_default('request_timeout')}."
+                        ),
                         "schema": {"type": ["number", "null"], "minimum": 1},
                     },
                     "max_image_megabytes": {
                         "label": "Size of an image, at most (MB)",
-                        "description": "A larger result is not downloaded. Empty: 200.",
+                        "description": f"A larger result is not downloaded. Empty: {_default('max_image_megabytes')}.",
                         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
                     },
                     "download_timeout": {
                         "label": "Download timeout (seconds)",
-                        "description": "How long the download of one image may take in all. Empty: 600.",
+                        "description": (
+                            "How long the download of one image may take in all. "
+                            f"Empty: {_default('download_timeout')}."
+                        ),
                         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
                     },
                     "max_requests_per_second": {
@@ -99,7 +107,7 @@ def get_provider_info() -> dict[str, object]:
                         "description": (
                             "trusted: a lost answer is asked for again under the same key, which EvoLink's own "
                             "clients rely on. ignored: never ask twice, end with 'outcome unknown' instead. "
-                            "Empty: trusted."
+                            f"Empty: {_default('idempotency')}."
                         ),
                         "schema": {"type": ["string", "null"], "enum": ["trusted", "ignored"]},
                     },
@@ -115,3 +123,9 @@ def get_provider_info() -> dict[str, object]:
             }
         ],
     }
+
+
+def _default(name: str) -> str:
+    """Write the default of an extra field as people do: 60, not 60.0."""
+    value = CONNECTION_EXTRAS[name]
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,6 @@ Each field has a row in ``docs/manifest.md`` and a property in ``manifest.schema
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,6 +13,7 @@ from typing import Any
 
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
+from airflow_provider_evoimage.evolink.json_values import number
 from airflow_provider_evoimage.evolink.prices import CREDITS_PER_USD
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.evolink.request import ImageRequest, billable_body
@@ -62,7 +62,7 @@ class Asked:
             request=dict(request) if isinstance(request, Mapping) else None,
             images=images if isinstance(images, int) else None,
             estimate=_estimate(usage.get("estimate")),
-            credits_reserved=amount(usage.get("reserved")),
+            credits_reserved=number(usage.get("reserved")),
         )
 
 
@@ -173,21 +173,10 @@ def _estimate(value: object) -> dict[str, Any] | None:
     known = {
         name: told
         for name, told in value.items()
-        if isinstance(name, str) and (isinstance(told, str) or amount(told) is not None)
+        if isinstance(name, str) and (isinstance(told, str) or number(told) is not None)
     }
-    has_ends = all(amount(known.get(name)) is not None for name in ("credits_low", "credits_high"))
+    has_ends = all(number(known.get(name)) is not None for name in ("credits_low", "credits_high"))
     return known if has_ends else None
-
-
-def amount(value: object) -> float | None:
-    """Read an amount of credits; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _id_of(value: object) -> str:

@@ -21,11 +21,17 @@ from urllib.parse import urlsplit
 import httpcore
 import httpx
 
+from airflow_provider_evoimage.defaults import (
+    DEFAULT_DOWNLOAD_TIMEOUT,
+    DEFAULT_MAX_IMAGE_MEGABYTES,
+    DEFAULT_REQUEST_TIMEOUT,
+)
 from airflow_provider_evoimage.evolink.hosts import literal_address, network_of_address, network_of_host
 from airflow_provider_evoimage.exceptions import DownloadError, UnsafeLinkError
-from airflow_provider_evoimage.transport import DEFAULT_REQUEST_TIMEOUT, http_options, wire_error_in_words
+from airflow_provider_evoimage.transport import http_options, wire_error_in_words
 
 MAX_REDIRECTS = 5
+_NO_LIMIT_BYTES = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,14 +344,15 @@ class DownloadLimits:
     :param attempts: times that a link is asked, where the trouble may pass.
     """
 
-    bytes: int = 200_000_000
-    seconds: float = 600.0
+    bytes: int = int(DEFAULT_MAX_IMAGE_MEGABYTES * 1_000_000)
+    seconds: float = DEFAULT_DOWNLOAD_TIMEOUT
     attempts: int = 3
 
     @classmethod
     def of(cls, *, megabytes: float | None, seconds: float | None) -> DownloadLimits:
         """Take the limits that are set, and the defaults of the others."""
         return cls(
-            bytes=cls.bytes if megabytes is None else int(megabytes * 1_000_000),
+            # A number so large that it has no product is no limit.
+            bytes=cls.bytes if megabytes is None else int(min(megabytes * 1_000_000, _NO_LIMIT_BYTES)),
             seconds=cls.seconds if seconds is None else seconds,
         )

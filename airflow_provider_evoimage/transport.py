@@ -20,7 +20,6 @@ import httpx
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.evolink.protocol import Answer, FileToUpload
 
-DEFAULT_REQUEST_TIMEOUT = 60.0
 _CONNECT_TIMEOUT = 10.0
 
 # No byte of the request has left: nothing can have been accepted.

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
+from airflow_provider_evoimage.evolink.json_values import number
 from airflow_provider_evoimage.exceptions import (
     DestinationError,
     EvoImageError,
     UnrepeatableSubmissionError,
 )
-from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Asked, Manifest, amount, without_links
+from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Asked, Manifest, without_links
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.submission.record import SubmissionRecord
 
@@ -115,14 +116,14 @@ class LedgerLine:
     def charged(self) -> float | None:
         """Credits that EvoLink charged for it; None while that is not known."""
         usage = (self.manifest or {}).get("usage")
-        return amount(usage.get("charged")) if isinstance(usage, Mapping) else self.charge
+        return number(usage.get("charged")) if isinstance(usage, Mapping) else self.charge
 
     @property
     def most_credits(self) -> Decimal:
         """What it may cost while its charge is not known: what was reserved or estimated, whichever is more."""
         reserved = self.record.credits_reserved if self.record else None
         estimate = (self.asked.estimate or {}).get("credits_high")
-        return max(Decimal(str(amount(each) or 0)) for each in (reserved, estimate))
+        return max(Decimal(str(number(each) or 0)) for each in (reserved, estimate))
 
     @property
     def evolink_task_id(self) -> str | None:
@@ -192,7 +193,7 @@ class LedgerLine:
             | {"v": MANIFEST_VERSION}
             if is_saved
             else None,
-            charge=amount(usage.get("charged")) if isinstance(usage, Mapping) and not is_saved else None,
+            charge=number(usage.get("charged")) if isinstance(usage, Mapping) and not is_saved else None,
             error=ItemError(
                 code=str(error.get("code")),
                 message=str(error.get("message")),

@@ -17,7 +17,7 @@ from airflow_provider_evoimage.command import tables
 from airflow_provider_evoimage.command.account import CommandHook
 from airflow_provider_evoimage.command.estimates import Asked, priced
 from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
-from airflow_provider_evoimage.evolink.model_facts import DEFAULT_MODEL
+from airflow_provider_evoimage.defaults import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 

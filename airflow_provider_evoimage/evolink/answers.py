@@ -7,7 +7,6 @@ cannot be a generation at all is an error.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from airflow_provider_evoimage.evolink.json_values import mapping, number_or_numeral, text
 from airflow_provider_evoimage.exceptions import UnreadableAnswerError
 
 # Every product page: "Generated image links are valid for 24 hours".
@@ -55,20 +55,20 @@ class Usage(_Answer):
     @classmethod
     def read(cls, data: object) -> Usage:
         """Read the ``usage`` part of a task answer."""
-        usage = _mapping(data)
-        charged = _number(usage.get("credits_used"))
+        usage = mapping(data)
+        charged = number_or_numeral(usage.get("credits_used"))
         if charged is None:
-            charged = _number(_mapping(usage.get("cost")).get("credits"))
+            charged = number_or_numeral(mapping(usage.get("cost")).get("credits"))
         return cls(
-            credits_reserved=_number(usage.get("credits_reserved")),
+            credits_reserved=number_or_numeral(usage.get("credits_reserved")),
             credits_used=charged,
-            billing_rule=_text(usage.get("billing_rule")),
+            billing_rule=text(usage.get("billing_rule")),
             tokens={
                 name: int(count)
                 for name, value in usage.items()
                 if isinstance(name, str)
                 and name.endswith("_tokens")
-                and (count := _number(value)) is not None
+                and (count := number_or_numeral(value)) is not None
             },
             raw=dict(usage),
         )
@@ -88,12 +88,12 @@ class GenerationError(_Answer):
             return None
         if isinstance(data, str):
             return cls(message=data)
-        error = _mapping(data)
+        error = mapping(data)
         code = error.get("code")
         return cls(
             code=str(code).strip() or "unknown_error" if isinstance(code, (str, int)) else "unknown_error",
-            message=_text(error.get("message")) or "",
-            suggestion=_text(error.get("suggestion")),
+            message=text(error.get("message")) or "",
+            suggestion=text(error.get("suggestion")),
             raw=dict(error),
         )
 
@@ -128,18 +128,18 @@ class Generation(_Answer):
 
         :raises UnreadableAnswerError: when the data is no task of EvoLink's.
         """
-        task = _mapping(data)
+        task = mapping(data)
         evolink_task_id = _evolink_task_id(task)
         error = GenerationError.read(task.get("error"))
-        info = _mapping(task.get("task_info"))
+        info = mapping(task.get("task_info"))
         return cls(
             evolink_task_id=evolink_task_id,
-            model=_text(task.get("model")),
+            model=text(task.get("model")),
             status=_status(task.get("status"), error),
-            progress=_number(task.get("progress")),
+            progress=number_or_numeral(task.get("progress")),
             created=_instant(task.get("created")) or _instant(task.get("created_at")),
-            duration=_number(task.get("duration")),
-            estimated_time=_number(info.get("estimated_time")),
+            duration=number_or_numeral(task.get("duration")),
+            estimated_time=number_or_numeral(info.get("estimated_time")),
             image_urls=_image_urls(task),
             error=error,
             usage=Usage.read(task.get("usage")),
@@ -170,7 +170,7 @@ class Generation(_Answer):
         Failed ones are documented as not charged. A refund is taken as done only when EvoLink's newer
         ``billing`` part says released, completed, and as many credits as were reserved.
         """
-        billing = _mapping(self.raw.get("billing"))
+        billing = mapping(self.raw.get("billing"))
         if billing.get("charge_status") == "charged" or self.status == "completed":
             return True
         if self.status == "failed" or _is_refunded(billing):
@@ -196,12 +196,12 @@ class GenerationState:
 
         :raises UnreadableAnswerError: when the data is no task of EvoLink's.
         """
-        task = _mapping(data)
+        task = mapping(data)
         error = task.get("error")
         return cls(
             _evolink_task_id(task),
             _status(task.get("status"), GenerationError.read(error) if error else None),
-            _number(task.get("progress")),
+            number_or_numeral(task.get("progress")),
         )
 
 
@@ -217,11 +217,11 @@ class GenerationPage(_Answer):
 
         :raises UnreadableAnswerError: when it holds no list.
         """
-        answer = _mapping(data)
+        answer = mapping(data)
         items = answer.get("data")
         if not isinstance(items, list):
             raise UnreadableAnswerError("EvoLink's answer holds no list of tasks.")
-        total = _number(answer.get("total"))
+        total = number_or_numeral(answer.get("total"))
         return cls(
             total=len(items) if total is None else int(total),
             generations=tuple(Generation.read(item) for item in items),
@@ -247,17 +247,17 @@ class Credits(_Answer):
 
         :raises UnreadableAnswerError: when the account's balance is not in it.
         """
-        parts = _mapping(_mapping(data).get("data"))
-        user, key = _mapping(parts.get("user")), _mapping(parts.get("token"))
-        remaining = _number(user.get("remaining_credits"))
+        parts = mapping(mapping(data).get("data"))
+        user, key = mapping(parts.get("user")), mapping(parts.get("token"))
+        remaining = number_or_numeral(user.get("remaining_credits"))
         if remaining is None:
             raise UnreadableAnswerError("EvoLink's answer holds no account balance.")
         unlimited = bool(key.get("unlimited_credits", False))
         return cls(
             account_remaining=remaining,
-            account_used=_number(user.get("used_credits")),
-            key_remaining=None if unlimited else _number(key.get("remaining_credits")),
-            key_used=_number(key.get("used_credits")),
+            account_used=number_or_numeral(user.get("used_credits")),
+            key_remaining=None if unlimited else number_or_numeral(key.get("remaining_credits")),
+            key_used=number_or_numeral(key.get("used_credits")),
             raw=dict(parts),
         )
 
@@ -306,36 +306,18 @@ def _links(value: object, levels: int = _DEEPEST_LINK) -> Iterable[str]:
 
 
 def _is_refunded(billing: Mapping[str, Any]) -> bool:
-    reserved = _number(billing.get("reserved_credits"))
+    reserved = number_or_numeral(billing.get("reserved_credits"))
     return (
         billing.get("charge_status") == "released"
         and billing.get("refund_status") == "completed"
         and bool(billing.get("refunded_at"))
         and reserved is not None
-        and _number(billing.get("refunded_credits")) == reserved
+        and number_or_numeral(billing.get("refunded_credits")) == reserved
     )
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _instant(value: object) -> datetime | None:
-    seconds = _number(value)
+    seconds = number_or_numeral(value)
     if seconds is None or not 0 < seconds <= _LATEST_TIMESTAMP:
         return None
     return datetime.fromtimestamp(seconds, UTC)

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from airflow_provider_evoimage.evolink.answers import Generation
+from airflow_provider_evoimage.evolink.json_values import text
 from airflow_provider_evoimage.evolink.outcome import CONFLICT, RATE_LIMITED, STILL_DECIDING
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
@@ -161,9 +162,9 @@ class ErrorBody:
         return cls(
             code=str(code) if isinstance(code, (str, int)) and code != "" else None,
             message=_short(str(message)),
-            param=_text(error.get("param")),
-            request_id=_text(error.get("request_id")) or _text(answer.get("request_id")),
-            suggestion=_text(error.get("fallback_suggestion")) or _text(error.get("suggestion")),
+            param=text(error.get("param")),
+            request_id=text(error.get("request_id")) or text(answer.get("request_id")),
+            suggestion=text(error.get("fallback_suggestion")) or text(error.get("suggestion")),
             details=error,
         )
 
@@ -234,7 +235,7 @@ def generation_failure(generation: Generation, *, may_ask_again: bool = True) ->
         on_retry=on_retry,
         code=code,
         retry_after=_seconds_before_another(code),
-        request_id=_text(generation.raw.get("request_id")),
+        request_id=text(generation.raw.get("request_id")),
     )
 
 
@@ -321,7 +322,3 @@ def _page_in_words(body: bytes) -> str:
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _MAX_MESSAGE_CHARACTERS else f"{text[:_MAX_MESSAGE_CHARACTERS]}…"
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

@@ -182,8 +182,6 @@ MODELS: dict[str, ModelFacts] = {
     ),
 }
 
-DEFAULT_MODEL = "gpt-image-1.5"
-
 
 def facts_of(model: str) -> ModelFacts | None:
     """Return what is known of a model, or None where it is not in the catalogue."""

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from airflow_provider_evoimage.client import Account
+from airflow_provider_evoimage.defaults import DEFAULT_MODEL, DEFAULT_REQUEST_TIMEOUT
 from airflow_provider_evoimage.evolink.hosts import api_base_url, files_base_url
-from airflow_provider_evoimage.evolink.model_facts import DEFAULT_MODEL
 from airflow_provider_evoimage.exceptions import ConnectionSettingsError
 from airflow_provider_evoimage.result_links import DownloadLimits
-from airflow_provider_evoimage.transport import DEFAULT_REQUEST_TIMEOUT
 
 
 class AirflowConnection(Protocol):

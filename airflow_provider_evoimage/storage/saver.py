@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-import hashlib
 import json
-import secrets
 import tempfile
 import threading
 import time
@@ -20,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_evoimage.defaults import PARALLEL_DOWNLOADS, IfExists
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.exceptions import (
-    DestinationError,
     DownloadError,
     EvoImageError,
     FileExistsAtDestinationError,
@@ -38,8 +35,13 @@ from airflow_provider_evoimage.storage.download import (
     IMAGE_TYPES,
     ImageFile,
     RefusedLinkError,
-    describe_image,
     download_image,
+)
+from airflow_provider_evoimage.storage.existing import (
+    EarlierSidecar,
+    ExistingFiles,
+    extension_of,
+    new_file_in,
 )
 from airflow_provider_evoimage.storage.file_names import FileNames, task_fields
 from airflow_provider_evoimage.storage.progress import (
@@ -100,15 +102,6 @@ class SaveOutcome:
     errors: Sequence[EvoImageError] = ()
 
 
-@dataclass(kw_only=True)
-class _EarlierSidecar:
-    """The sidecar of another generation that had these names; the first image written over makes it untrue."""
-
-    entries: Mapping[int, Mapping[str, Any]]
-    is_there: bool = True
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
     """What is to be done for one generation.
@@ -122,7 +115,7 @@ class _Plan:
     images: Sequence[ImageToSave]
     sidecar_name: str
     has_sidecar: bool
-    earlier: _EarlierSidecar | None
+    earlier: EarlierSidecar | None
     written_before: Mapping[int, Mapping[str, Any]]
     progress: SaveProgress | None
 
@@ -262,7 +255,7 @@ class ImageSaver:
             images=images,
             sidecar_name=sidecar_name,
             has_sidecar=bool(before),
-            earlier=_earlier(sidecar, task) if self.if_exists == "overwrite" else None,
+            earlier=EarlierSidecar.of(sidecar, task) if self.if_exists == "overwrite" else None,
             written_before=before or begun,
             # A single object that may be written over needs none: it is fetched again, and that is all.
             progress=progress
@@ -357,12 +350,12 @@ class ImageSaver:
             is_ours = before is not None and before.get("path") == self.destination.url(existing)
             if not is_ours:
                 return self._keep_existing(image, existing, folder)
-        local = _new_file_in(folder)
+        local = new_file_in(folder)
         try:
             file = self._download(client, image, local)
             name = self._name(image, file.extension)
             entry = _saved(image.index, self.destination.url(name), file)
-            self._remove_earlier_sidecar(plan)
+            self._existing(folder).remove_sidecar(plan.earlier, plan.sidecar_name)
             if plan.progress is not None:
                 plan.progress.begins(entry, folder)
             path = self.destination.publish(local, name, file.content_type)
@@ -385,10 +378,10 @@ class ImageSaver:
     ) -> dict[str, Any] | None:
         """Check what an earlier try noted against the storage; None where the file must be fetched."""
         name = self._name_in(entry, image)
-        if name is None or not self._has_size(name, entry):
-            return None
         # The record is written before the file: another generation's may lie there still, as large as ours.
-        if not plan.has_sidecar and not self._has_hash(name, entry, folder):
+        if name is None or not self._existing(folder).is_as_described(
+            name, entry, with_hash=not plan.has_sidecar
+        ):
             return None
         task = image.generation.evolink_task_id
         self.log.info("Image %d of EvoLink task %s is there already: %s.", image.index, task, entry["path"])
@@ -396,37 +389,11 @@ class ImageSaver:
 
     def _name_in(self, entry: Mapping[str, Any], image: ImageToSave) -> str | None:
         """Return the name that an entry tells of an image; None where that is no name of this save."""
-        extension = next(
-            (ext for ext, kind in IMAGE_TYPES.values() if kind == entry.get("content_type")), None
-        )
+        extension = extension_of(entry)
         if extension is None:
             return None
         name = self._name(image, extension)
         return name if entry.get("path") == self.destination.url(name) else None
-
-    def _has_size(self, name: str, entry: Mapping[str, Any]) -> bool:
-        return self.destination.exists(name) and self.destination.size(name) == entry.get("bytes")
-
-    def _has_hash(self, name: str, entry: Mapping[str, Any], folder: Path) -> bool:
-        local = _new_file_in(folder)
-        try:
-            self.destination.fetch(name, local)
-            with local.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == entry.get("sha256")
-        finally:
-            local.unlink(missing_ok=True)
-
-    def _remove_earlier_sidecar(self, plan: _Plan) -> None:
-        if plan.earlier is None:
-            return
-        with plan.earlier.lock:
-            if not plan.earlier.is_there:
-                return
-            plan.earlier.is_there = False
-            try:
-                self.destination.remove(plan.sidecar_name)
-            except DestinationError as error:
-                self.log.warning("It stays until all images are saved: %s", error.message)
 
     def _remove_earlier_images(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> None:
         """Remove the images of the generation written over that had names of this save and are not replaced."""
@@ -438,16 +405,9 @@ class ImageSaver:
             name = self._name_in(entry, self._image(plan.to_save, index))
             if name is None or entry["path"] in written:
                 continue
-            try:
-                is_another = self._named.get(_without_extension(name), task) != task
-                # Neither what another generation of this save has there, nor what somebody put there since.
-                if is_another or not self._has_size(name, entry) or not self._has_hash(name, entry, folder):
-                    continue
-                self.destination.remove(name)
-            except DestinationError as error:
-                self.log.warning("An image of the generation before stays: %s", error.message)
-            else:
-                self.log.info("Removed %s, an image of the generation before.", entry["path"])
+            # Another generation of this save may have its image there.
+            if self._named.get(_without_extension(name), task) == task:
+                self._existing(folder).remove_image(name, entry)
 
     def _existing_name(self, image: ImageToSave) -> str | None:
         return next((name for name in self._possible_names(image) if self.destination.exists(name)), None)
@@ -459,18 +419,17 @@ class ImageSaver:
                 f"{path} exists and if_exists='error'.", evolink_task_id=image.generation.evolink_task_id
             )
         self.log.info("Kept %s, which was there before (if_exists='skip').", path)
-        local = _new_file_in(folder)
         try:
-            self.destination.fetch(name, local)
-            return _saved(image.index, path, describe_image(local))
+            return _saved(image.index, path, self._existing(folder).described(name))
         except DownloadError as error:
             raise FileExistsAtDestinationError(
                 f"{path} exists and is no whole image, and if_exists='skip' leaves it as it is.",
                 on_retry="No retry: remove it or take if_exists='overwrite', then clear the task within 24 hours.",
                 evolink_task_id=image.generation.evolink_task_id,
             ) from error
-        finally:
-            local.unlink(missing_ok=True)
+
+    def _existing(self, folder: Path) -> ExistingFiles:
+        return ExistingFiles(self.destination, folder, self.log)
 
     def _download(self, client: ResultClient, image: ImageToSave, local: Path) -> ImageFile:
         try:
@@ -563,21 +522,9 @@ def _temporary_folder(generation: Generation) -> Iterator[Path]:
         yield Path(path)
 
 
-def _new_file_in(folder: Path) -> Path:
-    """Name a temporary file as no other is named, whatever ids and file systems are like."""
-    return folder / secrets.token_hex(8)
-
-
 def _without_extension(name: str) -> str:
     """Return what two names have in common where many file systems know neither case nor how an accent is composed."""
     return unicodedata.normalize("NFC", name.rpartition(".")[0]).casefold()
-
-
-def _earlier(sidecar: object, evolink_task_id: str) -> _EarlierSidecar | None:
-    other = sidecar.get("evolink_task_id") if isinstance(sidecar, Mapping) else None
-    if not isinstance(other, str) or other == evolink_task_id:
-        return None
-    return _EarlierSidecar(entries=entries_of(sidecar, other))
 
 
 def _saved(index: int, path: str, file: ImageFile) -> dict[str, Any]:

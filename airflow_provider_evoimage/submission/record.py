@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
+from airflow_provider_evoimage.evolink.json_values import number
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     UnrepeatableSubmissionError,
@@ -106,7 +107,7 @@ class SubmissionRecord:
                 phase=phase,
                 evolink_task_id=evolink_task_id if _is_id(evolink_task_id) else None,
                 retryable=bool(data.get("retryable", False)),
-                credits_reserved=_credits(data.get("credits_reserved")),
+                credits_reserved=number(data.get("credits_reserved")),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
@@ -116,15 +117,6 @@ class SubmissionRecord:
             return None
         # Every later phase has an id; without one it is as good as "submitting".
         return replace(record, phase="submitting")
-
-
-def _credits(value: object) -> float | None:
-    """Read an amount that is only told, never acted on: anything odd is none."""
-    try:
-        amount = float(value) if isinstance(value, (int, float)) else math.nan
-    except OverflowError:
-        return None
-    return amount if math.isfinite(amount) else None
 
 
 def _is_id(value: object) -> bool:

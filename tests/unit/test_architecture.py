@@ -95,19 +95,6 @@ def test_simulator_imports_nothing_else_of_the_provider():
     assert {unit for file, _, unit in imports() if unit_of(file) == "simulator"} <= {"simulator"}
 
 
-def test_tree_shows_every_folder_and_module_of_the_package():
-    tree = MAP.partition("## The tree")[2].partition("## Words")[0]
-    assert [name for name in floors() if name not in tree] == []
-
-
-def test_at_least_twenty_questions_lead_to_a_file():
-    rows = re.findall(
-        r"^\| .+ \| `([\w./-]+)` \|$", MAP.partition("## Where do I change")[2], flags=re.MULTILINE
-    )
-    assert len(rows) >= 20
-    assert [name for name in rows if not (PACKAGE / name).exists() and not (PROJECT / name).exists()] == []
-
-
 def test_every_file_that_the_map_names_exists():
     named = set(re.findall(r"`([\w./-]+\.(?:py|md|csv|toml))`", MAP))
     missing = [name for name in named if not (PACKAGE / name).exists() and not (PROJECT / name).exists()]

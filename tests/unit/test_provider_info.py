@@ -117,7 +117,7 @@ def test_entry_point_leads_to_the_description():
     assert entry_point.load() is get_provider_info
 
 
-def test_reading_the_description_imports_nothing_else():
+def test_reading_the_description_imports_only_the_defaults():
     program = (
         "import sys; from airflow_provider_evoimage.get_provider_info import get_provider_info as info; info();"
         "print('\\n'.join(sys.modules))"
@@ -126,5 +126,9 @@ def test_reading_the_description_imports_nothing_else():
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout.split()
     ours = {name for name in modules if name.startswith("airflow_provider_evoimage")}
-    assert ours == {"airflow_provider_evoimage", "airflow_provider_evoimage.get_provider_info"}
+    assert ours == {
+        "airflow_provider_evoimage",
+        "airflow_provider_evoimage.defaults",
+        "airflow_provider_evoimage.get_provider_info",
+    }
     assert not [name for name in modules if name.partition(".")[0] in {"airflow", "httpx", "pydantic", "PIL"}]

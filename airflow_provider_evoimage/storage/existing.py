@@ -1,0 +1,114 @@
+"""Files that are in the destination before a save: of an earlier try, of another generation, or of somebody else."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_evoimage.exceptions import DestinationError
+from airflow_provider_evoimage.images.result_file import IMAGE_TYPES, ImageFile, describe_image
+from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.storage.progress import entries_of
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+
+@dataclass(kw_only=True)
+class EarlierSidecar:
+    """The sidecar of another generation that had these names; the first image that replaces one of its makes it untrue.
+
+    :param entries: its images, by index.
+    """
+
+    entries: Mapping[int, Mapping[str, Any]]
+    is_there: bool = True
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(cls, sidecar: object, evolink_task_id: str) -> EarlierSidecar | None:
+        """Read a sidecar; None where it is none, or of this very generation."""
+        other = sidecar.get("evolink_task_id") if isinstance(sidecar, Mapping) else None
+        if not isinstance(other, str) or other == evolink_task_id:
+            return None
+        return cls(entries=entries_of(sidecar, other))
+
+
+@dataclass(frozen=True)
+class ExistingFiles:
+    """What a destination holds, compared with what manifests say of it.
+
+    :param folder: a local folder for copies.
+    """
+
+    destination: Destination
+    folder: Path
+    log: Logger
+
+    def is_as_described(self, name: str, entry: Mapping[str, Any], *, with_hash: bool) -> bool:
+        """Tell whether a file has the size that an entry of a manifest says, and the hash where that is asked."""
+        return (
+            self.destination.exists(name)
+            and self.destination.size(name) == entry.get("bytes")
+            and (not with_hash or self._sha256(name) == entry.get("sha256"))
+        )
+
+    def described(self, name: str) -> ImageFile:
+        """Read an image file.
+
+        :raises DownloadError: when it is no complete image.
+        """
+        local = new_file_in(self.folder)
+        try:
+            self.destination.fetch(name, local)
+            return describe_image(local)
+        finally:
+            local.unlink(missing_ok=True)
+
+    def remove_sidecar(self, earlier: EarlierSidecar | None, name: str) -> None:
+        """Remove the sidecar of another generation, once, before the first of its images is replaced."""
+        if earlier is None:
+            return
+        with earlier.lock:
+            if not earlier.is_there:
+                return
+            earlier.is_there = False
+            try:
+                self.destination.remove(name)
+            except DestinationError as error:
+                self.log.warning("It stays until all images are saved: %s", error.message)
+
+    def remove_image(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Remove an image of another generation, unless somebody has put another file there since."""
+        try:
+            if not self.is_as_described(name, entry, with_hash=True):
+                return
+            self.destination.remove(name)
+        except DestinationError as error:
+            self.log.warning("An image of the generation before stays: %s", error.message)
+        else:
+            self.log.info("Removed %s, an image of the generation before.", entry["path"])
+
+    def _sha256(self, name: str) -> str:
+        local = new_file_in(self.folder)
+        try:
+            self.destination.fetch(name, local)
+            with local.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        finally:
+            local.unlink(missing_ok=True)
+
+
+def extension_of(entry: Mapping[str, Any]) -> str | None:
+    """Return the extension of an image that a manifest lists; None where its type is unknown."""
+    return next((ext for ext, kind in IMAGE_TYPES.values() if kind == entry.get("content_type")), None)
+
+
+def new_file_in(folder: Path) -> Path:
+    """Return a temporary file's path that no other file has."""
+    return folder / secrets.token_hex(8)

@@ -1,0 +1,63 @@
+"""Odd JSON reads as None, and nothing raises."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_evoimage.evolink.json_values import mapping, number, number_or_numeral, text
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "quoted"),
+    [
+        (5, 5.0, 5.0),
+        (0.5, 0.5, 0.5),
+        (-3, -3.0, -3.0),
+        ("5", None, 5.0),
+        (" 1e1 ", None, 10.0),
+        ("five", None, None),
+        ("", None, None),
+        (True, None, None),
+        (False, None, None),
+        (None, None, None),
+        (math.nan, None, None),
+        (math.inf, None, None),
+        ("inf", None, None),
+        (10**400, None, None),
+        ([5], None, None),
+        ({"value": 5}, None, None),
+    ],
+    ids=repr,
+)
+def test_number_is_finite_and_no_truth_value(value: Any, plain: float | None, quoted: float | None) -> None:
+    assert number(value) == plain
+    assert number_or_numeral(value) == quoted
+
+
+@pytest.mark.parametrize(("value", "found"), [("a", "a"), (" ", " "), ("", None), (5, None), (None, None)])
+def test_text_is_not_empty(value: Any, found: str | None) -> None:
+    assert text(value) == found
+
+
+@pytest.mark.parametrize(("value", "found"), [({"a": 1}, {"a": 1}), ([], {}), ("a", {}), (None, {})])
+def test_what_is_no_object_is_an_empty_one(value: Any, found: dict[str, Any]) -> None:
+    assert mapping(value) == found
+
+
+@given(ANY_JSON)
+def test_anything_reads_without_an_error(value: Any) -> None:
+    for read in (number, number_or_numeral):
+        found = read(value)
+        assert found is None or math.isfinite(found)
+    assert text(value) is None or isinstance(value, str)
+    assert mapping(value) == (value if isinstance(value, dict) else {})
