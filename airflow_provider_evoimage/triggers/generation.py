@@ -1,28 +1,25 @@
-"""The trigger: waits for one or many generations without holding a worker."""
+"""The trigger: waits for one or a few generations without holding a worker."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.triggers.one_event import OneEventWait
-from airflow_provider_evoimage.triggers.poller import Change
+from airflow_provider_evoimage.triggers.poller import WatchChange
 from airflow_provider_evoimage.triggers.watch import Watch
 from airflow_provider_evoimage.waiting.event import WaitEvent
-from airflow_provider_evoimage.waiting.polling import Ending, Wait
 
 
 class EvoImageGenerationTrigger(OneEventWait):
     """Waits until every generation has ended, then sends one event, see ``waiting.event``.
 
     All triggers of a triggerer that use the same account share their requests. For hundreds of generations in
-    one task see :class:`~airflow_provider_evoimage.triggers.batch.EvoImageBatchTrigger`.
+    one task use :class:`~airflow_provider_evoimage.triggers.batch.EvoImageBatchTrigger`.
 
     :param evolink_task_ids: the generations.
     :param evoimage_conn_id: id of the Airflow connection.
     :param deadline: Unix seconds at which the wait ends; fixed by the task, so a restart does not extend it.
-    :param poll_interval: seconds between looks; None adapts to each generation.
+    :param poll_interval: seconds between polls; None adapts to each generation.
     :param estimated_time: seconds that EvoLink expected when the generation was submitted.
     """
 
@@ -35,46 +32,22 @@ class EvoImageGenerationTrigger(OneEventWait):
         poll_interval: float | None = None,
         estimated_time: float | None = None,
     ) -> None:
-        super().__init__()
-        if not evolink_task_ids:
-            raise InvalidRequestError("There is no generation to wait for.")
-        self.evolink_task_ids = list(evolink_task_ids)
-        self.evoimage_conn_id = evoimage_conn_id
-        self.deadline = deadline
-        self.poll_interval = poll_interval
-        self.estimated_time = estimated_time
-        self._watch: Watch | None = None
-        self._endings: dict[str, Ending] = {}
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments, all plain JSON."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "evolink_task_ids": self.evolink_task_ids,
-                "evoimage_conn_id": self.evoimage_conn_id,
-                "deadline": self.deadline,
-                "poll_interval": self.poll_interval,
-                "estimated_time": self.estimated_time,
-            },
+        super().__init__(
+            evolink_task_ids=evolink_task_ids,
+            evoimage_conn_id=evoimage_conn_id,
+            deadline=deadline,
+            poll_interval=poll_interval,
+            estimated_time=estimated_time,
         )
+        self._watch: Watch | None = None
 
     @property
     def _subject(self) -> str:
         return f"EvoLink task {', '.join(self.evolink_task_ids)}"
 
     async def _wait(self) -> WaitEvent:
-        waits = (
-            Wait(
-                evolink_task_id=evolink_task_id,
-                deadline=self.deadline,
-                poll_interval=self.poll_interval,
-                estimated_time=self.estimated_time,
-            )
-            for evolink_task_id in self.evolink_task_ids
-        )
         reason = ""
-        async with Watch(self.evoimage_conn_id, waits) as self._watch:
+        async with Watch(self.evoimage_conn_id, self._waits()) as self._watch:
             while not self._watch.is_over:
                 for change in await self._watch.changes():
                     if change.end is not None:
@@ -87,7 +60,7 @@ class EvoImageGenerationTrigger(OneEventWait):
         endings = {each: self._endings.get(each, "lost") for each in self.evolink_task_ids}
         return WaitEvent(endings=endings, reason=reason)
 
-    async def _log_change(self, change: Change) -> None:
+    async def _log_change(self, change: WatchChange) -> None:
         if change.trouble:
             await self.log.awarning(
                 "EvoLink task %s could not be read: %s", change.evolink_task_id, change.trouble
@@ -102,7 +75,7 @@ class EvoImageGenerationTrigger(OneEventWait):
                 wait = waits.get(evolink_task_id)
                 self.log.warning(
                     "No longer waiting for EvoLink task %s, last seen %s%s. EvoLink cannot cancel it: it goes on "
-                    "and is billed when it completes. If the task was cleared, the next try goes on with it "
+                    "and is billed when it completes. If the task was cleared, the next try resumes it "
                     "(on_clear='auto'); else collect its images with EvoImageSaveOperator within 24 hours.",
                     evolink_task_id,
                     "pending" if wait is None else wait.status,

@@ -1,6 +1,6 @@
 """One poller for each account in a triggerer: it reads the generations of all its triggers together.
 
-The decisions are those of ``waiting.polling``. A trigger takes part through ``triggers.watch.Watch``.
+``waiting.polling`` decides when to poll each generation. A trigger takes part through ``triggers.watch.Watch``.
 """
 
 from __future__ import annotations
@@ -31,47 +31,47 @@ from airflow_provider_evoimage.waiting.polling import (
     LONGEST_INTERVAL,
     LONGEST_PAUSE_SECONDS,
     End,
-    Look,
+    NextPoll,
     Wait,
 )
 
-# One httpx client keeps up with this many requests under way; from about 60 on its pool costs more than it sends.
+# One httpx client keeps up with this many requests in flight; from about 60 on its pool costs more than it sends.
 MAX_REQUESTS_IN_FLIGHT = 24
-# Free places in a request go to generations that are due soon: by this share of their interval at the most.
+# Free places in a request go to generations that are due soon: early by at most this share of their interval.
 EARLY_SHARE = 0.5
-# Of an interval that the user has fixed only what the jitter added.
+# If the user fixed the interval: early by at most what the jitter added.
 EARLY_SHARE_OF_FIXED = 1 - 1 / (1 + JITTER_SHARE)
 # Without a Retry-After, a 429 stops the account's requests for this many seconds.
 RATE_LIMIT_PAUSE_SECONDS = 15.0
-# How long single reads replace an endpoint for many that is missing or does not work.
+# Read one by one for this long when the batch endpoint is missing or fails.
 SINGLE_READS_SECONDS = 600.0
-# After so many batch answers in a row that cannot be used, one single read shows whether it is only the batch's.
+# After this many unusable batch answers in a row, a single read tells whether only the batch endpoint fails.
 UNUSABLE_BATCH_ANSWERS = 3
 
 Found = GenerationState | EvoImageError
 
 
 class Alarm:
-    """Sleeps until a time has passed or until somebody rings, whichever comes first."""
+    """Sleeps until a time has passed or :meth:`ring` is called, whichever comes first."""
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
         self._sleeping: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
-        """End the sleep, or the next one if nobody sleeps."""
+        """End the sleep; if nobody sleeps, the next one."""
         self._rung.set()
         if self._sleeping is not None:
             self._sleeping.cancel()
 
     async def sleep(self, seconds: float | None) -> None:
-        """Sleep for so many seconds; None for ever."""
+        """Sleep for this many seconds; None sleeps until the ring."""
         if seconds is None:
             await self._rung.wait()
         elif not self._rung.is_set():
             self._sleeping = asyncio.ensure_future(asyncio.sleep(seconds))
             try:
-                # Unlike awaiting it, this tells its end by a ring from the end of whoever sleeps here.
+                # Unlike awaiting the future itself, this tells a ring from a cancellation of the sleeping task.
                 await asyncio.wait({self._sleeping})
             finally:
                 self._sleeping.cancel()
@@ -80,12 +80,12 @@ class Alarm:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
+class WatchChange:
     """What is new about a generation.
 
     :param wait: the wait as it stands now.
     :param end: how it ended; None while it goes on.
-    :param trouble: why it cannot be read any more, when that has just begun.
+    :param trouble: why it cannot be read; set only when the reads have just begun to fail.
     """
 
     wait: Wait
@@ -94,34 +94,34 @@ class Change:
 
     @property
     def evolink_task_id(self) -> str:
-        """Whose change it is."""
+        """Id of the generation."""
         return self.wait.evolink_task_id
 
 
-class Waiter(Protocol):
-    """Who is told. Called in the poller's task, so it only takes note."""
+class Listener(Protocol):
+    """Receives what the poller finds. The poller's task calls it, so it only takes note."""
 
-    def changed(self, change: Change) -> None:
+    def changed(self, change: WatchChange) -> None:
         """Take a change."""
 
     def refused(self) -> None:
-        """EvoLink refused the key for the first time: join again with a key that was read anew."""
+        """EvoLink refused the key for the first time: read the connection again and join with that key."""
 
     def failed(self, error: BaseException) -> None:
-        """Hear that the poller cannot go on."""
+        """Take the error with which the poller stopped."""
 
 
 class Watched:
-    """One generation that one waiter waits for.
+    """One generation that one listener waits for.
 
-    :param was_refused: whether the key was refused at the last look, so that a second refusal is final.
+    :param was_refused: whether EvoLink refused the key at the last poll; a second refusal is final.
     """
 
-    __slots__ = ("at", "earliest", "is_open", "turn", "wait", "waiter", "was_refused")
+    __slots__ = ("at", "earliest", "is_open", "listener", "turn", "wait", "was_refused")
 
-    def __init__(self, wait: Wait, waiter: Waiter, *, was_refused: bool = False) -> None:
+    def __init__(self, wait: Wait, listener: Listener, *, was_refused: bool = False) -> None:
         self.wait = wait
-        self.waiter = waiter
+        self.listener = listener
         self.was_refused = was_refused
         self.is_open = True
         self.at = self.earliest = 0.0
@@ -129,19 +129,19 @@ class Watched:
 
 
 class Poller:
-    """Reads the generations of all waiters of one account: few requests, and those full.
+    """Reads the generations of all listeners of one account: few requests, and those full.
 
-    A request goes out when a generation is due; its free places go to those that are due next. Must be made in
-    a running event loop and be closed there.
+    It sends a request when a generation is due; the free places go to those that are due next. Make it in a running
+    event loop and close it there.
 
-    :param account: whose generations.
-    :param without_batch: base URL → monotonic seconds until which its batch endpoint is not asked; shared by
-        the pollers of an event loop and kept beyond each of them.
+    :param account: the account that the generations belong to.
+    :param without_batch: base URL → monotonic seconds until which its batch endpoint is not used; shared by
+        the pollers of an event loop, and outlives each of them.
     """
 
     def __init__(self, account: Account, without_batch: dict[str, float]) -> None:
         self.account = account
-        self.waiters: set[Waiter] = set()
+        self.listeners: set[Listener] = set()
         self._without_batch = without_batch
         self._client = AsyncEvoLinkClient(account, read_attempts=1)
         self._alarm = Alarm()
@@ -152,7 +152,7 @@ class Poller:
         self._allowed = float(self._most_in_flight)
         self._resume_at = 0.0
         self._unusable_answers = 0
-        # A task inherits the context of who makes it, and with it the log file of one of the triggers.
+        # A task inherits the context of its maker, and with it the log file of one of the triggers: give it its own.
         self._task = asyncio.get_running_loop().create_task(
             self._run(), name="evoimage poller", context=contextvars.Context()
         )
@@ -164,19 +164,19 @@ class Poller:
         return self._task.done()
 
     def add(self, watched: Watched, at: float) -> None:
-        """Look at a generation from ``at`` (Unix seconds) on, until it has ended."""
-        self.waiters.add(watched.waiter)
+        """Poll a generation from ``at`` (Unix seconds) on, until it has ended."""
+        self.listeners.add(watched.listener)
         self._schedule(watched, at, time.time())
         self._alarm.ring()
 
-    def leave(self, waiter: Waiter, watched: Sequence[Watched]) -> None:
-        """Tell a waiter nothing more."""
-        self.waiters.discard(waiter)
+    def leave(self, listener: Listener, watched: Sequence[Watched]) -> None:
+        """Tell a listener nothing more."""
+        self.listeners.discard(listener)
         for each in watched:
             each.is_open = False
 
     async def aclose(self) -> None:
-        """Stop; the connections are closed afterwards, also when this call is cancelled."""
+        """Stop and close the connections, even if this call is cancelled."""
         self._task.cancel()
         await asyncio.wait({self._task})
 
@@ -190,17 +190,17 @@ class Poller:
                         await self._alarm.sleep(pause)
                         continue
                     self._in_flight += 1
-                    requests.create_task(self._look(self._take(now)))
+                    requests.create_task(self._poll(self._take(now)))
         finally:
             await self._client.aclose()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        for waiter in self.waiters:
-            waiter.failed(error or EvoImageError("The poller of the triggerer was stopped."))
+        for listener in self.listeners:
+            listener.failed(error or EvoImageError("The poller of the triggerer was stopped."))
 
     def _pause(self, now: float) -> float | None:
-        """Seconds until the next request; None when something else has to happen first."""
+        """Return the seconds until the next request; None when something else has to happen first."""
         while self._queue and not self._is_scheduled(self._queue[0]):
             heapq.heappop(self._queue)
         if not self._queue or self._in_flight >= int(self._allowed):
@@ -208,8 +208,8 @@ class Poller:
         return self._queue[0][0] - now
 
     def _take(self, now: float) -> dict[str, list[Watched]]:
-        """Take what is due, and what is due soon as far as one request holds it."""
-        places = MAX_IDS_PER_BATCH if self._asks_for_many() else 1
+        """Take the generations that are due, and fill the request with those that are due soon."""
+        places = MAX_IDS_PER_BATCH if self._uses_batch() else 1
         taken: dict[str, list[Watched]] = {}
         not_yet: list[tuple[float, int, Watched]] = []
         while self._queue and len(taken) < places and len(not_yet) < places:
@@ -229,7 +229,7 @@ class Poller:
         return taken
 
     def _schedule(self, watched: Watched, at: float, now: float) -> None:
-        # Nobody asks while the account is told to slow down, except for the last look before a deadline.
+        # While EvoLink asks the account to slow down, poll only at a deadline.
         at = max(at, min(self._resume_at, max(watched.wait.deadline, now)))
         share = EARLY_SHARE if watched.wait.poll_interval is None else EARLY_SHARE_OF_FIXED
         watched.at = at
@@ -242,30 +242,30 @@ class Poller:
         _, turn, watched = entry
         return watched.is_open and watched.turn == turn
 
-    async def _look(self, group: dict[str, list[Watched]]) -> None:
+    async def _poll(self, group: dict[str, list[Watched]]) -> None:
         try:
             found = await self._read(list(group))
             now = time.time()
             for evolink_task_id, all_watched in group.items():
                 for watched in all_watched:
                     self._settle(watched, found.get(evolink_task_id), now, sharing=len(group))
-        except Exception as error:  # noqa: BLE001 (it reaches the triggers, and nobody else)
-            # A fault of ours ends the waits that it touches and no others.
+        except Exception as error:  # noqa: BLE001 (it reaches the triggers concerned)
+            # A bug of ours ends only the waits that it touches.
             for watched in itertools.chain.from_iterable(group.values()):
-                watched.waiter.failed(error)
+                watched.listener.failed(error)
         finally:
             self._in_flight -= 1
             self._alarm.ring()
 
     async def _read(self, evolink_task_ids: Sequence[str]) -> dict[str, Found]:
-        """Read generations in one request; ids without an answer are to be read one by one."""
+        """Read generations in one request; the caller reads ids without an answer one by one."""
         if len(evolink_task_ids) == 1:
             return await self._read_one(evolink_task_ids[0])
         try:
             seen = await self._client.get_states(evolink_task_ids)
         except EvoImageError as error:
             if _is_of_the_batch(error):
-                self._stop_asking_for_many()
+                self._pause_batch()
                 return {}
             self._note_failure(error)
             if isinstance(error, (EvoLinkUnavailableError, UnreadableAnswerError)):
@@ -287,16 +287,16 @@ class Poller:
             self._note_failure(error)
             return {evolink_task_id: error}
         if was_doubtful:
-            self._stop_asking_for_many()
+            self._pause_batch()
         self._note_success(1)
         return {evolink_task_id: state}
 
-    def _asks_for_many(self) -> bool:
+    def _uses_batch(self) -> bool:
         if self._unusable_answers >= UNUSABLE_BATCH_ANSWERS:
             return False
         return time.monotonic() >= self._without_batch.get(self.account.base_url, 0.0)
 
-    def _stop_asking_for_many(self) -> None:
+    def _pause_batch(self) -> None:
         self._unusable_answers = 0
         self._without_batch[self.account.base_url] = time.monotonic() + SINGLE_READS_SECONDS
 
@@ -305,14 +305,14 @@ class Poller:
         self._allowed = min(self._allowed + 0.5, self._most_in_flight)
 
     def _note_failure(self, error: EvoImageError) -> None:
-        """Slow everyone down when EvoLink asks for it; the answers to requests under way count as the same 429."""
+        """Slow the account down after a 429; further 429s of requests already in flight count as the same one."""
         if not isinstance(error, RateLimitError):
             return
         now = time.time()
         if now >= self._resume_at:
             self._allowed = max(1.0, self._allowed / 2)
-        wished = RATE_LIMIT_PAUSE_SECONDS if error.retry_after is None else error.retry_after
-        pause = min(wished, LONGEST_PAUSE_SECONDS)
+        seconds = RATE_LIMIT_PAUSE_SECONDS if error.retry_after is None else error.retry_after
+        pause = min(seconds, LONGEST_PAUSE_SECONDS)
         if now + pause <= self._resume_at:
             return
         self._resume_at = now + pause
@@ -331,7 +331,7 @@ class Poller:
         trouble = ""
         if isinstance(found, EvoImageError):
             if isinstance(found, AuthenticationError) and not watched.was_refused:
-                watched.waiter.refused()
+                watched.listener.refused()
                 return
             watched.wait, outcome = before.missed(found, now)
             trouble = found.message if before.failing_since is None else ""
@@ -340,21 +340,21 @@ class Poller:
             watched.was_refused = False
             watched.wait, outcome = before.seen(found, now, sharing=sharing)
             is_news = found.status != before.status or before.failing_since is not None
-        if isinstance(outcome, Look):
+        if isinstance(outcome, NextPoll):
             self._schedule(watched, outcome.at, now)
         end = outcome if isinstance(outcome, End) else None
         watched.is_open = end is None
         if is_news or end is not None:
-            watched.waiter.changed(Change(wait=watched.wait, end=end, trouble=trouble))
+            watched.listener.changed(WatchChange(wait=watched.wait, end=end, trouble=trouble))
 
 
 def _is_of_the_batch(error: EvoImageError) -> bool:
-    """Tell whether a refusal may be about asking for many: no such endpoint, or one generation among them."""
+    """Tell whether only the batch read may fail: the endpoint is missing, or one of the ids is refused."""
     return error.http_status == 501 or not (error.retryable or isinstance(error, AuthenticationError))
 
 
 def _most_in_flight(account: Account) -> int:
-    """Under a limit of the connection more requests would only wait for their turn, and be less full."""
+    """Return how many requests may be in flight: with a rate limit, more would only queue, and be less full."""
     per_second = account.max_requests_per_second
     return (
         MAX_REQUESTS_IN_FLIGHT

@@ -1,4 +1,4 @@
-"""A trigger's part in the shared poller: from a connection id and some waits to what becomes of them."""
+"""A trigger's part in the shared poller: give it a connection id and some waits, and it reports their changes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from airflow_provider_evoimage.client import Account
 from airflow_provider_evoimage.evolink.protocol import checked_id
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.transport import prepare_for_asyncio
-from airflow_provider_evoimage.triggers.poller import Alarm, Change, Poller, Watched
+from airflow_provider_evoimage.triggers.poller import Alarm, Poller, WatchChange, Watched
 from airflow_provider_evoimage.waiting.polling import Wait
 
-# Connection look-ups share one thread in a triggerer, so one serves all triggers that start within this time.
+# Connection lookups share one thread in a triggerer, so one lookup serves all triggers that start within this time.
 CONNECTION_LIFE_SECONDS = 60.0
 
 
 class Watch:
     """The generations of one trigger, watched until each has ended; an asynchronous context manager.
 
-    Everything that happened meanwhile is handed over by :meth:`changes` in the trigger's own task, so its log
-    lines are its own. Leaving ends the watch at once, whatever is under way.
+    :meth:`changes` returns what happened in the trigger's own task, so the log lines go to the trigger's own log.
+    Leaving ends the watch at once, even with requests in flight.
 
-    :param evoimage_conn_id: id of the Airflow connection. A refused key makes it be read again, once.
+    :param evoimage_conn_id: id of the Airflow connection. When EvoLink refuses the key, it is read again, once.
     :param waits: one for each generation, not begun.
-    :raises InvalidRequestError: for something that cannot be an id, as it would spoil the requests of others.
+    :raises InvalidRequestError: for a text that cannot be an id, as it would spoil the requests of other triggers.
     """
 
     def __init__(self, evoimage_conn_id: str, waits: Iterable[Wait]) -> None:
@@ -44,7 +44,7 @@ class Watch:
             wait, first = each.begin(now)
             watched = self._watched[wait.evolink_task_id] = Watched(wait, self)
             watched.at = first.at
-        self._changes: deque[Change] = deque()
+        self._changes: deque[WatchChange] = deque()
         self._alarm = Alarm()
         self._poller: Poller | None = None
         self._refused_at: float | None = None
@@ -64,24 +64,24 @@ class Watch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave it; who leaves last closes it."""
+        """Leave the poller; the last to leave closes it."""
         await self._leave()
 
     @property
     def is_over(self) -> bool:
-        """Whether everything has ended and was handed over."""
+        """Whether all generations have ended and :meth:`changes` has returned their ends."""
         return not self._watched
 
     @property
     def waits(self) -> Mapping[str, Wait]:
-        """What is still waited for, as last seen, by ``evolink_task_id``."""
+        """The waits that go on, as last seen, by ``evolink_task_id``."""
         return {each: watched.wait for each, watched in self._watched.items()}
 
-    async def changes(self, *, until: float | None = None) -> list[Change]:
-        """Return what happened since the last call; wait for something to happen if nothing did.
+    async def changes(self, *, until: float | None = None) -> list[WatchChange]:
+        """Return the changes since the last call; if there are none, wait for one.
 
         :param until: Unix seconds at which to stop waiting.
-        :returns: empty when the time is over, or when everything has ended.
+        :returns: an empty list at ``until``, or when everything has ended.
         :raises EvoImageError: when the connection can no longer be read, or the poller failed.
         """
         while not self._changes and self._watched:
@@ -100,7 +100,7 @@ class Watch:
                 self._watched.pop(change.evolink_task_id, None)
         return changes
 
-    def changed(self, change: Change) -> None:
+    def changed(self, change: WatchChange) -> None:
         """Take a change from the poller."""
         self._changes.append(change)
         self._alarm.ring()
@@ -117,12 +117,12 @@ class Watch:
         self._alarm.ring()
 
     async def _join_again(self, refused_at: float) -> None:
-        """Go on with the key that the connection holds now; every generation is looked at again at once."""
+        """Go on with the key that the connection holds now; poll every generation again at once."""
         account = await _shared().account(self._conn_id, newer_than=refused_at)
         still_open = [each.wait for each in self._watched.values() if each.is_open]
         left = self._poller
         if left is not None:
-            # What requests under the old key still bring is no longer waited for.
+            # Ignore what requests under the old key still return.
             left.leave(self, list(self._watched.values()))
         self._poller, self._refused_at = _shared().poller(account), None
         now = time.time()
@@ -146,7 +146,7 @@ class _Lookup:
 
 
 class _Shared:
-    """What the triggers of one event loop share: accounts, and a poller for each that is in use."""
+    """What the triggers of one event loop share: accounts, and a poller for each account in use."""
 
     def __init__(self) -> None:
         self._accounts: dict[str, tuple[float, Account]] = {}
@@ -155,16 +155,16 @@ class _Shared:
         self._without_batch: dict[str, float] = {}
 
     async def account(self, conn_id: str, *, newer_than: float = 0.0) -> Account:
-        """Read a connection; triggers that ask at the same time, or soon after, share one look-up.
+        """Read a connection; triggers that ask at the same time, or soon after, share one lookup.
 
-        :param newer_than: monotonic seconds; what was read before does not count.
+        :param newer_than: monotonic seconds; ignore what was read before.
         """
         known = self._accounts.get(conn_id)
         if known is not None and known[0] > max(newer_than, time.monotonic() - CONNECTION_LIFE_SECONDS):
             return known[1]
         lookup = self._lookups.get(conn_id)
         if lookup is None or lookup.began < newer_than:
-            # In a task of its own: whoever asked first may be cancelled, and the others still want the answer.
+            # In a task of its own: the first trigger to ask may be cancelled while others still wait for the answer.
             task = asyncio.get_running_loop().create_task(
                 self._look_up(conn_id), name="evoimage connection", context=contextvars.Context()
             )
@@ -173,7 +173,7 @@ class _Shared:
         await asyncio.wait({lookup.task})
         error = lookup.task.exception()
         if error is not None:
-            # The same error reaches everyone who asked: without the frames of those before.
+            # Every trigger that asked raises this same error: drop the frames that the others added.
             raise error.with_traceback(None)
         return lookup.task.result()
 
@@ -190,7 +190,7 @@ class _Shared:
         if lookup is not None and lookup.task is task:
             del self._lookups[conn_id]
         if not task.cancelled():
-            # Nobody may be left to take the error.
+            # Mark the error as seen: there may be nobody left to take it.
             task.exception()
 
     def poller(self, account: Account) -> Poller:
@@ -202,14 +202,14 @@ class _Shared:
 
     async def close_unused(self, poller: Poller) -> None:
         """Close a poller that nobody uses any more."""
-        if poller.waiters:
+        if poller.listeners:
             return
         if self._pollers.get(poller.account) is poller:
             del self._pollers[poller.account]
         await poller.aclose()
 
 
-# By event loop, as tasks and connections belong to one; dag.test() has one for each trigger it runs.
+# One for each event loop, as tasks and connections belong to one; dag.test() runs each trigger in its own.
 _SHARED: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = weakref.WeakKeyDictionary()
 
 

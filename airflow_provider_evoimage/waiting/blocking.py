@@ -1,4 +1,4 @@
-"""Waits on a worker, for tasks that do not defer. The decisions are those of ``polling``."""
+"""Waits on a worker, for tasks that do not defer. ``polling`` decides when to poll and when to stop."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from airflow_provider_evoimage.waiting.polling import End, Ending, Outcome, Wait
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-# Looks that are due within this time share a request.
-SHARED_LOOK_SECONDS = 1.0
+# Polls that are due within this time share a request.
+SHARED_POLL_SECONDS = 1.0
 
 _Found = dict[str, Generation | EvoImageError]
 
@@ -35,30 +35,30 @@ def wait_on_worker(
     save_every: int | None = None,
     save_after: float = 0.0,
 ) -> WaitEvent:
-    """Look at generations until all have ended, or until there is enough to save; return how they ended.
+    """Poll generations until all have ended, or until there is enough to save; return how they ended.
 
     :param waits: one for each generation, not begun.
-    :param save_every: how many have to end before the others are left for later; None waits for all.
-    :param save_after: seconds after the first end when fewer will do.
+    :param save_every: return as soon as this many have ended; None waits for all.
+    :param save_after: return this many seconds after the first has ended, even if fewer have.
     """
     waiting: dict[str, Wait] = {}
-    looks: dict[str, float] = {}
+    next_poll_at: dict[str, float] = {}
     for each in waits:
         waiting[each.evolink_task_id], first = each.begin(time.time())
-        looks[each.evolink_task_id] = first.at
+        next_poll_at[each.evolink_task_id] = first.at
     endings: dict[str, Ending] = {}
     reason = ""
     first_ended_at = time.time()
     has_reconnected = False
-    while looks:
+    while next_poll_at:
         if endings and save_every is not None:
             is_time = time.time() >= first_ended_at + save_after
             if len(endings) >= save_every or is_time:
                 break
-        time.sleep(max(0.0, min(looks.values()) - time.time()))
-        due = sorted(looks, key=looks.__getitem__)[:MAX_IDS_PER_BATCH]
-        due = [each for each in due if looks[each] <= time.time() + SHARED_LOOK_SECONDS]
-        seen = _look(hook, due)
+        time.sleep(max(0.0, min(next_poll_at.values()) - time.time()))
+        due = sorted(next_poll_at, key=next_poll_at.__getitem__)[:MAX_IDS_PER_BATCH]
+        due = [each for each in due if next_poll_at[each] <= time.time() + SHARED_POLL_SECONDS]
+        seen = _poll(hook, due)
         if any(isinstance(found, AuthenticationError) for found in seen.values()) and not has_reconnected:
             has_reconnected = True
             hook.reconnect()
@@ -73,13 +73,13 @@ def wait_on_worker(
                 first_ended_at = first_ended_at if endings else time.time()
                 endings[evolink_task_id] = outcome.ending
                 reason = outcome.reason or reason
-                del looks[evolink_task_id]
+                del next_poll_at[evolink_task_id]
             else:
-                looks[evolink_task_id] = outcome.at
+                next_poll_at[evolink_task_id] = outcome.at
     return WaitEvent.of_some(endings, total=len(waiting), reason=reason)
 
 
-def _look(hook: EvoImageHook, due: Sequence[str]) -> _Found:
+def _poll(hook: EvoImageHook, due: Sequence[str]) -> _Found:
     try:
         found = {due[0]: hook.get_generation(due[0])} if len(due) == 1 else hook.get_generations(list(due))
     except EvoImageError as error:

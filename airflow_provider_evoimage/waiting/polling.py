@@ -1,6 +1,6 @@
-"""When to look next, when to give up, what a look means. Pure: a function of what was seen and the time.
+"""When to poll next and when to give up. Pure: it depends only on the answers so far and the time.
 
-The trigger and the path that waits on a worker ask the same :class:`Wait`, so they cannot drift.
+The trigger and the wait on a worker both ask :class:`Wait`, so they always decide alike.
 """
 
 from __future__ import annotations
@@ -19,52 +19,52 @@ from airflow_provider_evoimage.exceptions import (
 
 Ending = Literal["completed", "failed", "cancelled", "timeout", "lost"]
 
-# EvoLink names 100 s for GPT models, while small images take 5 to 15 s: the first look comes early.
-FIRST_LOOK_SHARE = 0.1
-FIRST_LOOK_BOUNDS = (1.0, 15.0)
-# Looks come the rarer the longer it takes: a tenth of the time waited so far, within these bounds (seconds). For
-# tasks of 5 to 90 s these numbers need as many looks as one every 5 s, and learn of the end sooner.
+# EvoLink estimates 100 s for GPT models, but small images take 5 to 15 s: poll early the first time.
+FIRST_POLL_SHARE = 0.1
+FIRST_POLL_BOUNDS = (1.0, 15.0)
+# Poll less often as time passes: every tenth of the time waited so far, within these bounds (seconds). For tasks of
+# 5 to 90 s this takes as many polls as polling every 5 s, and sees the end sooner.
 SHORTEST_INTERVAL = 3.5
 INTERVAL_SHARE = 0.1
 LONGEST_INTERVAL = 15.0
-# A look that shares its request with others costs less, so looks come more often: up to this many times.
+# A poll that shares its request with others costs less, so poll more often: up to this many times.
 SHARED_SPEED_UP = 1.6
-# However near the progress says the end is.
+# The shortest interval, even when the progress says that the end is near.
 LEAST_INTERVAL = 1.0
-# Looks are spread by up to this share of the interval, so that a thousand tasks do not look at once.
+# Spread polls by up to this share of the interval, so that a thousand tasks do not poll at once.
 JITTER_SHARE = 0.2
-# How long EvoLink may be unreadable before the wait ends.
+# The wait ends when EvoLink could not be read for this long.
 FAILURE_BUDGET_SECONDS = 600.0
-# However long EvoLink asks us to stay away: generations end meanwhile, and their links with them.
+# Never pause longer, whatever Retry-After says: generations end meanwhile, and their links expire.
 LONGEST_PAUSE_SECONDS = 600.0
-# A generation that was just accepted may not be readable everywhere at once, and one 404 may be a mistake.
+# A generation that was just accepted may not be readable everywhere yet, and a single 404 may be a mistake.
 NOT_FOUND_GRACE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """Look again at ``at`` (Unix seconds)."""
+class NextPoll:
+    """Poll again at ``at`` (Unix seconds)."""
 
     at: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """The wait is over: how, and why where that is not plain."""
+    """The wait is over. ``ending`` says how it ended; ``reason`` says why, where the ending does not."""
 
     ending: Ending
     reason: str = ""
 
 
-Outcome = Look | End
+Outcome = NextPoll | End
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wait:
-    """The wait for one generation, as far as it has come. Immutable: each step returns the next.
+    """The state of the wait for one generation. Immutable: each step returns the next state.
 
-    :param deadline: Unix seconds; one last look is made then, and a generation still running is given up on.
-    :param poll_interval: fixed seconds between looks; None adapts to the generation.
+    :param deadline: Unix seconds; the last poll happens then, and a generation still running times out.
+    :param poll_interval: fixed seconds between polls; None adapts to the generation.
     :param started: Unix seconds of the first step.
     """
 
@@ -77,21 +77,21 @@ class Wait:
     status: str = "pending"
     progress: float | None = None
 
-    def begin(self, now: float) -> tuple[Wait, Look]:
-        """Start waiting; return when to look first."""
+    def begin(self, now: float) -> tuple[Wait, NextPoll]:
+        """Start waiting; return when to poll first."""
         if self.poll_interval is not None:
             first = self.poll_interval
         else:
-            low, high = FIRST_LOOK_BOUNDS
-            first = min(max((self.estimated_time or 0) * FIRST_LOOK_SHARE, low), high)
-        return replace(self, started=now), self._look(now, first)
+            low, high = FIRST_POLL_BOUNDS
+            first = min(max((self.estimated_time or 0) * FIRST_POLL_SHARE, low), high)
+        return replace(self, started=now), self._poll_after(now, first)
 
     def seen(
         self, generation: Generation | GenerationState, now: float, *, sharing: int = 1
     ) -> tuple[Wait, Outcome]:
-        """Take what a look showed; return when to look next, or how the wait ended.
+        """Take the answer to a poll; return when to poll next, or how the wait ended.
 
-        :param sharing: how many generations the request showed.
+        :param sharing: how many generations the request read.
         """
         after = self
         if (self.failing_since, self.status, self.progress) != (None, generation.status, generation.progress):
@@ -100,13 +100,14 @@ class Wait:
             return after, End(ending=generation.status)  # type: ignore[arg-type]  # narrowed by the line above
         if now >= self.deadline:
             return after, End(ending="timeout")
-        return after, after.next_look(now, sharing=sharing)
+        return after, after.next_poll(now, sharing=sharing)
 
     def missed(self, error: EvoImageError, now: float) -> tuple[Wait, Outcome]:
-        """Take a look that showed nothing; return when to look next, or how the wait ended.
+        """Take the error of a failed poll; return when to poll next, or how the wait ended.
 
-        No single error ends a wait: the generation is paid for and goes on. A refused key ends it (the caller
-        has read the connection again by then), an unknown id after a grace, anything else after a budget.
+        A transient error does not end the wait: the generation is paid for and goes on. It ends after a budget of
+        time. An unknown id ends the wait after a grace period. A refused key ends it at once, as the caller has read
+        the connection again by then, and so does any other error that no retry fixes.
         """
         after = self if self.failing_since is not None else replace(self, failing_since=now)
         failing_for = now - (after.failing_since or now)
@@ -119,30 +120,30 @@ class Wait:
             return after, End(ending="lost", reason="refused")
         if now >= self.deadline:
             return after, End(ending="timeout")
-        # To stay away when EvoLink asks for it is no failure.
+        # Honouring Retry-After does not count as a failure.
         if failing_for >= FAILURE_BUDGET_SECONDS + (error.retry_after or 0):
             return after, End(ending="lost", reason="unreadable")
-        return after, after.next_look(now, at_least=min(error.retry_after or 0, LONGEST_PAUSE_SECONDS))
+        return after, after.next_poll(now, at_least=min(error.retry_after or 0, LONGEST_PAUSE_SECONDS))
 
-    def next_look(self, now: float, *, at_least: float = 0, sharing: int = 1) -> Look:
-        """When to look next, in no less than ``at_least`` seconds."""
-        return self._look(now, max(self._step(now, sharing), at_least))
+    def next_poll(self, now: float, *, at_least: float = 0, sharing: int = 1) -> NextPoll:
+        """Return when to poll next: in ``at_least`` seconds or more."""
+        return self._poll_after(now, max(self._step(now, sharing), at_least))
 
     def _step(self, now: float, sharing: int) -> float:
-        """Seconds to the next look: growing, and shorter when the progress says that the end is near."""
+        """Return the seconds to the next poll: growing, and shorter when the progress says that the end is near."""
         if self.poll_interval is not None:
             return self.poll_interval
         waited = max(0.0, now - self.started)
         step = min(max(waited * INTERVAL_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
-        # Where a look costs 1/c, looking √c times as often gives the least delay for the cost.
+        # If a poll costs 1/c, polling √c times as often gives the least delay for the cost.
         step /= min(math.sqrt(max(sharing, 1)), SHARED_SPEED_UP)
         if self.progress is not None and 0 < self.progress < 100:
             remaining = waited * (100 - self.progress) / self.progress
             return max(min(step, remaining), LEAST_INTERVAL)
         return step
 
-    def _look(self, now: float, step: float) -> Look:
-        return Look(at=min(now + step * self._spread, max(self.deadline, now)))
+    def _poll_after(self, now: float, step: float) -> NextPoll:
+        return NextPoll(at=min(now + step * self._spread, max(self.deadline, now)))
 
     @property
     def _spread(self) -> float:

@@ -35,7 +35,7 @@ from airflow_provider_evoimage.triggers import poller as poller_module
 from airflow_provider_evoimage.triggers import watch as watch_module
 from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
-from airflow_provider_evoimage.triggers.poller import MAX_REQUESTS_IN_FLIGHT, Change, Poller
+from airflow_provider_evoimage.triggers.poller import MAX_REQUESTS_IN_FLIGHT, Poller, WatchChange
 from tests.integration.task_driver import API_KEY, assert_holds_no_secret, connection, events_of
 
 pytestmark = pytest.mark.usefixtures("airflow_connection")
@@ -280,7 +280,7 @@ async def test_cancelled_triggers_leave_the_others_waiting(many: Many, wire: Wir
     assert not left & {each for request in late for each in (request.json or {}).get("task_ids", [])}
 
 
-@pytest.mark.parametrize("moment", ["look-up", "request", "sleep"])
+@pytest.mark.parametrize("moment", ["lookup", "request", "sleep"])
 async def test_all_cancelled_at_any_moment_leaves_nothing(
     many: Many, wire: Wire, evolink: SimulatorServer, lookups: list[str], moment: str
 ) -> None:
@@ -290,7 +290,7 @@ async def test_all_cancelled_at_any_moment_leaves_nothing(
             evolink.state.faults.post(route, Fault("delay", seconds=30))
     runs = [asyncio.create_task(event_of(a_trigger(task))) for task in tasks]
     await until(
-        {"look-up": lambda: True, "request": lambda: wire.sent, "sleep": lambda: wire.answered}[moment]
+        {"lookup": lambda: True, "request": lambda: wire.sent, "sleep": lambda: wire.answered}[moment]
     )
     for run in runs:
         run.cancel()
@@ -403,7 +403,7 @@ async def test_poller_inherits_nobodys_context(
 ) -> None:
     logged: list[tuple[str, str]] = []
 
-    async def log_change(trigger: EvoImageGenerationTrigger, change: Change) -> None:
+    async def log_change(trigger: EvoImageGenerationTrigger, change: WatchChange) -> None:
         logged.append((WHO.get(), change.evolink_task_id))
 
     monkeypatch.setattr(EvoImageGenerationTrigger, "_log_change", log_change)

@@ -244,7 +244,7 @@ async def test_junk_answers_do_not_end_the_wait(
 ) -> None:
     tasks = [submitted("a red fox"), submitted("another red fox")]
     evolink.state.faults.post(route, fault)
-    # At so short an interval the jitter of two tasks never parts their looks.
+    # At so short an interval the jitter of two tasks never parts their polls.
     trigger = waiting_for(*tasks, poll_interval=1) if route == "batch" else waiting_for(tasks[0])
     assert (await only_event(trigger))["status"] == "completed"
     assert evolink.state.faults.drawn[route] == 3
@@ -287,31 +287,31 @@ async def test_endings_seen_before_the_wait_broke_off_are_kept(
     assert event["generations"] == {done: "completed", running: "lost"}
 
 
-async def cancelled_after(looks: int, trigger: EvoImageGenerationTrigger, fake_time: FakeTime) -> None:
+async def cancelled_after(polls: int, trigger: EvoImageGenerationTrigger, fake_time: FakeTime) -> None:
     """Run a trigger and cancel it in its wait, as the triggerer does on a clear, a restart or a time-out."""
     run = asyncio.ensure_future(events_of(trigger))
-    fake_time.on_sleep = lambda _: run.cancel() if len(fake_time.slept) > looks else None
+    fake_time.on_sleep = lambda _: run.cancel() if len(fake_time.slept) > polls else None
     with pytest.raises(asyncio.CancelledError):
         await run
     fake_time.on_sleep = lambda _: None
 
 
-@pytest.mark.parametrize("looks", [0, 1, 3])
+@pytest.mark.parametrize("polls", [0, 1, 3])
 async def test_cancelled_wait_leaves_no_open_client(
-    waiting_for: Any, submitted: Submit, fake_time: FakeTime, clients: list[httpx.AsyncClient], looks: int
+    waiting_for: Any, submitted: Submit, fake_time: FakeTime, clients: list[httpx.AsyncClient], polls: int
 ) -> None:
-    await cancelled_after(looks, waiting_for(submitted("a red fox [[never]]")), fake_time)
+    await cancelled_after(polls, waiting_for(submitted("a red fox [[never]]")), fake_time)
     assert len(clients) == 1
     assert clients[0].is_closed
 
 
-@pytest.mark.parametrize("looks", [0, 3])
+@pytest.mark.parametrize("polls", [0, 3])
 async def test_killed_wait_says_that_billing_goes_on(
-    waiting_for: Any, submitted: Submit, fake_time: FakeTime, log_lines: list[Any], looks: int
+    waiting_for: Any, submitted: Submit, fake_time: FakeTime, log_lines: list[Any], polls: int
 ) -> None:
     task = submitted("a red fox [[never]]")
     trigger = waiting_for(task)
-    await cancelled_after(looks, trigger, fake_time)
+    await cancelled_after(polls, trigger, fake_time)
     await trigger.on_kill()
     (line,) = [line for line in log_lines if line["log_level"] == "warning"]
     assert task in line["event"]

@@ -1,4 +1,4 @@
-"""When to look and when to give up: pure decisions, so every clock here is a number."""
+"""When to poll and when to give up: pure decisions, so every clock here is a number."""
 
 from itertools import pairwise
 from typing import Any
@@ -20,14 +20,14 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.waiting.polling import (
     FAILURE_BUDGET_SECONDS,
-    FIRST_LOOK_BOUNDS,
+    FIRST_POLL_BOUNDS,
     JITTER_SHARE,
     LONGEST_INTERVAL,
     LONGEST_PAUSE_SECONDS,
     NOT_FOUND_GRACE_SECONDS,
     SHORTEST_INTERVAL,
     End,
-    Look,
+    NextPoll,
     Wait,
 )
 
@@ -50,14 +50,14 @@ def state(status: str = "processing", progress: float | None = None) -> Generati
 
 
 def seconds_to(outcome: object, now: float) -> float:
-    assert isinstance(outcome, Look)
+    assert isinstance(outcome, NextPoll)
     return outcome.at - now
 
 
 @pytest.mark.parametrize("estimated_time", [None, -5, 0, 0.1, 5, 100, 10**9])
-def test_first_look_comes_early_whatever_evolink_expects(estimated_time: float | None) -> None:
+def test_first_poll_comes_early_whatever_evolink_expects(estimated_time: float | None) -> None:
     _, first = a_wait(estimated_time=estimated_time).begin(NOW)
-    low, high = FIRST_LOOK_BOUNDS
+    low, high = FIRST_POLL_BOUNDS
     assert low <= first.at - NOW <= high * (1 + JITTER_SHARE)
 
 
@@ -73,7 +73,7 @@ def test_interval_grows_to_its_cap_and_stays_there() -> None:
     assert steps[-1] <= LONGEST_INTERVAL * (1 + JITTER_SHARE) + 1e-6
 
 
-def test_extra_looks_do_not_make_the_interval_grow() -> None:
+def test_extra_polls_do_not_make_the_interval_grow() -> None:
     wait = begun()
     steps = set()
     for _ in range(20):
@@ -83,28 +83,28 @@ def test_extra_looks_do_not_make_the_interval_grow() -> None:
 
 
 @pytest.mark.parametrize(("sharing", "speed_up"), [(0, 1), (1, 1), (2, 2**0.5), (4, 1.6), (50, 1.6)])
-def test_looks_that_share_a_request_come_more_often(sharing: int, speed_up: float) -> None:
-    alone = seconds_to(begun().next_look(NOW + 60), NOW + 60)
-    shared = seconds_to(begun().next_look(NOW + 60, sharing=sharing), NOW + 60)
+def test_polls_that_share_a_request_come_more_often(sharing: int, speed_up: float) -> None:
+    alone = seconds_to(begun().next_poll(NOW + 60), NOW + 60)
+    shared = seconds_to(begun().next_poll(NOW + 60, sharing=sharing), NOW + 60)
     assert shared == pytest.approx(alone / speed_up)
 
 
-def test_fixed_interval_is_kept_also_when_looks_are_shared() -> None:
+def test_fixed_interval_is_kept_also_when_polls_are_shared() -> None:
     wait = begun(poll_interval=7.0)
-    assert wait.next_look(NOW, sharing=50) == wait.next_look(NOW)
+    assert wait.next_poll(NOW, sharing=50) == wait.next_poll(NOW)
 
 
 @given(st.from_regex(r"[A-Za-z0-9._:-]{1,128}", fullmatch=True), st.floats(1, 600))
 def test_jitter_is_the_same_each_time_and_at_most_a_fifth(evolink_task_id: str, poll_interval: float) -> None:
     wait = a_wait(evolink_task_id=evolink_task_id, poll_interval=poll_interval)
-    step = seconds_to(wait.next_look(NOW), NOW)
+    step = seconds_to(wait.next_poll(NOW), NOW)
     assert poll_interval * (1 - 1e-6) <= step <= poll_interval * (1 + JITTER_SHARE) + 1e-6
-    assert wait.next_look(NOW) == wait.next_look(NOW)
+    assert wait.next_poll(NOW) == wait.next_poll(NOW)
 
 
-def test_generations_are_spread_so_that_not_all_look_at_once() -> None:
-    looks = {a_wait(evolink_task_id=f"task-{number}").next_look(NOW).at for number in range(100)}
-    assert len(looks) > 80
+def test_generations_are_spread_so_that_not_all_poll_at_once() -> None:
+    polls = {a_wait(evolink_task_id=f"task-{number}").next_poll(NOW).at for number in range(100)}
+    assert len(polls) > 80
 
 
 def test_fixed_interval_neither_grows_nor_shrinks() -> None:
@@ -128,18 +128,18 @@ def test_retry_after_does_not_carry_the_wait_past_its_deadline() -> None:
     assert seconds_to(outcome, NOW) == 300
 
 
-def test_long_retry_after_is_looked_through_and_does_not_use_up_the_patience() -> None:
+def test_long_retry_after_is_polled_through_and_does_not_use_up_the_patience() -> None:
     error = RateLimitError("come back in an hour", retry_after=3600)
     wait, outcome = begun(deadline=NOW + 6 * 3600).missed(error, NOW)
-    looks, passed = 0, 0.0
-    while isinstance(outcome, Look):
-        looks, passed = looks + 1, passed + seconds_to(outcome, NOW + passed)
+    polls, passed = 0, 0.0
+    while isinstance(outcome, NextPoll):
+        polls, passed = polls + 1, passed + seconds_to(outcome, NOW + passed)
         wait, outcome = wait.missed(error, NOW + passed)
     assert outcome == End(ending="lost", reason="unreadable")
     assert passed == pytest.approx(
         3600 + FAILURE_BUDGET_SECONDS, abs=LONGEST_PAUSE_SECONDS * (1 + JITTER_SHARE)
     )
-    assert looks >= 3600 / LONGEST_PAUSE_SECONDS / (1 + JITTER_SHARE)
+    assert polls >= 3600 / LONGEST_PAUSE_SECONDS / (1 + JITTER_SHARE)
 
 
 def test_short_retry_after_does_not_speed_the_schedule_up() -> None:
@@ -173,7 +173,7 @@ def test_terminal_status_ends_the_wait_also_after_the_deadline(status: str, at: 
 @pytest.mark.parametrize("status", ["pending", "processing", "queued", "paused_by_operator", ""])
 def test_unknown_status_keeps_waiting(status: str) -> None:
     _, outcome = begun().seen(state(status), NOW + 10)
-    assert isinstance(outcome, Look)
+    assert isinstance(outcome, NextPoll)
 
 
 @pytest.mark.parametrize(
@@ -184,17 +184,17 @@ def test_unknown_status_keeps_waiting(status: str) -> None:
     ],
     ids=["running", "unreadable"],
 )
-def test_exactly_one_last_look_at_the_deadline_then_timeout(see: Any) -> None:
+def test_exactly_one_last_poll_at_the_deadline_then_timeout(see: Any) -> None:
     wait = begun(deadline=NOW + 10)
     wait, before = see(wait, NOW + 9.9)
-    assert before == Look(at=NOW + 10)
+    assert before == NextPoll(at=NOW + 10)
     _, last = see(wait, NOW + 10)
     assert last == End(ending="timeout")
 
 
 def test_deadline_already_over_still_gets_one_look() -> None:
     _, first = a_wait(deadline=NOW - 100).begin(NOW)
-    assert first == Look(at=NOW)
+    assert first == NextPoll(at=NOW)
 
 
 @pytest.mark.parametrize(
@@ -209,26 +209,26 @@ def test_deadline_already_over_still_gets_one_look() -> None:
 )
 def test_passing_errors_end_the_wait_only_after_their_budget(error: EvoImageError) -> None:
     wait, outcome = begun(deadline=NOW + 10**6).missed(error, NOW)
-    assert isinstance(outcome, Look)
+    assert isinstance(outcome, NextPoll)
     wait, outcome = wait.missed(error, NOW + FAILURE_BUDGET_SECONDS - 1)
-    assert isinstance(outcome, Look)
+    assert isinstance(outcome, NextPoll)
     _, outcome = wait.missed(error, NOW + FAILURE_BUDGET_SECONDS)
     assert outcome == End(ending="lost", reason="unreadable")
 
 
-def test_one_good_look_gives_the_whole_budget_back() -> None:
+def test_one_good_poll_gives_the_whole_budget_back() -> None:
     error = EvoLinkUnavailableError("down")
     wait, _ = begun(deadline=NOW + 10**6).missed(error, NOW)
     wait, _ = wait.seen(state(), NOW + FAILURE_BUDGET_SECONDS - 1)
     wait, outcome = wait.missed(error, NOW + FAILURE_BUDGET_SECONDS + 1)
-    assert isinstance(outcome, Look)
+    assert isinstance(outcome, NextPoll)
     assert wait.failing_since == NOW + FAILURE_BUDGET_SECONDS + 1
 
 
 def test_unknown_id_is_given_a_grace_then_lost() -> None:
     error = GenerationNotFoundError("404")
     wait, outcome = begun().missed(error, NOW + 1)
-    assert isinstance(outcome, Look)
+    assert isinstance(outcome, NextPoll)
     _, outcome = wait.missed(error, NOW + 1 + NOT_FOUND_GRACE_SECONDS)
     assert outcome == End(ending="lost", reason="not found")
 
@@ -236,7 +236,7 @@ def test_unknown_id_is_given_a_grace_then_lost() -> None:
 def test_single_404_of_a_generation_that_was_seen_does_not_end_its_wait() -> None:
     wait, _ = begun().seen(state(), NOW + 200)
     _, outcome = wait.missed(GenerationNotFoundError("404"), NOW + 210)
-    assert isinstance(outcome, Look)
+    assert isinstance(outcome, NextPoll)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_refused_key_is_final_at_once(error: EvoImageError, reason: str) -> None
     assert outcome == End(ending="lost", reason=reason)
 
 
-looks = st.builds(
+polls = st.builds(
     state,
     st.sampled_from(["pending", "processing", "queued"]),
     st.none() | st.floats(-10, 1000),
@@ -275,8 +275,8 @@ waits = st.builds(
 )
 
 
-@given(waits, st.lists(st.tuples(looks | errors, st.floats(0, 50)), min_size=1, max_size=40))
-def test_any_sequence_of_looks_keeps_to_its_time_and_ends(
+@given(waits, st.lists(st.tuples(polls | errors, st.floats(0, 50)), min_size=1, max_size=40))
+def test_any_sequence_of_polls_keeps_to_its_time_and_ends(
     wait: Wait, seen: list[tuple[Generation | EvoImageError, float]]
 ) -> None:
     now = NOW
@@ -285,9 +285,9 @@ def test_any_sequence_of_looks_keeps_to_its_time_and_ends(
     # What was drawn repeats until the wait ends: the last of it for ever.
     endless = [*seen, *[seen[-1]] * 20_000]
     for found, delay in endless:
-        assert isinstance(outcome, Look)
+        assert isinstance(outcome, NextPoll)
         assert now <= outcome.at <= max(wait.deadline, now)
-        # A look is never early, and may be late by what the answer took.
+        # A poll is never early, and may be late by what the answer took.
         now = outcome.at + delay
         after_deadline += now >= wait.deadline
         if isinstance(found, Generation):
@@ -301,8 +301,8 @@ def test_any_sequence_of_looks_keeps_to_its_time_and_ends(
     assert after_deadline <= 1
 
 
-@given(waits, st.lists(looks | errors, max_size=20))
-def test_same_looks_at_the_same_times_decide_the_same(
+@given(waits, st.lists(polls | errors, max_size=20))
+def test_same_polls_at_the_same_times_decide_the_same(
     wait: Wait, seen: list[Generation | EvoImageError]
 ) -> None:
     assert _course_of(wait, seen) == _course_of(wait, seen)
