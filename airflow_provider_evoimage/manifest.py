@@ -26,7 +26,7 @@ Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class RequestSummary:
     """What a generation was asked for, as far as the task that writes the manifest knows it.
 
     :param request: the request as sent.
@@ -41,7 +41,7 @@ class Asked:
     credits_reserved: float | None = None
 
     @classmethod
-    def by(cls, request: ImageRequest) -> Asked:
+    def by(cls, request: ImageRequest) -> RequestSummary:
         """Describe a request, without ``callback_url`` (it may hold a secret), and with no secret in a URL."""
         body = billable_body(request, without_secrets)
         found = estimate_with_prompt(request)
@@ -52,7 +52,7 @@ class Asked:
         return {"request": self.request, "asked": self.images, "usage": {"estimate": self.estimate}}
 
     @classmethod
-    def in_manifest(cls, manifest: object) -> Asked:
+    def in_manifest(cls, manifest: object) -> RequestSummary:
         """Take over what an earlier task's manifest says, as information."""
         if not isinstance(manifest, Mapping):
             return cls()
@@ -69,7 +69,7 @@ class Asked:
 def build_manifest(
     generation: Generation,
     *,
-    asked: Asked,
+    asked: RequestSummary,
     made_by: Mapping[str, Any],
     saved: Iterable[Mapping[str, Any]] = (),
 ) -> Manifest:
@@ -139,7 +139,7 @@ def made_by(context: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def generations_named_by(value: object) -> dict[str, Asked]:
+def generations_named_by(value: object) -> dict[str, RequestSummary]:
     """Read what a save operator was given, each generation once; see :func:`generations_given`.
 
     :returns: what is known of each generation, by ``evolink_task_id``, in order.
@@ -147,7 +147,7 @@ def generations_named_by(value: object) -> dict[str, Asked]:
     return dict(generations_given(value))
 
 
-def generations_given(value: object) -> list[tuple[str, Asked]]:
+def generations_given(value: object) -> list[tuple[str, RequestSummary]]:
     """Read what a save operator was given: an id, a manifest, or any list of them (a mapped task's output).
 
     Only the ids are acted upon: people may edit an XCom, so links and paths in it are not truth.
@@ -156,7 +156,7 @@ def generations_given(value: object) -> list[tuple[str, Asked]]:
     :raises InvalidRequestError: when anything else is among it.
     """
     if isinstance(value, (str, Mapping)):
-        return [(_id_of(value), Asked.in_manifest(value))]
+        return [(_id_of(value), RequestSummary.in_manifest(value))]
     if not isinstance(value, Iterable) or isinstance(value, (bytes, bytearray)):
         raise _not_a_generation(value)
     # A task that hands over several manifests, mapped: a list of lists.

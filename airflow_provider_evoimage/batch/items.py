@@ -10,7 +10,7 @@ from typing import Any
 from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
-from airflow_provider_evoimage.manifest import Asked
+from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import with_sources
 from airflow_provider_evoimage.submission.identity import fingerprint
@@ -47,9 +47,9 @@ class BatchItem:
     occurrence: int
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> RequestSummary:
         """What it asks for, as the manifest tells it."""
-        asked = Asked.by(self.request)
+        asked = RequestSummary.by(self.request)
         return asked if self.references is None else with_sources(asked, self.references)
 
     @property

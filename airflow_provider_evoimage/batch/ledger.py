@@ -30,7 +30,7 @@ from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     UnrepeatableSubmissionError,
 )
-from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Asked, Manifest, without_links
+from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Manifest, RequestSummary, without_links
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.submission.record import SubmissionRecord
 
@@ -78,7 +78,7 @@ class LedgerLine:
     name: str
     fingerprint: str
     occurrence: int
-    asked: Asked
+    asked: RequestSummary
     state: State = "waiting"
     record: SubmissionRecord | None = None
     manifest: Manifest | None = None
@@ -186,7 +186,7 @@ class LedgerLine:
             name=str(data.get("name") or ""),
             fingerprint=mark,
             occurrence=occurrence,
-            asked=Asked.in_manifest(data),
+            asked=RequestSummary.in_manifest(data),
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,
             manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,7 @@ from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import made_by
 from airflow_provider_evoimage.references.task import TaskReferences
 from airflow_provider_evoimage.storage.destination import Destination
-from airflow_provider_evoimage.storage.file_names import SOME_ID, FileNames, task_fields
+from airflow_provider_evoimage.storage.file_names import FileNames, folded, task_fields
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.budget import (
     Budget,
@@ -350,29 +349,22 @@ class BatchRun:
         taken: dict[str, BatchItem] = {}
         for item in items:
             line = lines[item.ledger_key]
-            fields = {
-                **task_fields(self._made_by),
-                "item": line.item,
-                "name": line.name or str(line.item),
-                "evolink_task_id": SOME_ID.format(line.item),
-                "model": item.request.model,
-                "ext": "json",
-            }
-            for index in range(item.request.asked):
-                name = names.name({**fields, "index": index})
+            planned = names.planned(
+                self._made_by,
+                item=line.item,
+                own_name=line.name or str(line.item),
+                model=item.request.model,
+                images=item.request.asked,
+                of=f"request {item.position}",
+            )
+            for name in planned:
                 self._destination.check_length(name, is_paid=False)
-                # Many file systems know neither case nor how an accent is composed.
-                other = taken.setdefault(unicodedata.normalize("NFC", name).casefold(), item)
+                other = taken.setdefault(folded(name), item)
                 if other is not item:
                     raise InvalidRequestError(
                         f"filename_template {names.template!r} gives requests {other.position} and {item.position} the "
                         f"same name, {name.removesuffix('json')}…: add {{item}} to it, or give them other names."
                     )
-            if item.request.asked > 1 and "index" not in names.fields:
-                raise InvalidRequestError(
-                    f"filename_template {names.template!r} gives the {item.request.asked} images of request "
-                    f"{item.position} the same name: add {{index}} to it."
-                )
 
 
 def _is_left_open(line: LedgerLine) -> bool:

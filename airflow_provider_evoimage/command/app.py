@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.command import tables
 from airflow_provider_evoimage.command.account import CommandHook
-from airflow_provider_evoimage.command.estimates import Asked, priced
+from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced
 from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
 from airflow_provider_evoimage.defaults import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
@@ -99,7 +99,7 @@ def estimate(
     as_json: AsJson = False,
 ) -> None:
     """Tell what a request will cost: qualities across, sizes down. Needs no account."""
-    asked = Asked(
+    asked = EstimatedRequest(
         model=model.strip(),
         n=n,
         references=references,

@@ -19,7 +19,7 @@ _TIERS = ("1K", "2K", "4K")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class EstimatedRequest:
     """What the estimate is for; None where every value is wanted."""
 
     model: str
@@ -74,7 +74,7 @@ class Priced:
         }
 
 
-def priced(asked: Asked) -> list[Priced]:
+def priced(asked: EstimatedRequest) -> list[Priced]:
     """Estimate everything that was asked for.
 
     :raises PriceUnknownError: when no price of the model is known.
@@ -115,7 +115,7 @@ def priced(asked: Asked) -> list[Priced]:
     return found
 
 
-def _qualities(asked: Asked) -> list[str | None]:
+def _qualities(asked: EstimatedRequest) -> list[str | None]:
     facts = facts_of(asked.model)
     if asked.quality is not None:
         return [asked.quality]
@@ -124,7 +124,7 @@ def _qualities(asked: Asked) -> list[str | None]:
     return list(facts.qualities) or [None]
 
 
-def _rows(asked: Asked) -> Iterator[tuple[str, str | None, str | None]]:
+def _rows(asked: EstimatedRequest) -> Iterator[tuple[str, str | None, str | None]]:
     """Give each row's name, size and resolution."""
     facts = facts_of(asked.model)
     if asked.size is not None or facts is None:

@@ -13,7 +13,7 @@ from airflow_provider_evoimage.command.account import CommandHook
 from airflow_provider_evoimage.defaults import IfExists
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.exceptions import GenerationUnfinishedError
-from airflow_provider_evoimage.manifest import Asked, Manifest
+from airflow_provider_evoimage.manifest import Manifest, RequestSummary
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
@@ -114,7 +114,7 @@ def save(
             on_image=advance,
         )
         try:
-            (manifest,) = saver.save([generation], [Asked()])
+            (manifest,) = saver.save([generation], [RequestSummary()])
         finally:
             hook.close()
     return manifest

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from airflow_provider_evoimage.command.estimates import Asked, Priced
+from airflow_provider_evoimage.command.estimates import EstimatedRequest, Priced
 from airflow_provider_evoimage.evolink.answers import Credits, Generation
 from airflow_provider_evoimage.evolink.prices import ModelPrice, PriceList
 from airflow_provider_evoimage.evolink.pricing import in_usd, price_in_usd
@@ -19,7 +19,7 @@ from airflow_provider_evoimage.evolink.pricing import in_usd, price_in_usd
 _STATUS_STYLES = {"completed": "green", "failed": "red", "cancelled": "red"}
 
 
-def estimates_table(asked: Asked, cells: Sequence[Priced]) -> RenderableType:
+def estimates_table(asked: EstimatedRequest, cells: Sequence[Priced]) -> RenderableType:
     """Draw qualities across and sizes down, each cell credits over USD; and what the table is for."""
     qualities = list(dict.fromkeys(cell.quality for cell in cells))
     table = Table(show_lines=True)
@@ -177,7 +177,7 @@ def saved_lines(images: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _title(asked: Asked) -> str:
+def _title(asked: EstimatedRequest) -> str:
     images = "1 image" if asked.n == 1 else f"{asked.n} images"
     references = {0: "", 1: ", 1 reference"}.get(asked.references, f", {asked.references} references")
     times = "" if asked.times == 1 else f"{asked.times:,} requests of "

@@ -17,17 +17,22 @@ from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     GenerationNotFoundError,
-    InvalidRequestError,
     LinkExpiredError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.lineage import NewImages
-from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, cost_in_words, made_by
+from airflow_provider_evoimage.manifest import (
+    Manifest,
+    RequestSummary,
+    build_manifest,
+    cost_in_words,
+    made_by,
+)
 from airflow_provider_evoimage.metrics import generation_ended
 from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import TaskReferences, has_references, with_sources
 from airflow_provider_evoimage.storage.destination import Destination
-from airflow_provider_evoimage.storage.file_names import SOME_ID, FileNames, task_fields
+from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.budget import credit_limit, require_within
 from airflow_provider_evoimage.submission.identity import fingerprint
@@ -104,7 +109,7 @@ class GenerationRun:
         self._references = TaskReferences(
             hook=hook, context=context, cleanup=arguments.cleanup_references, log=log
         )
-        self._asked: Asked | None = None
+        self._asked: RequestSummary | None = None
         #: The generation that is under way; None when there is nothing to wait for.
         self.waiting_for: Generation | None = None
         #: The images that this leg handed over.
@@ -221,13 +226,13 @@ class GenerationRun:
             extra_body=references.extra_body,
         )
 
-    def _describe(self, request: ImageRequest, references: References) -> Asked:
+    def _describe(self, request: ImageRequest, references: References) -> RequestSummary:
         """Describe the request, and keep that for the leg after the wait."""
-        self._asked = with_sources(Asked.by(request), references)
+        self._asked = with_sources(RequestSummary.by(request), references)
         self._ti.xcom_push(key=XCOM_REQUEST, value=self._asked.kept())
         return self._asked
 
-    def _described(self) -> Asked:
+    def _described(self) -> RequestSummary:
         """Return the request as it was sent; a paid image is delivered also when that is unknown."""
         if self._asked is not None:
             return self._asked
@@ -235,13 +240,13 @@ class GenerationRun:
         if kept is not None:
             return kept
         if has_references(self._arguments.image_urls, self._arguments.extra_body):
-            return Asked()
+            return RequestSummary()
         try:  # A release before this one kept only requests with references.
             with self._read_references() as references:
-                return Asked.by(self._build_request(references))
+                return RequestSummary.by(self._build_request(references))
         except EvoImageError as error:
             self._log.warning("The manifest will lack the request: %s", error.message)
-            return Asked()
+            return RequestSummary()
 
     @functools.cached_property
     def _saver(self) -> ImageSaver | None:
@@ -264,22 +269,11 @@ class GenerationRun:
         saver = self._saver
         if saver is None:
             return
-        names = saver.names
-        if request.asked > 1 and "index" not in names.fields:
-            raise InvalidRequestError(
-                f"filename_template {names.template!r} gives the {request.asked} images of this request "
-                "the same name: add {index} to it."
-            )
-        fields = {
-            **task_fields(saver.made_by),
-            "item": 0,
-            "name": "0",
-            "index": request.asked - 1,
-            "evolink_task_id": SOME_ID.format(0),
-            "model": request.model,
-            "ext": "json",
-        }
-        saver.destination.check_length(names.name(fields), is_paid=False)
+        planned = saver.names.planned(
+            self._made_by, item=0, own_name="0", model=request.model, images=request.asked, of="this request"
+        )
+        for name in planned:
+            saver.destination.check_length(name, is_paid=False)
 
     def _ensure(
         self, request: ImageRequest, references: References, max_credits: Decimal | None
@@ -349,7 +343,7 @@ class GenerationRun:
             generation_ended(generation)
             raise
 
-    def _warn_of_fewer_images(self, generation: Generation, asked: Asked) -> None:
+    def _warn_of_fewer_images(self, generation: Generation, asked: RequestSummary) -> None:
         made = len(generation.image_urls)
         if asked.images is not None and made < asked.images:
             self._log.warning(
@@ -359,7 +353,7 @@ class GenerationRun:
                 generation.evolink_task_id,
             )
 
-    def _hand_over(self, generation: Generation, asked: Asked, saver: ImageSaver | None) -> Manifest:
+    def _hand_over(self, generation: Generation, asked: RequestSummary, saver: ImageSaver | None) -> Manifest:
         """Save the images, or hand on their links; then announce them and record the delivery."""
         if saver is None:
             self._warn_of_dead_links(generation)
@@ -390,7 +384,9 @@ class GenerationRun:
                 f"{generation.expires_at:%Y-%m-%d %H:%M} UTC",
             )
 
-    def _with_reserved(self, asked: Asked, generation: Generation, credits_reserved: float | None) -> Asked:
+    def _with_reserved(
+        self, asked: RequestSummary, generation: Generation, credits_reserved: float | None
+    ) -> RequestSummary:
         """Add what EvoLink reserved, as this leg or an earlier one was told."""
         reserved = credits_reserved
         if reserved is None:
@@ -400,13 +396,13 @@ class GenerationRun:
         return replace(asked, credits_reserved=reserved)
 
 
-def kept_request(ti: Any) -> Asked | None:
+def kept_request(ti: Any) -> RequestSummary | None:
     """Return the request as an earlier leg of this try sent it; None where none was kept.
 
     :param ti: the task instance of the context.
     """
     kept = _own_xcom(ti, XCOM_REQUEST)
-    return Asked.in_manifest(kept) if isinstance(kept, Mapping) else None
+    return RequestSummary.in_manifest(kept) if isinstance(kept, Mapping) else None
 
 
 def _own_xcom(ti: Any, key: str) -> object:

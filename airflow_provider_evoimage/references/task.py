@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_evoimage.exceptions import EvoImageError
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-from airflow_provider_evoimage.manifest import Asked, made_by
+from airflow_provider_evoimage.manifest import RequestSummary, made_by
 from airflow_provider_evoimage.references.files import MASK, References, read_references
 from airflow_provider_evoimage.references.uploads import (
     ReferenceRecord,
@@ -28,7 +28,7 @@ def has_references(image_urls: object, extra_body: object) -> bool:
     return bool(image_urls) or (isinstance(extra_body, (str, Mapping)) and MASK in extra_body)
 
 
-def with_sources(asked: Asked, references: References) -> Asked:
+def with_sources(asked: RequestSummary, references: References) -> RequestSummary:
     """Add to the description of a request which files its content addresses stand for."""
     if not references.stored:
         return asked

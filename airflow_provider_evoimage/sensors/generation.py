@@ -203,12 +203,12 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         return checked_id(named[0])
 
     def _manifest(self, context: Context, generation: Generation) -> Manifest:
-        from airflow_provider_evoimage.manifest import Asked, build_manifest, made_by
+        from airflow_provider_evoimage.manifest import RequestSummary, build_manifest, made_by
         from airflow_provider_evoimage.metrics import generation_ended
         from airflow_provider_evoimage.waiting.result import outcome_in_words, require_images
 
         generation_ended(generation)
         require_images(generation, may_ask_again=False)
-        asked = Asked.in_manifest(self.evolink_task_id)
+        asked = RequestSummary.in_manifest(self.evolink_task_id)
         self.log.info("%s.", outcome_in_words(generation, asked.images))
         return build_manifest(generation, asked=asked, made_by=made_by(context))

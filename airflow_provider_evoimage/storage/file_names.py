@@ -55,7 +55,7 @@ class FileNames:
             raise self._wrong(str(error)) from error
         for _, field, format_spec, conversion in parsed:
             if field is not None and (field not in NAME_FIELDS or conversion or "{" in (format_spec or "")):
-                raise self._wrong(f"{{{field}}} is none of its fields, which are {', '.join(NAME_FIELDS)}")
+                raise self._wrong(f"unknown field {{{field}}}; available fields: {', '.join(NAME_FIELDS)}")
         if not self.template or self.template.endswith("/"):
             raise self._wrong("it names no file")
         if self.template.startswith("/") or "\\" in self.template or "://" in self.template:
@@ -95,6 +95,31 @@ class FileNames:
             return self
         return FileNames(f"{self.template.removesuffix(_EXTENSION)}-{{index}}{_EXTENSION}")
 
+    def planned(
+        self, made_by: Mapping[str, Any], *, item: int, own_name: str, model: str, images: int, of: str
+    ) -> list[str]:
+        """Return the names that the images of a request will have but for their extension, before it is submitted.
+
+        :param own_name: of the item, for ``{name}``; its number where it has none.
+        :param images: how many images are asked for.
+        :param of: the request in an error's words.
+        :raises InvalidRequestError: when several images would have one name.
+        """
+        if images > 1 and "index" not in self.fields:
+            raise InvalidRequestError(
+                f"filename_template {self.template!r} gives the {images} images of {of} the same name: "
+                "add {index} to it."
+            )
+        fields = {
+            **task_fields(made_by),
+            "item": item,
+            "name": own_name,
+            "evolink_task_id": SOME_ID.format(item),
+            "model": model,
+            "ext": "json",
+        }
+        return [self.name({**fields, "index": index}) for index in range(images)]
+
     def _wrong(self, why: str) -> InvalidRequestError:
         return InvalidRequestError(f"filename_template {self.template!r} cannot be used: {why}.")
 
@@ -133,3 +158,8 @@ def task_fields(made_by: Mapping[str, Any]) -> dict[str, str | int]:
         "map_index": map_index,
         "map_suffix": f"-{map_index}" if map_index >= 0 else "",
     }
+
+
+def folded(name: str) -> str:
+    """Return what two names have in common where a file system ignores case and how an accent is composed."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -7,7 +7,6 @@ import json
 import tempfile
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from airflow_provider_evoimage.exceptions import (
     summed_up,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-from airflow_provider_evoimage.manifest import Asked, Manifest, build_manifest, without_links
+from airflow_provider_evoimage.manifest import Manifest, RequestSummary, build_manifest, without_links
 from airflow_provider_evoimage.metrics import image_saved
 from airflow_provider_evoimage.result_links import DownloadLimits, ResultClient, host_of
 from airflow_provider_evoimage.storage.destination import Destination
@@ -43,7 +42,7 @@ from airflow_provider_evoimage.storage.existing import (
     extension_of,
     new_file_in,
 )
-from airflow_provider_evoimage.storage.file_names import FileNames, task_fields
+from airflow_provider_evoimage.storage.file_names import FileNames, folded, task_fields
 from airflow_provider_evoimage.storage.progress import (
     SaveProgress,
     entries_of,
@@ -89,7 +88,7 @@ class GenerationToSave:
     """
 
     generation: Generation
-    asked: Asked
+    asked: RequestSummary
     item: int = 0
     name: str = ""
 
@@ -151,7 +150,7 @@ class ImageSaver:
     _reread: dict[str, Generation] = field(default_factory=dict)
     _rereading: threading.Lock = field(default_factory=threading.Lock)
 
-    def save(self, generations: Sequence[Generation], asked: Sequence[Asked]) -> list[Manifest]:
+    def save(self, generations: Sequence[Generation], asked: Sequence[RequestSummary]) -> list[Manifest]:
         """Save every image of finished generations, and a sidecar manifest for each generation.
 
         :param asked: what each was asked for; goes into the manifest.
@@ -523,8 +522,7 @@ def _temporary_folder(generation: Generation) -> Iterator[Path]:
 
 
 def _without_extension(name: str) -> str:
-    """Return what two names have in common where many file systems know neither case nor how an accent is composed."""
-    return unicodedata.normalize("NFC", name.rpartition(".")[0]).casefold()
+    return folded(name.rpartition(".")[0])
 
 
 def _saved(index: int, path: str, file: ImageFile) -> dict[str, Any]:

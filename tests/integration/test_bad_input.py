@@ -183,7 +183,7 @@ BEFORE_THE_POST = [
         "name-unknown",
         {"save_to": "file:///tmp/x", "filename_template": "{nmae}.{ext}"},
         InvalidRequestError,
-        "{nmae} is none of its fields",
+        "unknown field {nmae}",
     ),
     (
         "name-leaves",
@@ -529,7 +529,7 @@ def test_save_of_what_is_no_generation_is_refused(evolink, context, tmp_path, ge
         ({"save_to": "None"}, InvalidRequestError, "save_to is empty"),
         ({"save_to": "images"}, InvalidRequestError, "is no storage URL"),
         ({"save_to": "nosuch://x"}, DestinationError, "cannot be opened"),
-        ({"filename_template": "{oops}"}, InvalidRequestError, "is none of its fields"),
+        ({"filename_template": "{oops}"}, InvalidRequestError, "unknown field {oops}"),
         ({"filename_template": "a/../../b"}, InvalidRequestError, "must not leave save_to"),
         ({"evoimage_conn_id": "nowhere"}, ConnectionSettingsError, "no Airflow connection"),
     ],

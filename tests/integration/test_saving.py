@@ -36,7 +36,7 @@ from airflow_provider_evoimage.exceptions import (
     TooLargeError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-from airflow_provider_evoimage.manifest import Asked
+from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.drawing import images
 from airflow_provider_evoimage.simulator.service.faults import Fault
@@ -470,7 +470,10 @@ def test_name_that_an_item_needs_is_not_given_to_what_nobody_asked_for(
     given_twice(fox)
     to_save = [
         GenerationToSave(
-            generation=EvoImageHook().get_generation(task), asked=Asked(images=1), item=item, name=name
+            generation=EvoImageHook().get_generation(task),
+            asked=RequestSummary(images=1),
+            item=item,
+            name=name,
         )
         for item, (task, name) in enumerate([(other, "fox-1"), (fox, "fox")])
     ]
@@ -977,7 +980,7 @@ def test_ids_that_differ_in_one_sign_share_no_temporary_file(
         .model_copy(update={"evolink_task_id": evolink_task_id})
         for number, evolink_task_id in enumerate(["task:a", "task_a"])
     ]
-    saver_to(tmp_path, "{item}.{ext}").save(generations, [Asked(), Asked()])
+    saver_to(tmp_path, "{item}.{ext}").save(generations, [RequestSummary(), RequestSummary()])
     assert len(set(used)) == 2
 
 

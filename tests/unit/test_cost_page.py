@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_evoimage.command.estimates import Asked, Priced, priced
+from airflow_provider_evoimage.command.estimates import EstimatedRequest, Priced, priced
 from airflow_provider_evoimage.evolink.prices import PUBLISHED
 from airflow_provider_evoimage.evolink.pricing import price_in_usd
 from airflow_provider_evoimage.evolink.pricing_rules import TokenRule
@@ -46,7 +46,9 @@ def cell(found: Priced) -> str:
 def per_image() -> str:
     rows = []
     for model in MODELS:
-        cells = [each for each in priced(Asked(model=model, n=1, references=0)) if each.row != "auto"]
+        cells = [
+            each for each in priced(EstimatedRequest(model=model, n=1, references=0)) if each.row != "auto"
+        ]
         for number, row in enumerate(dict.fromkeys(each.row for each in cells)):
             of_row = {each.quality: cell(each) for each in cells if each.row == row}
             shown = (

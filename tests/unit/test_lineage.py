@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.lineage import MAX_LISTED, NewImages, folder_uri
-from airflow_provider_evoimage.manifest import Asked, build_manifest
+from airflow_provider_evoimage.manifest import RequestSummary, build_manifest
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
 from tests.unit.test_manifest import ANSWER, LINKS, MADE_BY, SAVED, a_manifest
@@ -30,7 +30,10 @@ def saved_to(save_to: str | None, **changes: Any) -> NewImages:
         {**SAVED, "index": index, "path": f"s3://shop@bucket/a-{index}.png"} for index in range(len(LINKS))
     ]
     manifest = build_manifest(
-        Generation.read(ANSWER | changes), asked=Asked(), made_by=MADE_BY, saved=files if save_to else []
+        Generation.read(ANSWER | changes),
+        asked=RequestSummary(),
+        made_by=MADE_BY,
+        saved=files if save_to else [],
     )
     return NewImages(manifests=[manifest], save_to=save_to)
 

@@ -12,8 +12,8 @@ from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.manifest import (
-    Asked,
     Manifest,
+    RequestSummary,
     build_manifest,
     cost_in_words,
     generations_given,
@@ -50,7 +50,7 @@ SAVED = {
 def a_manifest(**changes: Any) -> Manifest:
     request = ImageRequest.build(model="gpt-image-1.5", prompt="a red fox", n=2)
     return build_manifest(
-        Generation.read(ANSWER | changes), asked=Asked.by(request), made_by=MADE_BY, saved=[SAVED]
+        Generation.read(ANSWER | changes), asked=RequestSummary.by(request), made_by=MADE_BY, saved=[SAVED]
     )
 
 
@@ -94,15 +94,15 @@ def test_cost_in_words_tells_charge_estimate_and_reservation() -> None:
 
 
 def test_cost_in_words_without_any_of_them() -> None:
-    manifest = build_manifest(Generation(evolink_task_id=TASK), asked=Asked(), made_by=MADE_BY)
+    manifest = build_manifest(Generation(evolink_task_id=TASK), asked=RequestSummary(), made_by=MADE_BY)
     assert cost_in_words(manifest) == f"EvoLink task {TASK} cost an unknown number of credits"
 
 
 def test_reservation_of_the_submission_is_kept_where_a_later_answer_lacks_it() -> None:
-    asked = Asked(credits_reserved=9.5)
+    asked = RequestSummary(credits_reserved=9.5)
     manifest = build_manifest(Generation(evolink_task_id=TASK), asked=asked, made_by=MADE_BY)
     assert manifest["usage"]["reserved"] == 9.5
-    assert Asked.in_manifest(manifest).credits_reserved == 9.5
+    assert RequestSummary.in_manifest(manifest).credits_reserved == 9.5
 
 
 def test_manifest_survives_xcom() -> None:
@@ -117,7 +117,7 @@ def test_request_in_the_manifest_holds_no_callback_and_no_signature() -> None:
         callback_url="https://hooks.example.com/done?token=secret",
         image_urls=["https://bucket.s3.amazonaws.com/a.png?versionId=3&X-Amz-Signature=secret&X-Amz-Date=1"],
     )
-    asked = Asked.by(request)
+    asked = RequestSummary.by(request)
     assert "secret" not in json.dumps(asked.request)
     assert asked.request is not None
     assert asked.request["image_urls"] == ["https://bucket.s3.amazonaws.com/a.png?versionId=3"]
@@ -131,7 +131,7 @@ def test_request_in_the_manifest_holds_no_secret_of_any_url() -> None:
         image_urls=[url],
         extra_body={"mask_url": url, "layers": [{"image": url, "opacity": 0.5}], "seed": 7},
     )
-    asked = Asked.by(request)
+    asked = RequestSummary.by(request)
     shown = "https://bucket.s3.amazonaws.com/a.png?v=3&token=***"
     assert asked.request is not None
     assert asked.request["image_urls"] == [shown]
@@ -157,7 +157,7 @@ def test_leaving_out_links_leaves_the_manifest_alone() -> None:
 
 def test_what_a_manifest_says_of_the_request_is_read_back() -> None:
     manifest = a_manifest()
-    asked = Asked.in_manifest(json.loads(json.dumps(manifest)))
+    asked = RequestSummary.in_manifest(json.loads(json.dumps(manifest)))
     again = build_manifest(Generation.read(ANSWER), asked=asked, made_by=MADE_BY, saved=[SAVED])
     assert again == manifest
 
@@ -189,14 +189,16 @@ answers = st.builds(
 def test_what_people_edit_never_keeps_the_cost_from_being_told(
     answer: dict[str, Any], edited: dict[str, Any]
 ) -> None:
-    manifest = build_manifest(Generation.read(answer), asked=Asked.in_manifest(edited), made_by=MADE_BY)
+    manifest = build_manifest(
+        Generation.read(answer), asked=RequestSummary.in_manifest(edited), made_by=MADE_BY
+    )
     assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
     assert cost_in_words(manifest).startswith(f"EvoLink task {TASK} cost ")
 
 
 @given(answers)
 def test_any_answer_of_evolink_makes_a_manifest_of_plain_json(answer: dict[str, Any]) -> None:
-    manifest = build_manifest(Generation.read(answer), asked=Asked(), made_by=MADE_BY)
+    manifest = build_manifest(Generation.read(answer), asked=RequestSummary(), made_by=MADE_BY)
     assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
 
 
@@ -212,7 +214,7 @@ def test_unfinished_generation_has_no_time_of_completion() -> None:
 
 @given(json_values)
 def test_any_json_reads_as_some_knowledge_of_the_request(value: Any) -> None:
-    asked = Asked.in_manifest(value)
+    asked = RequestSummary.in_manifest(value)
     assert asked.images is None or isinstance(asked.images, int)
 
 

@@ -16,7 +16,7 @@ from airflow.sdk import ObjectStoragePath
 import airflow_provider_evoimage
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.images.result_file import IMAGE_TYPES
-from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Asked, build_manifest, without_links
+from airflow_provider_evoimage.manifest import MANIFEST_VERSION, RequestSummary, build_manifest, without_links
 from tests.unit.test_manifest import ANSWER, LINKS, MADE_BY, SAVED, a_manifest
 
 SCHEMA = json.loads((Path(airflow_provider_evoimage.__file__).parent / "manifest.schema.json").read_text())
@@ -67,8 +67,8 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
         without_links(a_manifest()),
         a_manifest(status="processing", results=[], usage=None),
         a_manifest(created=None, duration=None, model=None),
-        build_manifest(Generation.read(ANSWER), asked=Asked(), made_by=MADE_BY | {"map_index": 7}),
-        build_manifest(Generation.read({"id": ANSWER["id"]}), asked=Asked(), made_by=MADE_BY),
+        build_manifest(Generation.read(ANSWER), asked=RequestSummary(), made_by=MADE_BY | {"map_index": 7}),
+        build_manifest(Generation.read({"id": ANSWER["id"]}), asked=RequestSummary(), made_by=MADE_BY),
     ],
     ids=["saved", "sidecar", "unfinished", "without times", "mapped, by id", "nothing known"],
 )

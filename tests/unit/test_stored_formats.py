@@ -21,7 +21,7 @@ from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.generation import run as generation_run
 from airflow_provider_evoimage.manifest import (
-    Asked,
+    RequestSummary,
     build_manifest,
     generations_given,
     without_links,
@@ -261,7 +261,7 @@ REQUEST_JSON: dict[str, Any] = {
     "image_urls": ["https://b.s3.amazonaws.com/a.png?v=3&token=***", "sha256:" + "a" * 64],
     "seed": 7,
 }
-ASKED = Asked(request=REQUEST_JSON, images=2, estimate=ESTIMATE)
+ASKED = RequestSummary(request=REQUEST_JSON, images=2, estimate=ESTIMATE)
 KEPT_JSON: dict[str, Any] = {"request": REQUEST_JSON, "asked": 2, "usage": {"estimate": ESTIMATE}}
 ANSWER: dict[str, Any] = {
     "id": TASK,
@@ -318,13 +318,13 @@ def test_manifest_is_written_as_in_earlier_release(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("stored", [MANIFEST_JSON, SIDECAR_JSON], ids=["xcom", "sidecar"])
 def test_manifest_of_earlier_release_names_its_generation_and_request(stored: dict[str, Any]) -> None:
-    asked = Asked(request=REQUEST_JSON, images=2, estimate=ESTIMATE, credits_reserved=8.5)
+    asked = RequestSummary(request=REQUEST_JSON, images=2, estimate=ESTIMATE, credits_reserved=8.5)
     assert generations_given(stored) == [(TASK, asked)]
 
 
 def test_kept_request_is_written_and_read_as_in_earlier_release() -> None:
     assert ASKED.kept() == KEPT_JSON
-    assert Asked.in_manifest(KEPT_JSON) == ASKED
+    assert RequestSummary.in_manifest(KEPT_JSON) == ASKED
 
 
 def test_request_is_described_as_in_earlier_release() -> None:
@@ -341,7 +341,7 @@ def test_request_is_described_as_in_earlier_release() -> None:
         extra_body={"seed": 7},
         callback_url="https://hooks.example.com/done",
     )
-    assert Asked.by(request).request == REQUEST_JSON
+    assert RequestSummary.by(request).request == REQUEST_JSON
 
 
 def test_files_that_a_killed_save_of_earlier_release_began_are_found(tmp_path: Path) -> None:
@@ -392,7 +392,9 @@ LEDGER: dict[str, tuple[LedgerLine, dict[str, Any]]] = {
         LedgerLine(
             **{
                 **LINE,
-                "asked": Asked(request=REQUEST_JSON, images=2, estimate=ESTIMATE, credits_reserved=8.5),
+                "asked": RequestSummary(
+                    request=REQUEST_JSON, images=2, estimate=ESTIMATE, credits_reserved=8.5
+                ),
             },
             state="saved",
             record=RECORD,

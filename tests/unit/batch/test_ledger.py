@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from airflow_provider_evoimage.batch.ledger import BatchLedger, LedgerLine
-from airflow_provider_evoimage.manifest import Asked
+from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.storage.destination import Destination
 
 
@@ -18,7 +18,7 @@ def test_lone_surrogate_is_written_as_its_escape(tmp_path: Path) -> None:
         name="",
         fingerprint="a" * 64,
         occurrence=0,
-        asked=Asked(request=request, images=1),
+        asked=RequestSummary(request=request, images=1),
     )
     ledger = BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl")
     ledger.write([line])

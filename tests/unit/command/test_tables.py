@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from airflow_provider_evoimage.command import tables
-from airflow_provider_evoimage.command.estimates import Asked, priced
+from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced
 from airflow_provider_evoimage.evolink.answers import Credits, Generation
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
 from airflow_provider_evoimage.exceptions import InvalidRequestError, PriceUnknownError
@@ -27,8 +27,8 @@ def drawn(table: Any, width: int) -> str:
     return output
 
 
-def ask(model: str, **fields: Any) -> Asked:
-    return Asked(model=model, **{"n": 1, "references": 0, **fields})
+def ask(model: str, **fields: Any) -> EstimatedRequest:
+    return EstimatedRequest(model=model, **{"n": 1, "references": 0, **fields})
 
 
 @widths
