@@ -26,7 +26,7 @@ from airflow_provider_evoimage.evolink.outcome import after_no_answer, is_still_
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
-    PASSING_ERRORS,
+    TRANSIENT_ERRORS,
     AuthenticationError,
     EvoImageError,
     EvoLinkApiError,
@@ -120,7 +120,7 @@ class _SubmissionRules:
 
     def asks_again(self, error: BaseException) -> bool:
         """Decide after each failure; tenacity's ``retry_if_exception``."""
-        if not isinstance(error, PASSING_ERRORS):
+        if not isinstance(error, TRANSIENT_ERRORS):
             return False
         if error.billed is False:
             return True
@@ -199,7 +199,7 @@ class _AccountClient:
 
     def _reading(self) -> dict[str, Any]:
         return {
-            "retry": tenacity.retry_if_exception_type(PASSING_ERRORS),
+            "retry": tenacity.retry_if_exception_type(TRANSIENT_ERRORS),
             "wait": _Backoff(first=0.5, longest=10),
             "stop": tenacity.stop_after_attempt(self._read_attempts)
             | tenacity.stop_before_delay(READ_RETRY_SECONDS),
@@ -268,7 +268,7 @@ class EvoLinkClient(_AccountClient):
                 raise
             except (EvoLinkApiError, UnreadableAnswerError) as error:
                 # The endpoint is missing or fails: each generation can be read by itself.
-                self._reads_one_by_one = not isinstance(error, PASSING_ERRORS)
+                self._reads_one_by_one = not isinstance(error, TRANSIENT_ERRORS)
                 break
             found |= some
             ids = ids[protocol.MAX_IDS_PER_BATCH :]

@@ -25,7 +25,7 @@ CONNECTION_EXTRAS: dict[str, str | float | None] = {
     "idempotency_namespace": None,
 }
 
-#: Seconds to go on asking while EvoLink certainly accepts nothing.
+#: Seconds to keep retrying while EvoLink certainly accepts nothing.
 DEFAULT_SUBMIT_TIMEOUT = 300.0
 
 #: Names of the images below ``save_to``, of a task with one generation and with many.

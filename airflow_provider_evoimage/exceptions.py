@@ -272,8 +272,8 @@ class UnreadableAnswerError(EvoImageError):
     default_on_retry = "A retry sends the same request with the same idempotency key."
 
 
-#: Troubles of one exchange with EvoLink that may pass: reading again may go better.
-PASSING_ERRORS = (EvoLinkUnreachableError, EvoLinkUnavailableError, RateLimitError, UnreadableAnswerError)
+#: Failures of one exchange with EvoLink that may be gone when it is repeated.
+TRANSIENT_ERRORS = (EvoLinkUnreachableError, EvoLinkUnavailableError, RateLimitError, UnreadableAnswerError)
 
 
 class OutcomeUnknownError(EvoImageError):
@@ -323,7 +323,7 @@ class GenerationCancelledError(EvoImageError, AirflowFailException):
 
 
 class GenerationTimeoutError(EvoImageError):
-    """The generation was still unfinished at our deadline; EvoLink goes on with it."""
+    """The generation was still unfinished at our deadline; it keeps running at EvoLink."""
 
     default_on_retry = (
         "It may still finish and be billed: a retry goes on waiting for it and submits nothing."
@@ -357,8 +357,8 @@ class BatchIncompleteError(EvoImageError):
     """Items of a batch have no images yet."""
 
     default_on_retry = (
-        "Its generations are charged or reserved. A retry goes on with what was paid for, and asks anew only for items "
-        "that were refused, failed or left out for a passing reason."
+        "Its generations are charged or reserved. A retry resumes what was paid for, and submits again only items "
+        "that were refused, failed or left out for a transient reason."
     )
 
 

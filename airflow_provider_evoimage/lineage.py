@@ -55,7 +55,7 @@ class NewImages:
     def announce(self, context: Mapping[str, Any], outlets: Iterable[object], log: Logger) -> None:
         """Give each asset and alias among a task's outlets its event of this save.
 
-        Airflow sends them when the task succeeds. What is wrong with an outlet is a warning: the images are there.
+        Airflow sends them when the task succeeds. A failing outlet only logs a warning; the images are already saved.
         """
         for outlet in outlets:
             try:
@@ -65,7 +65,7 @@ class NewImages:
                 elif isinstance(outlet, (Asset, AssetRef)):
                     context["outlet_events"][outlet].extra.update(self.extra)
             except Exception as error:  # noqa: BLE001 (a paid image must not be lost for its announcement)
-                log.warning("The outlet %r gets no event that tells of the images: %s", outlet, error)
+                log.warning("Outlet %r gets no event of the images: %s", outlet, error)
 
     def openlineage(self) -> OperatorLineage[Any, Any] | None:
         """Describe the folder as OpenLineage's output dataset; None where nothing was saved.

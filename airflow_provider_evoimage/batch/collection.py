@@ -117,7 +117,7 @@ class BatchCollection:
         problem = ItemError.of(error)
         line = replace(line, error=problem)
         if generation is None and line.record is not None and line.record.is_outlived(time.time()):
-            # Nothing is left to go on with: a cleared task asks for it anew.
+            # Nothing is left to resume: a cleared task submits a new request.
             failed = replace(line.record, phase="failed", retryable=False)
             line = replace(line, state="failed", record=failed, error=replace(problem, retryable=False))
         self._keep(line)

@@ -108,8 +108,8 @@ class LedgerLine:
         return self.state == "waiting" and self.evolink_task_id is not None and self.error is None
 
     @property
-    def is_unheard_of(self) -> bool:
-        """Whether a request for it may have been accepted, and no answer came."""
+    def outcome_unknown(self) -> bool:
+        """Whether a request for it may have been accepted, and no response arrived."""
         return self.record is not None and self.record.evolink_task_id is None
 
     @property
@@ -269,7 +269,7 @@ class BatchLedger:
         try:
             self.write(lines)
         except DestinationError as error:
-            log.warning("The ledger of this batch cannot be written (%s); going on.", error.message)
+            log.warning("The batch manifest cannot be written (%s); continuing.", error.message)
 
 
 def saved(line: LedgerLine, manifest: Manifest) -> LedgerLine:

@@ -178,16 +178,16 @@ class BatchRun:
     def _goes_on_without_list(self, error: EvoImageError) -> bool:
         """Go on with what an earlier try asked for although the requests cannot be read any more, if there is any."""
         lines = self._ledger.read()
-        if not any(line.is_unheard_of or _may_go_on(line) for line in lines.values()):
+        if not any(line.outcome_unknown or _may_go_on(line) for line in lines.values()):
             return False
         self._log.warning(
-            "The requests cannot be read, so nothing is asked for; going on with what was paid for: %s",
+            "The requests cannot be read, so nothing is submitted; resuming what was paid for: %s",
             error.message,
         )
         for key, line in lines.items():
             if _may_go_on(line):
                 self._lines[key] = replace(line, error=None)
-            elif line.is_unheard_of and line.state == "waiting":
+            elif line.outcome_unknown and line.state == "waiting":
                 self._lines[key] = replace(line, error=ItemError.of(error))
             else:
                 self._lines[key] = line
@@ -205,13 +205,13 @@ class BatchRun:
         try:
             items = {item.ledger_key: item for item in self._items()}
         except EvoImageError as error:
-            self._log.warning("What is queued cannot be asked for: %s", error.message)
+            self._log.warning("The queued requests cannot be submitted: %s", error.message)
             self._leave_out_queued(error)
             return
         keys = [key for key, line in self._lines.items() if line.state == "queued"]
         gone = [self._lines.pop(key).item for key in keys if key not in items]
         if gone:
-            self._log.warning("No longer in the list, and not asked for: items %s.", ranges_in_words(gone))
+            self._log.warning("No longer in the list, and not submitted: items %s.", ranges_in_words(gone))
         # Each keeps the place and name it had: only these were checked for files of the same name.
         self._submission().ensure([items[key] for key in keys if key in items])
 
@@ -243,7 +243,9 @@ class BatchRun:
         """
         lines = self._ledger.read()
         if not lines or any(_is_left_open(line) for line in lines.values()):
-            self._log.warning("The ledger %s lacks what this task submitted: asking again.", self._ledger.url)
+            self._log.warning(
+                "The batch manifest %s lacks what this task submitted: submitting again.", self._ledger.url
+            )
             self.submit()
             return
         self._lines.update(lines)
@@ -267,11 +269,11 @@ class BatchRun:
         :raises DestinationError: when the batch manifest cannot be written.
         """
         self._leave_out_queued(
-            GenerationTimeoutError("The wait for the batch ended before it was this item's turn.")
+            GenerationTimeoutError("The wait for the batch ended before this item was submitted.")
         )
         missing = [line for line in self._lines.values() if line.state != "saved"]
         self._log.info("%s: %s.", counted(len(self._lines), "item"), progress_in_words(self._lines.values()))
-        if not any(line.state == "waiting" or line.is_unheard_of for line in missing):
+        if not any(line.state == "waiting" or line.outcome_unknown for line in missing):
             self._references.remove()
         if missing:
             self._ledger.write(self._lines.values())
@@ -296,7 +298,7 @@ class BatchRun:
         """Raise what the missing items amount to, unless they are accepted."""
         words = missing_in_words(missing, len(self._lines), self._ledger.url)
         # Paid for, or perhaps, and not saved: no setting accepts that.
-        is_unfinished = any(line.state == "waiting" or line.is_unheard_of for line in missing)
+        is_unfinished = any(line.state == "waiting" or line.outcome_unknown for line in missing)
         may_succeed = any(line.error is None or line.error.retryable for line in missing)
         # Nor that the account was refused or empty half-way, which is no item's failure; a limit of one's own is.
         was_stopped = any(

@@ -51,7 +51,7 @@ PARALLEL_SUBMISSIONS = 8
 #: How often the ledger is written before a storage counts as failing, where no submission may go unrecorded.
 LEDGER_ATTEMPTS = 5
 
-# Whoever is refused so is refused for every item: asking for the others would only bring the same answer.
+# These errors would hit every item, so stop submitting.
 _STOPPING = (
     AuthenticationError,
     BudgetExceededError,
@@ -132,7 +132,7 @@ class BatchSubmission:
         try:
             check(new)
         except EvoImageError as error:
-            if not any(line.is_under_way or line.is_unheard_of for line in self.lines.values()):
+            if not any(line.is_under_way or line.outcome_unknown for line in self.lines.values()):
                 raise
             return error
         return None
@@ -193,7 +193,7 @@ class BatchSubmission:
         self.log.warning("Submitting stopped: %s", because.message)
         if isinstance(because, RateLimitError) and any(line.is_under_way for line in self.lines.values()):
             # The account may have as many under way as it can: there is room when some have ended.
-            self.log.info("What is queued is asked for when some of those under way have ended.")
+            self.log.info("Queued items are submitted when some of those under way have ended.")
             return
         for item in chosen:
             if self.lines[item.ledger_key].state == "queued":

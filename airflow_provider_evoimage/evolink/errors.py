@@ -121,7 +121,7 @@ RETRYABLE_FAILURES: dict[str, float] = {
 }
 
 #: What a retry does after a read that failed.
-RETRY_RESUMES = "A retry goes on with this generation and submits nothing."
+RETRY_RESUMES = "A retry resumes this generation and submits nothing."
 
 _LONGEST_RETRY_AFTER = 86_400.0
 _RETRY_IN_WORDS = re.compile(r"retry after (\d{1,5})\s*(second|minute)?", re.IGNORECASE)
@@ -209,7 +209,7 @@ def http_error(
 def generation_failure(generation: Generation, *, may_ask_again: bool = True) -> EvoImageError:
     """Turn a failed or cancelled generation into the exception that a DAG author will read.
 
-    :param may_ask_again: whether the task that fails is the one that submitted, so that its retry asks anew.
+    :param may_ask_again: whether the task that fails is the one that submitted, and its retry submits anew.
     """
     error = generation.error
     code = error.code if error else "unknown_error"
@@ -226,7 +226,7 @@ def generation_failure(generation: Generation, *, may_ask_again: bool = True) ->
     if not may_ask_again and not issubclass(kind, GenerationRefusedError):
         kind, on_retry = (
             GenerationRefusedError,
-            "No retry follows: only the task that submitted it can ask anew.",
+            "No retry follows: only the task that submitted it can submit a new request.",
         )
     return kind(
         f"EvoLink task {generation.evolink_task_id} failed with {code}{said}.",
@@ -286,7 +286,7 @@ def _on_retry_of_a_read(kind: type[EvoLinkApiError]) -> str:
         return kind.default_on_retry
     if issubclass(kind, (RateLimitError, EvoLinkUnavailableError)):
         return RETRY_RESUMES
-    return "No retry follows. The generation is kept: fix the cause and clear the task to go on with it."
+    return "No retry follows. The generation is kept: fix the cause, then clear the task to resume it."
 
 
 def _failure_kind(code: str) -> type[GenerationFailedError]:

@@ -41,7 +41,7 @@ class _Answered(BaseModel):
 class UploadedFile(_Answered):
     """A file at EvoLink.
 
-    :param file_url: what goes into ``image_urls``; public to whoever knows it.
+    :param file_url: what goes into ``image_urls``; anyone who knows it can read it.
     :param size: bytes.
     :param expires_at: when EvoLink deletes it, 72 hours after the upload.
     """

@@ -51,7 +51,7 @@ _TENCENT_SIGNATURE = frozenset(
         "q-signature",
     }
 )
-# What lets somebody in, whoever asks for it: ``access_token``, ``X-Api-Key``, ``client_secret``.
+# Parameters that grant access by themselves: ``access_token``, ``X-Api-Key``, ``client_secret``.
 _SECRET_ENDINGS = (
     "token",
     "sig",

@@ -17,7 +17,7 @@ from airflow_provider_evoimage.defaults import (
     MANY_GENERATIONS,
     OnClear,
 )
-from airflow_provider_evoimage.exceptions import PASSING_ERRORS, InvalidRequestError
+from airflow_provider_evoimage.exceptions import TRANSIENT_ERRORS, InvalidRequestError
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
@@ -68,14 +68,14 @@ class EvoImageBatchOperator(BaseOperator):
     :param save_every: wake the worker to save when so many requests have ended.
     :param save_after: or when the first of those that ended did so this many seconds (or a timedelta) ago.
     :param parallel: submissions at a time.
-    :param max_active_generations: how many may be under way at EvoLink at a time; the rest is asked for as they
-        end. None asks for all at once, or for as many as EvoLink takes.
+    :param max_active_generations: how many may run at EvoLink at a time; the rest is submitted as they
+        end. None submits all at once, or as many as EvoLink accepts.
     :param deferrable: wait in the triggerer. True by default, whatever Airflow's own default.
-    :param timeout: seconds (or a timedelta) to wait for all, in each try; a retry goes on with what is unfinished.
-    :param poll_interval: seconds between looks; default adapts to each generation.
-    :param submit_timeout: seconds to go on asking for one item while EvoLink certainly accepts nothing.
-    :param on_clear: what a cleared task does: ``auto`` goes on with a batch of which anything is missing, and asks
-        anew for all of one that was complete; ``regenerate`` always asks anew; ``reuse`` never does.
+    :param timeout: seconds (or a timedelta) to wait for all, in each try; a retry resumes what is unfinished.
+    :param poll_interval: seconds between polls; default adapts to each generation.
+    :param submit_timeout: seconds to keep retrying one item while EvoLink certainly accepts nothing.
+    :param on_clear: what a cleared task does: ``auto`` resumes a batch of which anything is missing, and submits
+        all items of a complete one again; ``regenerate`` always submits all again; ``reuse`` never does.
     :param evoimage_conn_id: id of the Airflow connection.
     :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); None leaves it to ``retry_delay``.
     """
@@ -216,7 +216,7 @@ class EvoImageBatchOperator(BaseOperator):
         if self._waiting_for:
             self.log.warning(
                 "Killed while %d EvoLink tasks go on: EvoLink cannot cancel them and bills them when they complete. "
-                "A later try of this Airflow task goes on with them; the batch manifest names them.",
+                "A later try of this Airflow task resumes them; the batch manifest names them.",
                 self._waiting_for,
             )
 
@@ -255,11 +255,11 @@ class EvoImageBatchOperator(BaseOperator):
         broke_off = not ended.endings and ended.reason
         try:
             run.collect(dict.fromkeys(run.waiting, "lost") if broke_off else ended.endings, ended.reason)
-        except PASSING_ERRORS as error:
+        except TRANSIENT_ERRORS as error:
             if time.time() >= deadline:
                 raise
             # Generations go on without us, and the trigger is the one to be patient.
-            self.log.warning("What has ended cannot be read now, so the wait goes on: %s", error.message)
+            self.log.warning("The generations that ended cannot be read now; waiting on: %s", error.message)
             return
         if time.time() < deadline:
             run.submit_queued()

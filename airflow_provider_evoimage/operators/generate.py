@@ -35,10 +35,10 @@ class EvoImageGenerateOperator(BaseOperator):
     """Ask EvoLink for images; wait for them without holding a worker; save them.
 
     Each try of one task instance is the same request under the same idempotency key, so a retry after any
-    crash never pays twice: it goes on with the generation that was paid for. The EvoLink task id is in the
+    crash never pays twice: it resumes the generation that was paid for. The EvoLink task id is in the
     XCom ``evolink_task_id`` as soon as the request is accepted. Returns the manifest, see
     :mod:`airflow_provider_evoimage.manifest`. Assets and asset aliases among ``outlets`` get one event when the
-    images exist, which tells of them in its ``extra``; see
+    images exist, which describes them in its ``extra``; see
     :attr:`airflow_provider_evoimage.lineage.NewImages.extra`.
 
     Costs: EvoLink charges for each completed generation, by model, size, quality and ``n``; failed ones are
@@ -67,11 +67,11 @@ class EvoImageGenerateOperator(BaseOperator):
         worker is what this operator is for. False waits on the worker.
     :param timeout: seconds (or a timedelta) to wait for one generation, in each try. A generation that takes
         longer is kept: a retry goes on waiting for it.
-    :param poll_interval: seconds between looks; default adapts to the generation.
-    :param submit_timeout: seconds to go on asking while EvoLink certainly accepts nothing (429, 503).
-    :param on_clear: what a cleared task does: ``auto`` goes on with what was paid and not delivered, and asks
-        anew after delivery or failure; ``regenerate`` always asks anew; ``reuse`` delivers what is there again.
-        Needs Airflow 3.3; before, a cleared task always asks anew.
+    :param poll_interval: seconds between polls; default adapts to the generation.
+    :param submit_timeout: seconds to keep retrying while EvoLink certainly accepts nothing (429, 503).
+    :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered, and submits
+        a new request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` delivers the
+        earlier images again. Needs Airflow 3.3; below, a cleared task always submits a new request.
     :param evoimage_conn_id: id of the Airflow connection.
     :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); default: as EvoLink asked.
         None leaves it to ``retry_delay``.

@@ -48,8 +48,8 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
     :param evolink_task_id: EvoLink's id of the generation, or the manifest of a task that has one.
     :param deferrable: wait in the triggerer (default); False pokes on a worker, by ``mode``.
-    :param poll_interval: seconds between looks while deferred; default adapts to the generation. The other
-        modes look every ``poke_interval`` seconds.
+    :param poll_interval: seconds between polls while deferred; default adapts to the generation. The other
+        modes poll every ``poke_interval`` seconds.
     :param timeout: seconds (or a timedelta) to wait in all.
     :param evoimage_conn_id: id of the Airflow connection.
     """

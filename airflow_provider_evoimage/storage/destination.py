@@ -175,7 +175,7 @@ class Destination:
 
 # ".", and "saving.json" in place of "png".
 _LONGER_BY = 16
-# Opened before anything is submitted, also by a try that goes on with a generation.
+# Opened before anything is submitted, also by a try that resumes a generation.
 _NOTHING_SUBMITTED = "Nothing was submitted by this try; a retry tries again."
 
 

@@ -133,7 +133,7 @@ class ImageSaver:
     :param parallel: downloads at a time.
     :param may_follow_a_kill: whether an earlier try of this save may have died in its middle; its traces are
         looked for then.
-    :param on_image: told the manifest's entry of each image that is in its place, in order.
+    :param on_image: called with the manifest's entry of each saved image, in order.
     """
 
     hook: EvoImageHook

@@ -58,8 +58,8 @@ def decide(
 
     :param record: what an earlier try of this task instance left, if anything.
     :param identity: of the request as this try would send it, with sequence 0.
-    :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered and asks anew
-        for what was delivered or failed; ``regenerate`` always asks anew; ``reuse`` goes on with what is there.
+    :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered, and submits a new
+        request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` resumes what is there.
     :param now: Unix seconds.
     """
     if record is None:
@@ -93,7 +93,7 @@ def _another_request(
 
 
 def _after_clear(record: SubmissionRecord, identity: RequestIdentity, on_clear: OnClear) -> Submit | None:
-    """Tell whether a cleared task asks anew; None where it goes on like a retry."""
+    """Return the new submission of a cleared task; None where it resumes like a retry."""
     new = Submit(identity, "the task was cleared")
     if on_clear == "regenerate" or record.phase == "failed":
         return new
@@ -109,7 +109,7 @@ def _go_on(
     if record.phase == "failed" and record.retryable:
         return Submit(
             replace(asked, sequence=record.sequence + 1),
-            f"generation {record.evolink_task_id} failed, which another may not",
+            f"generation {record.evolink_task_id} failed with a transient error",
         )
     if record.evolink_task_id is not None:
         return Resume(record.evolink_task_id, f"an earlier try had it {record.phase}")
@@ -117,4 +117,4 @@ def _go_on(
         return Refuse("the connection says that EvoLink ignores idempotency keys")
     if now - record.posted_at > KEY_MEMORY_SECONDS:
         return Refuse("the request is older than EvoLink remembers idempotency keys")
-    return Submit(asked, "an earlier try sent it and did not live to see the answer", record.key)
+    return Submit(asked, "an earlier try sent it but died before the response arrived", record.key)

@@ -239,7 +239,7 @@ class RecordKeeper:
                     billed=False,
                     on_retry="Nothing was submitted; a retry tries again.",
                 ) from error
-            self._log.warning("The record of this submission cannot be written (%s); going on.", error)
+            self._log.warning("The record of this submission cannot be written (%s); continuing.", error)
 
     def mark(self, phase: Phase, generation: Generation) -> None:
         """Record how far this generation has come, also where the record could not be told its id before."""
@@ -257,7 +257,7 @@ class RecordKeeper:
     def forget_if_old(self, evolink_task_id: str) -> bool:
         """Give up a generation that EvoLink does not know any more, once its links would be dead anyway.
 
-        :returns: whether it was given up: a cleared task then asks anew.
+        :returns: whether it was given up: a cleared task then submits a new request.
         """
         record = self.read()
         if record is None or record.evolink_task_id != evolink_task_id or not record.is_outlived(time.time()):

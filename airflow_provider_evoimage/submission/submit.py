@@ -151,7 +151,7 @@ class Submission:
 
     def _resume(self, decision: Resume) -> Generation:
         self._log.info(
-            "Going on with EvoLink task %s and submitting nothing: %s.",
+            "Resuming EvoLink task %s and submitting nothing: %s.",
             decision.evolink_task_id,
             decision.because,
         )
@@ -191,13 +191,13 @@ class Submission:
                 # One that has ended already was accepted before, whatever the answer forgot to say or to hold.
                 return self._reread(generation) if generation.is_terminal else generation
             self._log.info(
-                "EvoLink had accepted this request before, as task %s; nothing was paid again.",
+                "EvoLink accepted this request earlier as task %s; nothing was paid again.",
                 generation.evolink_task_id,
             )
             generation = self._reread(generation)
             if not self._is_spent(generation, after_clear=decision.moved):
                 return generation
-            # A replayed failure is an earlier try's, and that try ended by it: this one asks anew.
+            # The replayed failure ended an earlier try, so this one submits a new request.
             identity = replace(identity, sequence=identity.sequence + 1)
             key = identity.idempotency_key
 
@@ -264,7 +264,9 @@ class Submission:
             )
         else:
             self._log.info(
-                "Asking anew after EvoLink task %s, because %s.", record.evolink_task_id, decision.because
+                "Submitting a new request after EvoLink task %s: %s.",
+                record.evolink_task_id,
+                decision.because,
             )
 
 
@@ -290,9 +292,9 @@ def naming_what_is_paid(evolink_task_id: Callable[[], str | None]) -> Iterator[N
         if paid is None:
             raise
         on_retry = f"This try submitted nothing; EvoLink task {paid} was submitted before. " + (
-            "A retry goes on with it."
+            "A retry resumes it."
             if error.retryable
-            else "No retry follows: correct it and clear the task, which goes on with the same request, or collect "
+            else "No retry follows: correct it and clear the task, which resumes the same request, or collect "
             "it with EvoImageSaveOperator; its links live 24 hours."
         )
         error.restate(evolink_task_id=paid, billed=None, on_retry=on_retry)

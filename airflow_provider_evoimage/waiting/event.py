@@ -103,5 +103,5 @@ def _unknown_event() -> EvoImageError:
     return EvoImageError(
         "The trigger sent an event that this version of the provider does not know; worker and triggerer "
         "may run different versions.",
-        on_retry="A retry goes on with the generation that the task has recorded and submits nothing.",
+        on_retry="A retry resumes the generation that the task has recorded and submits nothing.",
     )

@@ -39,7 +39,7 @@ def read_ended(hook: EvoImageHook, evolink_task_id: str, ending: Ending, reason:
         if ending == "lost":
             raise
         raise GenerationLostError(
-            f"EvoLink told of its task {evolink_task_id} and says now that it does not know it.",
+            f"EvoLink reported task {evolink_task_id} earlier but now returns 404.",
             evolink_task_id=evolink_task_id,
             request_id=error.request_id,
         ) from error
@@ -88,7 +88,7 @@ def outcome_in_words(generation: Generation, asked: int | None) -> str:
     made = len(generation.image_urls)
     images = f"{made} of {asked} images" if asked else f"{made} image{'' if made == 1 else 's'}"
     charged = generation.usage.credits_used
-    credits_ = "charge not told" if charged is None else f"{charged:,.4f} credits charged"
+    credits_ = "charge unknown" if charged is None else f"{charged:,.4f} credits charged"
     took = "" if generation.duration is None else f" after {duration_in_words(generation.duration)}"
     return f"EvoLink task {generation.evolink_task_id} completed{took}: {images}, {credits_}"
 

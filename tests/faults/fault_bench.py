@@ -26,7 +26,7 @@ END_SECONDS = 240.0
 # What a task says in its log → the phase that it is in from there on.
 PHASES = (
     ("Asking EvoLink for", "POST in flight"),
-    ("Going on with EvoLink task", "going on with the recorded id"),
+    ("Resuming EvoLink task", "going on with the recorded id"),
     ("Fault matrix: recorded", "recorded, not deferred"),
     ("Fault matrix: resumed", "resuming"),
     (" completed", "saving"),

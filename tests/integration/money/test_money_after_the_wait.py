@@ -141,7 +141,7 @@ def test_destination_that_broke_during_the_wait_names_the_paid_generation(
     with pytest.raises(DestinationError) as failed:
         task.resume(deferral, event)
     assert failed.value.evolink_task_id == only_id(evolink)
-    assert "A retry goes on with it" in str(failed.value)
+    assert "A retry resumes it" in str(failed.value)
     task.make = generate(save_to=f"file://{tmp_path}")
     task.run()
     assert paid(evolink) == 1

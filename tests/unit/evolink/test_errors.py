@@ -158,7 +158,7 @@ def test_error_answer_to_a_read_names_the_generation_and_claims_nothing_about_mo
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_passing_trouble_with_a_read_says_that_a_retry_submits_nothing(status):
-    assert "goes on with this generation and submits nothing" in str(on_read(status, b""))
+    assert "resumes this generation and submits nothing" in str(on_read(status, b""))
 
 
 @pytest.mark.parametrize("status", [401, 402, 403])
