@@ -1,4 +1,4 @@
-"""What a wait came to: the finished generation, or the error that names it and says what happened to the money."""
+"""The result of a wait: the finished generation, or an error that names it and says whether it was billed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _REASONS = {
 
 
 def read_ended(hook: EvoImageHook, evolink_task_id: str, ending: Ending, reason: str = "") -> Generation:
-    """Read a generation after the wait for it; events carry no links, and time has passed since.
+    """Read a generation after the wait for it: events carry no links, and time has passed since.
 
     :raises GenerationTimeoutError: when it is still running.
-    :raises GenerationLostError: when it is still running and the wait broke off, or EvoLink, which told of it a
-        moment ago, does not know it for once.
-    :raises GenerationNotFoundError: when EvoLink has not known it for a while.
+    :raises GenerationLostError: when it is still running and the wait broke off, or when EvoLink reported it a
+        moment ago but now returns 404.
+    :raises GenerationNotFoundError: when EvoLink has returned 404 for a while.
     :raises EvoImageError: when it cannot be read.
     """
     try:
@@ -39,7 +39,7 @@ def read_ended(hook: EvoImageHook, evolink_task_id: str, ending: Ending, reason:
         if ending == "lost":
             raise
         raise GenerationLostError(
-            f"EvoLink told of its task {evolink_task_id} and says now that it does not know it.",
+            f"EvoLink reported task {evolink_task_id} earlier but now returns 404.",
             evolink_task_id=evolink_task_id,
             request_id=error.request_id,
         ) from error
@@ -58,9 +58,9 @@ def read_ended(hook: EvoImageHook, evolink_task_id: str, ending: Ending, reason:
 
 
 def require_images(generation: Generation, *, may_ask_again: bool = True) -> None:
-    """Check that a generation that has ended brought images.
+    """Check that a generation that has ended has images.
 
-    :raises EvoImageError: the failure, the cancellation, or that it completed without an image.
+    :raises EvoImageError: when it failed, was cancelled, or completed without an image.
     """
     if generation.status != "completed":
         raise generation_failure(generation, may_ask_again=may_ask_again)
@@ -72,11 +72,11 @@ def require_images(generation: Generation, *, may_ask_again: bool = True) -> Non
 
 
 def outcome_in_words(generation: Generation, asked: int | None) -> str:
-    """Tell in one line what a finished generation brought and cost."""
+    """Say in one line how many images a finished generation made and what it cost."""
     made = len(generation.image_urls)
     images = f"{made} of {asked} images" if asked else f"{made} image{'' if made == 1 else 's'}"
     charged = generation.usage.credits_used
-    credits_ = "charge not told" if charged is None else f"{charged:,.4f} credits charged"
+    credits_ = "charge unknown" if charged is None else f"{charged:,.4f} credits charged"
     took = "" if generation.duration is None else f" after {duration_in_words(generation.duration)}"
     return f"EvoLink task {generation.evolink_task_id} completed{took}: {images}, {credits_}"
 
