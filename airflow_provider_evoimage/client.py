@@ -108,7 +108,7 @@ class _SubmissionRules:
     """What to do after a failed POST: wait, ask once more under the same key, or stop.
 
     ``evolink.outcome`` says whether EvoLink refused the POST or may have accepted it. After a refusal that may pass
-    (429, EvoLink's own 503, no connection): wait and ask again until the time-out. When it may have accepted (cut,
+    (429, EvoLink's own 503, no connection): wait and ask again until the timeout. When it may have accepted (cut,
     silence, 5xx, unreadable answer): ask once more, if the idempotency key is trusted. A proxy's 503 and "still
     being worked on" are waited for like a refusal then, but the outcome stays unknown.
     """

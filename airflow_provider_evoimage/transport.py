@@ -1,4 +1,4 @@
-"""EvoLink's API on the wire; with ``result_links`` the only module that imports httpx.
+"""EvoLink's API on the wire. Only this module and ``result_links`` import httpx.
 
 :class:`Transport` and :class:`AsyncTransport` send one request to EvoLink and return its answer.
 """
@@ -22,7 +22,7 @@ from airflow_provider_evoimage.evolink.protocol import Answer, FileToUpload
 
 _CONNECT_TIMEOUT = 10.0
 
-# No byte of the request has left: nothing can have been accepted.
+# No byte of the request was sent, so EvoLink cannot have accepted it.
 _NOTHING_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -34,13 +34,13 @@ _NOTHING_SENT = (
 
 @functools.cache
 def shared_ssl_context() -> ssl.SSLContext:
-    """Return the one TLS context of this process: making one reads the CA bundle, 25 ms of blocked loop."""
+    """Return the one TLS context of this process. Making it reads the CA bundle, which blocks for 25 ms."""
     return httpx.create_ssl_context()
 
 
 @functools.cache
 def user_agent() -> str:
-    """Name the product, as EvoLink's media hosts refuse the libraries' own names."""
+    """Name this product: EvoLink's media hosts refuse the default names of HTTP libraries."""
     try:
         airflow = importlib.metadata.version("apache-airflow")
     except importlib.metadata.PackageNotFoundError:
@@ -50,13 +50,13 @@ def user_agent() -> str:
 
 
 async def prepare_for_asyncio() -> None:
-    """Do what reads files (CA bundle, package metadata) in a thread, once a process, not in the event loop."""
+    """Read files (CA bundle, package metadata) in a thread instead of the event loop, once in a process."""
     if not (shared_ssl_context.cache_info().currsize and user_agent.cache_info().currsize):
         await asyncio.to_thread(lambda: (shared_ssl_context(), user_agent()))
 
 
 class NoAnswerError(Exception):
-    """No answer came. Internal: the clients turn it into an error of the tree.
+    """No answer came. Internal: the clients turn it into an :class:`EvoImageError`.
 
     :param words: what went wrong on the wire.
     :param nothing_sent: whether it is certain that no byte of the request left.
@@ -80,7 +80,7 @@ class Outgoing:
 
     @contextmanager
     def opened(self) -> Iterator[dict[str, Any]]:
-        """Give httpx's arguments; a file to upload is open meanwhile."""
+        """Yield httpx's arguments; a file to upload is open until the context ends."""
         arguments: dict[str, Any] = {
             "method": self.method,
             "url": self.url,
@@ -117,7 +117,7 @@ class Transport:
             with request.opened() as arguments:
                 return _answer(self._http.request(**arguments))
         except httpx.HTTPError as error:
-            # Its text is in ours; httpx's and httpcore's own traces only push the message out of sight.
+            # Our error holds its text; the tracebacks of httpx and httpcore would only push it out of sight.
             raise _no_answer(error) from None
 
 
@@ -141,7 +141,7 @@ class AsyncTransport:
 
 
 def http_options(timeout: float, *, accept: str) -> dict[str, Any]:
-    """Return the options that every client of this process has in common."""
+    """Return the options that all HTTP clients share."""
     return {
         "headers": {"User-Agent": user_agent(), "Accept": accept},
         "timeout": httpx.Timeout(timeout, connect=min(_CONNECT_TIMEOUT, timeout)),
@@ -160,7 +160,7 @@ def _no_answer(error: httpx.HTTPError) -> NoAnswerError:
 
 
 def wire_error_in_words(error: Exception) -> str:
-    """Say what went wrong on the wire, in the words of somebody who has to mend it."""
+    """Say what went wrong on the wire, in words that help to fix it."""
     text = str(error) or type(error).__name__
     if isinstance(error, httpx.ConnectError):
         return _connect_error_in_words(text)
@@ -178,7 +178,7 @@ def _connect_error_in_words(text: str) -> str:
     return f"No connection ({text})"
 
 
-# The resolver's words on Linux, macOS and musl.
+# What the resolver says on Linux, macOS and musl.
 _NAME_NOT_KNOWN = (
     "Name or service not known",
     "nodename nor servname",
@@ -186,9 +186,9 @@ _NAME_NOT_KNOWN = (
     "name resolution",
 )
 _WORDS: dict[type[Exception], str] = {
-    httpx.ConnectTimeout: "No connection within the time-out ({})",
-    httpx.TimeoutException: "Silence for longer than the time-out ({})",
+    httpx.ConnectTimeout: "No connection within the timeout ({})",
+    httpx.TimeoutException: "Silence for longer than the timeout ({})",
     httpx.ProxyError: "The proxy refused ({})",
     httpx.NetworkError: "The connection was cut ({})",
-    httpx.RemoteProtocolError: "The connection was cut, or the answer is not right HTTP ({})",
+    httpx.RemoteProtocolError: "The connection was cut, or the answer is not valid HTTP ({})",
 }

@@ -1,4 +1,4 @@
-"""Which of our exceptions each of EvoLink's errors becomes: HTTP errors, and failed generations."""
+"""Turns EvoLink's errors into our exceptions: HTTP errors, and failed generations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from airflow_provider_evoimage.exceptions import (
     RequestRefusedError,
 )
 
-# Proxies answer with whole pages; this much is enough to recognise one.
+# Proxies answer with whole pages; this much of one is enough to recognise it.
 MAX_BODY_CHARACTERS = 2000
 _MAX_MESSAGE_CHARACTERS = 500
 
@@ -75,7 +75,7 @@ _CAPACITY_CODES = (
     "internal_error",
 )
 
-#: HTTP error codes that say what is wrong whatever the status.
+#: HTTP error codes that decide the exception, whatever the status.
 HTTP_CODES: dict[str, type[EvoLinkApiError]] = {
     **dict.fromkeys(_KEY_LIMIT_CODES, KeyLimitError),
     **dict.fromkeys(_BALANCE_CODES, InsufficientCreditsError),
@@ -98,7 +98,7 @@ HTTP_CODES: dict[str, type[EvoLinkApiError]] = {
     "50001": EvoLinkUnavailableError,
 }
 
-#: What the status says where the code does not.
+#: The exception by status, for codes that are not listed above.
 HTTP_STATUSES: dict[int, type[EvoLinkApiError]] = {
     401: AuthenticationError,
     402: InsufficientCreditsError,
@@ -107,7 +107,7 @@ HTTP_STATUSES: dict[int, type[EvoLinkApiError]] = {
     429: RateLimitError,
 }
 
-#: Codes of failed generations that another request may not meet again, with the seconds to wait before it.
+#: Transient codes of failed generations, with the seconds to wait before submitting again.
 RETRYABLE_FAILURES: dict[str, float] = {
     "service_error": 10,
     "generation_timeout": 10,
@@ -129,7 +129,7 @@ _RETRY_IN_WORDS = re.compile(r"retry after (\d{1,5})\s*(second|minute)?", re.IGN
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorBody:
-    """What an error answer says, whichever of EvoLink's three shapes it has, or none of them."""
+    """What an error answer says, in any of EvoLink's three shapes or in another one."""
 
     code: str | None = None
     message: str = ""
@@ -152,7 +152,7 @@ class ErrorBody:
             return cls._from_fields(error, data)
         if isinstance(error, str):
             return cls(code=error, message=_short(str(data.get("error_description") or error)))
-        # The files API, and its way of saying no with HTTP 200: {"success": false, "code": …, "msg": …}
+        # The files API, which also refuses with HTTP 200: {"success": false, "code": …, "msg": …}
         return cls._from_fields(data, data)
 
     @classmethod
@@ -182,7 +182,7 @@ def http_error(
 
     :param headers: with lower-case names.
     :param said: the body, read.
-    :param asking: what was being asked, for instance "to submit the request".
+    :param asking: what EvoLink was asked, for instance "to submit the request".
     :param billed: what this exchange proves about money: False for a refused submission.
     """
     request_id = headers.get("x-request-id") or headers.get("x-oneapi-request-id") or said.request_id or None
@@ -209,7 +209,7 @@ def http_error(
 def generation_failure(generation: Generation, *, may_ask_again: bool = True) -> EvoImageError:
     """Turn a failed or cancelled generation into the exception that a DAG author will read.
 
-    :param may_ask_again: whether the task that fails is the one that submitted, and its retry submits anew.
+    :param may_ask_again: whether the failing task submitted the generation, so that its retry submits a new one.
     """
     error = generation.error
     code = error.code if error else "unknown_error"
@@ -226,7 +226,7 @@ def generation_failure(generation: Generation, *, may_ask_again: bool = True) ->
     if not may_ask_again and not issubclass(kind, GenerationRefusedError):
         kind, on_retry = (
             GenerationRefusedError,
-            "No retry follows: only the task that submitted it can submit a new request.",
+            "No retry follows: only the task that submitted it can submit a new one.",
         )
     return kind(
         f"EvoLink task {generation.evolink_task_id} failed with {code}{said}.",
@@ -240,7 +240,7 @@ def generation_failure(generation: Generation, *, may_ask_again: bool = True) ->
 
 
 def is_retryable_failure(generation: Generation) -> bool:
-    """Tell whether another request for the same images may succeed where this generation failed."""
+    """Tell whether the generation failed with a transient error, so that submitting a new one may succeed."""
     code = generation.error.code if generation.error else "unknown_error"
     return generation.status == "failed" and not issubclass(_failure_kind(code), GenerationRefusedError)
 
@@ -272,7 +272,7 @@ def _kind(status: int, said: ErrorBody, evolink_task_id: str | None) -> type[Evo
     if by_code is not None:
         return by_code
     if status < 400 and _HTTP_LIKE.fullmatch(said.code or ""):
-        # A refusal with status 200, as the files API has them.
+        # The files API also refuses with status 200.
         status = int(said.code or 0)
     if status in HTTP_STATUSES:
         return HTTP_STATUSES[status]

@@ -1,4 +1,4 @@
-"""The files API: each endpoint once, and what it answers. No I/O.
+"""Describes the endpoints of the files API and their answers. No I/O.
 
 Uploaded files serve as references (``image_urls``). EvoLink keeps them for 72 hours, 100 of them on an
 ordinary account (500 on VIP ones), and overwrites a file of the same name.
@@ -20,13 +20,13 @@ from airflow_provider_evoimage.evolink.json_values import text
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, FileToUpload
 from airflow_provider_evoimage.exceptions import InvalidRequestError, UnreadableAnswerError
 
-# docs.evolink.ai, file-series/upload-stream: 100 MB at the most; these types only.
+# docs.evolink.ai, file-series/upload-stream: up to 100 MB; only these types.
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024
 UPLOAD_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 MAX_FILES_PER_PAGE = 100
 
 _FILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# Under which EvoLink finds the answer to an upload again.
+# An id under which EvoLink keeps the answer to an upload.
 UPLOAD_ID = re.compile(r"[A-Za-z0-9._-]{16,128}")
 _FILE_NAME = re.compile(r"[^/\\\x00-\x1f]{1,255}")
 _FOLDER = re.compile(r"[^\\\x00-\x1f]{0,256}")
@@ -41,7 +41,7 @@ class _Answered(BaseModel):
 class UploadedFile(_Answered):
     """A file at EvoLink.
 
-    :param file_url: what goes into ``image_urls``; anyone who knows it can read it.
+    :param file_url: put it into ``image_urls``; anybody who knows it can read the file.
     :param size: bytes.
     :param expires_at: when EvoLink deletes it, 72 hours after the upload.
     """
@@ -59,7 +59,7 @@ class UploadedFile(_Answered):
 
     @classmethod
     def read(cls, data: object) -> UploadedFile:
-        """Read an upload's answer, or one item of the list.
+        """Read the answer to an upload, or one item of the list.
 
         :raises UnreadableAnswerError: when it names no file.
         """
@@ -261,12 +261,12 @@ def _checked_folder(folder: str | None) -> str | None:
 def _read_upload(answer: Answer) -> UploadedFile:
     uploaded = UploadedFile.read(_data(answer))
     if uploaded.file_url is None:
-        raise UnreadableAnswerError(f"EvoLink took the file as {uploaded.file_id} and named no URL of it.")
+        raise UnreadableAnswerError(f"EvoLink stored the file as {uploaded.file_id} but returned no URL.")
     return uploaded
 
 
 def _data(answer: Answer) -> Mapping[str, Any]:
-    """Return the ``data`` part of an answer; the files API may say no with HTTP 200."""
+    """Return the ``data`` part of an answer; the files API may refuse with HTTP 200."""
     content = answer.json()
     if isinstance(content, Mapping) and content.get("success") is False:
         raise http_error(
@@ -282,9 +282,7 @@ def _data(answer: Answer) -> Mapping[str, Any]:
         return {}
     if not isinstance(data, Mapping):
         said = ErrorBody.read(answer.body).message
-        raise UnreadableAnswerError(
-            f"EvoLink's files API gave an answer without data ({said or 'no message'})."
-        )
+        raise UnreadableAnswerError(f"EvoLink's files API answered without data ({said or 'no message'}).")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Addresses: EvoLink's own, and which hosts lie outside the public internet (told from the name, no look-up)."""
+"""Addresses: EvoLink's own, and which hosts are not on the public internet (told from the name, without a lookup)."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
         return None
 
 
-#: Where an address or host lies. ``special`` is what nothing should be fetched from: link-local addresses, those
-#: where clouds keep a machine's credentials, reserved and multicast ones.
+#: Where an address or host lies. Never fetch from a ``special`` one: link-local, reserved and multicast addresses,
+#: and those where clouds keep a machine's credentials.
 Network = Literal["public", "private", "loopback", "special"]
 
 _PRIVATE = tuple(
@@ -81,11 +81,6 @@ def _carried(
     return address.ipv4_mapped or address.sixtofour or address
 
 
-def is_public_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Tell whether an address is routed on the public internet (not private, loopback, link-local, …)."""
-    return network_of_address(address) == "public"
-
-
 def is_loopback_host(host: str) -> bool:
     """Tell whether a host name or literal address is this machine itself."""
     address = literal_address(host)
@@ -107,7 +102,7 @@ def api_base_url(address: str) -> str:
     path of an endpoint fall away.
 
     :raises ConnectionSettingsError: for the marketing or documentation site, for plain http to another
-        machine (the API key would travel readable), and for what is no address.
+        machine (the API key would be sent unencrypted), and for a text that is not an address.
     """
     text = address.strip() or DEFAULT_BASE_URL
     try:
@@ -132,7 +127,7 @@ def api_base_url(address: str) -> str:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConnectionSettingsError(
             "The connection's host must be a bare address, without user, query or fragment; "
-            "the API key belongs into the password field."
+            "the API key belongs in the password field."
         )
     netloc = f"[{host}]" if ":" in host else host
     if port is not None and port != _STANDARD_PORTS[parts.scheme]:

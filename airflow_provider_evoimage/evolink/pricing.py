@@ -10,7 +10,6 @@ have more or fewer tokens than the published ranges count; what was charged stan
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any
@@ -87,7 +86,7 @@ def estimate(
 
 
 def estimate_with_prompt(request: ImageRequest) -> CostEstimate | None:
-    """Tell what a request will cost, the prompt included; its upper end is what ``max_credits`` is held against."""
+    """Tell what a request will cost, the prompt included. ``max_credits`` limits the upper end."""
     return estimate(request, prompt_tokens(request.prompt))
 
 
@@ -98,12 +97,6 @@ def prompt_tokens(prompt: str) -> Range:
     UTF-8, which no tokenizer of this family exceeds; English has about one for four characters.
     """
     return 0, len(prompt.encode("utf-8", "surrogatepass"))
-
-
-def total_credits(estimates: Iterable[CostEstimate]) -> tuple[Decimal, Decimal]:
-    """Return the lower and the upper end of several estimates together, in credits."""
-    amounts = list(estimates)
-    return total(each.credits_low for each in amounts), total(each.credits_high for each in amounts)
 
 
 def in_usd(credits: Decimal, prices: PriceList = PUBLISHED) -> Decimal:  # noqa: A002 (the field's word)

@@ -1,4 +1,4 @@
-"""Each endpoint once: its path, its body, how its answer reads. No I/O."""
+"""Describes each endpoint: its path, its body, how to read its answer. No I/O."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Answer:
 
     @property
     def is_success(self) -> bool:
-        """Whether the status is one of success."""
+        """Whether the status is 2xx."""
         return 200 <= self.status < 300
 
     def json(self) -> Any:
         """Return the body as JSON.
 
-        :raises UnreadableAnswerError: when it is none.
+        :raises UnreadableAnswerError: when it is not JSON.
         """
         try:
             return json.loads(self.body)
@@ -58,7 +58,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class FileToUpload:
-    """A local file that is sent as multipart form data, opened anew at each attempt.
+    """A local file to send as multipart form data; each attempt opens it again.
 
     :param fields: the form's other fields.
     """
@@ -71,11 +71,11 @@ class FileToUpload:
 
 @dataclass(frozen=True, kw_only=True)
 class Call(Generic[Result]):
-    """One exchange with EvoLink, described; a client carries it out.
+    """Describes one exchange with EvoLink; a client carries it out.
 
     :param asking: the purpose in words, for messages: "EvoLink answered … when asked *to read the task*".
     :param read: turns a 2xx answer into the result.
-    :param service: which of EvoLink's hosts it goes to.
+    :param service: which of EvoLink's hosts to call.
     :param pays: whether EvoLink may charge for it.
     """
 
@@ -91,9 +91,9 @@ class Call(Generic[Result]):
     pays: bool = False
 
     def result(self, answer: Answer) -> Result:
-        """Read the answer, whatever its status.
+        """Read an answer of any status.
 
-        :raises EvoImageError: the exception that stands for an error answer or an unreadable one.
+        :raises EvoImageError: for an error answer, and for an answer that cannot be read.
         """
         if not answer.is_success:
             raise self._error(answer)
@@ -125,7 +125,7 @@ class Call(Generic[Result]):
 
 @dataclass(frozen=True, kw_only=True)
 class Submitted:
-    """A generation that EvoLink accepted, and whether it had accepted it before under the same key."""
+    """A generation that EvoLink accepted. ``replayed``: it had accepted it before, under the same key."""
 
     generation: Generation
     replayed: bool
@@ -157,7 +157,7 @@ def get_generation(evolink_task_id: str) -> Call[Generation]:
 
 
 def get_state(evolink_task_id: str) -> Call[GenerationState]:
-    """``GET /v1/tasks/{id}``, of which only the state is read."""
+    """``GET /v1/tasks/{id}``; reads only the state from the answer."""
     return _one(evolink_task_id, GenerationState.read)
 
 
@@ -167,7 +167,7 @@ def get_generations(evolink_task_ids: Sequence[str]) -> Call[dict[str, Generatio
 
 
 def get_states(evolink_task_ids: Sequence[str]) -> Call[dict[str, GenerationState]]:
-    """``POST /v1/tasks/batch``, of which only the states are read."""
+    """``POST /v1/tasks/batch``; reads only the states from the answer."""
     return _many(evolink_task_ids, GenerationState.read)
 
 
@@ -213,7 +213,7 @@ def list_generations(
     page: int = 1,
     page_size: int = 20,
 ) -> Call[GenerationPage]:
-    """``GET /v1/tasks``: what the account asked for lately, newest first."""
+    """``GET /v1/tasks``: the account's recent generations, newest first."""
     if page < 1 or not 1 <= page_size <= MAX_IDS_PER_BATCH:
         raise InvalidRequestError(f"page must be at least 1, page_size 1 to {MAX_IDS_PER_BATCH}.")
     query = {"status": status, "type": kind, "model": model, "page": page, "page_size": page_size}
@@ -234,7 +234,7 @@ def get_credits() -> Call[Credits]:
         if isinstance(data, dict) and data.get("success") is False:
             said = ErrorBody.read(answer.body)
             raise UnreadableAnswerError(
-                f"EvoLink did not tell the credits: {said.message or 'no reason given'}."
+                f"EvoLink did not report the credits: {said.message or 'no reason given'}."
             )
         return Credits.read(data)
 
@@ -242,7 +242,7 @@ def get_credits() -> Call[Credits]:
 
 
 def checked_id(evolink_task_id: str) -> str:
-    """Return the id if it can be one, so that nothing else ever becomes part of a path.
+    """Return the id if it can be one, so that no other text becomes part of a path.
 
     :raises InvalidRequestError: otherwise.
     """

@@ -1,12 +1,13 @@
-"""URLs that carry a signature or a secret: what signing again changes, and what nobody else may see. Pure."""
+"""URLs with a signature or a secret: which parts change when signed again, and which parts to hide. Pure."""
 
 from __future__ import annotations
 
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
-# What signing a URL anew changes, by store: AWS and its like, Google, Azure, CloudFront, Alibaba, Tencent, Volcano.
+# Parameters that change when a URL is signed again: of AWS and its like, Google, Azure, CloudFront, Alibaba,
+# Tencent, Volcano.
 _SIGNATURE_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "x-tos-")
-# What the same stores draw from the object on the way: another picture.
+# Parameters with which the same stores process the image: they make another picture.
 _PROCESSING = frozenset({"x-oss-process", "x-tos-process"})
 _SIGNATURE_PARAMETERS = frozenset(
     {
@@ -51,7 +52,7 @@ _TENCENT_SIGNATURE = frozenset(
         "q-signature",
     }
 )
-# Parameters that grant access by themselves: ``access_token``, ``X-Api-Key``, ``client_secret``.
+# Parameters that grant access: ``access_token``, ``X-Api-Key``, ``client_secret``.
 _SECRET_ENDINGS = (
     "token",
     "sig",
@@ -68,7 +69,7 @@ _SECRET_ENDINGS = (
 
 
 def unsigned(url: str) -> str:
-    """Leave out what changes each time a URL of an object store is signed, and user and password."""
+    """Remove the parameters that change whenever an object store signs the URL, and user and password."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -86,7 +87,7 @@ def unsigned(url: str) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """Return a URL for people to read: unsigned, and with no value of a parameter that lets somebody in.
+    """Return a URL for people to read: without the signature and without the values of parameters that grant access.
 
     Such a value may tell which object is meant, so it counts in the fingerprint.
     """

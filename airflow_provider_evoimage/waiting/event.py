@@ -1,4 +1,4 @@
-"""What a wait tells the task when it is over: status words and ids, nothing else. Pure.
+"""The event that a finished wait sends to the task: status words and ids, nothing else. Pure.
 
 Airflow 3.3 logs an event and stores it as plain text, so it never holds a link, a prompt or a key; the task
 reads the generation again for those.
@@ -16,10 +16,10 @@ from airflow_provider_evoimage.exceptions import EvoImageError
 from airflow_provider_evoimage.waiting.polling import Ending
 
 _ENDINGS: tuple[Ending, ...] = get_args(Ending)
-# Airflow keeps an event in its log and its database, so it stays small whatever the number of generations.
+# Airflow keeps an event in its log and its database, so it stays small even for many generations.
 MAX_EVENT_BYTES = 40_000
-# What several generations amount to: the first of these that any of them came to.
-_GRAVITY: tuple[Ending, ...] = ("lost", "timeout", "failed", "cancelled", "completed")
+# The status of several generations is the first of these that any of them has.
+_WORST_FIRST: tuple[Ending, ...] = ("lost", "timeout", "failed", "cancelled", "completed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class WaitEvent:
 
     :param endings: by ``evolink_task_id``.
     :param waiting: how many more generations there are: still running, or ended and not named here.
-    :param reason: why generations count as lost, or why the wait broke off, in a word.
+    :param reason: a word that says why generations count as lost, or why the wait broke off.
     """
 
     endings: Mapping[str, Ending]
@@ -37,12 +37,12 @@ class WaitEvent:
 
     @classmethod
     def of_some(cls, endings: Mapping[str, Ending], *, total: int, reason: str = "") -> WaitEvent:
-        """Make the event of a wait that goes on: with as many of the endings, the first ones, as it may hold.
+        """Make the event of a wait that goes on. It names the first endings, as many as fit.
 
-        :param total: how many generations are waited for, those that have ended among them.
+        :param total: how many generations the wait is for, including those that have ended.
         """
         named: dict[str, Ending] = {}
-        # Beside the names there are the other fields of the event.
+        # Leave room for the other fields of the event.
         room = MAX_EVENT_BYTES - 200
         for evolink_task_id, ending in endings.items():
             room -= len(json.dumps({evolink_task_id: ending}))
@@ -53,14 +53,14 @@ class WaitEvent:
 
     @property
     def status(self) -> Ending:
-        """The gravest ending among the generations; ``lost`` where none is named."""
-        return next((word for word in _GRAVITY if word in self.endings.values()), "lost")
+        """The worst ending of all generations; ``lost`` if the event names none."""
+        return next((word for word in _WORST_FIRST if word in self.endings.values()), "lost")
 
     @property
     def only_task(self) -> str:
-        """The id of the one generation that was waited for.
+        """The id of the only generation.
 
-        :raises EvoImageError: when there are several, so that the event belongs to another task.
+        :raises EvoImageError: when there are several: the event belongs to another task.
         """
         if len(self.endings) != 1:
             raise _unknown_event()
@@ -79,7 +79,7 @@ class WaitEvent:
     def read(cls, event: object) -> WaitEvent:
         """Check an event that arrived.
 
-        :raises EvoImageError: when it is none of ours.
+        :raises EvoImageError: when our triggers cannot have sent it.
         """
         generations = event.get("generations") if isinstance(event, Mapping) else None
         waiting = event.get("waiting", 0) if isinstance(event, Mapping) else None

@@ -1,4 +1,4 @@
-"""Many ids in little space: 2,000 of EvoLink's are 72 KB as a JSON list and 21 KB packed. Pure."""
+"""Packs many ids into little space: 2,000 ids take 72 KB as a JSON list and 21 KB packed. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def pack_ids(evolink_task_ids: Iterable[str]) -> str:
 
 
 def unpack_ids(packed: str) -> list[str]:
-    """Read what :func:`pack_ids` wrote.
+    """Read ids that :func:`pack_ids` packed.
 
-    :raises InvalidRequestError: when it is something else.
+    :raises InvalidRequestError: for any other text.
     """
     try:
         lines = zlib.decompress(base64.b64decode(packed, validate=True)).decode()
     except (binascii.Error, zlib.error, ValueError):
-        raise InvalidRequestError("This is no packed list of EvoLink task ids.") from None
+        raise InvalidRequestError("This is not a packed list of EvoLink task ids.") from None
     return lines.split("\n") if lines else []

@@ -1,4 +1,4 @@
-"""What a wait came to: the finished generation, or the error that names it and says what happened to the money."""
+"""The result of a wait: the finished generation, or an error that names it and says whether it was billed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _REASONS = {
 
 
 def read_ended(hook: EvoImageHook, evolink_task_id: str, ending: Ending, reason: str = "") -> Generation:
-    """Read a generation after the wait for it; events carry no links, and time has passed since.
+    """Read a generation after the wait for it: events carry no links, and time has passed since.
 
     :raises GenerationTimeoutError: when it is still running.
-    :raises GenerationLostError: when it is still running and the wait broke off, or EvoLink, which told of it a
-        moment ago, does not know it for once.
-    :raises GenerationNotFoundError: when EvoLink has not known it for a while.
+    :raises GenerationLostError: when it is still running and the wait broke off, or when EvoLink reported it a
+        moment ago but now returns 404.
+    :raises GenerationNotFoundError: when EvoLink has returned 404 for a while.
     :raises EvoImageError: when it cannot be read.
     """
     try:
@@ -70,9 +70,9 @@ def unfinished_error(
 
 
 def require_images(generation: Generation, *, may_ask_again: bool = True) -> None:
-    """Check that a generation that has ended brought images.
+    """Check that a generation that has ended has images.
 
-    :raises EvoImageError: the failure, the cancellation, or that it completed without an image.
+    :raises EvoImageError: when it failed, was cancelled, or completed without an image.
     """
     if generation.status != "completed":
         raise generation_failure(generation, may_ask_again=may_ask_again)
@@ -84,7 +84,7 @@ def require_images(generation: Generation, *, may_ask_again: bool = True) -> Non
 
 
 def outcome_in_words(generation: Generation, asked: int | None) -> str:
-    """Tell in one line what a finished generation brought and cost."""
+    """Say in one line how many images a finished generation made and what it cost."""
     made = len(generation.image_urls)
     images = f"{made} of {asked} images" if asked else f"{made} image{'' if made == 1 else 's'}"
     charged = generation.usage.credits_used

@@ -233,7 +233,7 @@ def test_silence_is_told_after_the_time_out(evolink, tested):
     evolink.state.faults.post("credits", Fault("delay", seconds=600))
     works, sentence = tested(evolink.url, extra={"request_timeout": 0.05})
     assert works is False
-    assert "Silence for longer than the time-out" in sentence
+    assert "Silence for longer than the timeout" in sentence
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from airflow_provider_evoimage.evolink.pricing import (
     in_usd,
     price_in_usd,
     prompt_tokens,
-    total_credits,
 )
 from airflow_provider_evoimage.evolink.pricing_rules import LEDGER_UNIT, total
 from airflow_provider_evoimage.evolink.request import ImageRequest
@@ -257,12 +256,6 @@ def test_size_auto_is_a_range_over_all_tiers():
         auto.credits_high
         == cost(ask("gpt-image-2", size="1:1", extra_body={"resolution": "4K"})).credits_high
     )
-
-
-def test_several_estimates_add_up():
-    one = cost(ask("gpt-image-1.5-beta", n=2))
-
-    assert total_credits([one, one]) == (Decimal("1.8"), Decimal("3.6"))
 
 
 def test_estimate_as_json_is_plain_numbers():
