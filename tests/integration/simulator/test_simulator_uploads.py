@@ -151,7 +151,7 @@ def test_type_need_not_be_declared(customer):
 
 @pytest.fixture
 def small_limit(monkeypatch):
-    for module in ("uploads", "file_routes"):
+    for module in ("service.uploads", "http.file_routes"):
         monkeypatch.setattr(f"airflow_provider_evoimage.simulator.{module}.MAX_BYTES", 2000)
     monkeypatch.setattr("airflow_provider_evoimage.simulator.http.file_routes.MAX_FORM_BYTES", 4000)
     monkeypatch.setattr("airflow_provider_evoimage.simulator.http.file_routes.MAX_BASE64_BYTES", 4000)
