@@ -39,3 +39,4 @@ IfExists = Literal["overwrite", "skip", "error"]
 IF_EXISTS: tuple[IfExists, ...] = ("overwrite", "skip", "error")
 
 OnClear = Literal["auto", "regenerate", "reuse"]
+OnChange = Literal["resume", "submit"]

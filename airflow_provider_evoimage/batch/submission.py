@@ -38,7 +38,7 @@ from airflow_provider_evoimage.submission.record import (
     record_before_post,
     unrepeatable,
 )
-from airflow_provider_evoimage.submission.submit import Submission, Uploads
+from airflow_provider_evoimage.submission.submit import Submission, Uploads, account_of, sealed_item
 from airflow_provider_evoimage.version_compat import AirflowTaskTimeout
 
 if TYPE_CHECKING:
@@ -214,6 +214,7 @@ class BatchSubmission:
             identity,
             on_clear=self.on_clear,
             trust_idempotency=self._trusted,
+            account=account_of(self.hook),
             now=time.time(),
         )
         if isinstance(decision, Submit):
@@ -247,7 +248,12 @@ class BatchSubmission:
             line, identity = self.lines[item.ledger_key], self.identity_of(item)
             decision = self._decisions[item.ledger_key]
             record = self._announced[item.ledger_key] = record_before_post(
-                decision.identity, decision.key, epoch=identity.epoch, hook=self.hook, earlier=line.record
+                decision.identity,
+                decision.key,
+                epoch=identity.epoch,
+                hook=self.hook,
+                earlier=line.record,
+                sealed=sealed_item(item.request, self.hook),
             )
             announced[item.ledger_key] = replace(line, record=record)
         try:
@@ -320,7 +326,7 @@ class BatchSubmission:
             keeper=RecordKeeper(LedgerRecords(self.lines, item.ledger_key), self.log),
             log=self.log,
             submit_timeout=self.submit_timeout,
-            before_submit=lambda: self._hold(item),
+            before_submit=lambda request: self._hold(item),
             uploads=self.uploads_of(item),
         )
         try:

@@ -5,7 +5,9 @@ Pages and recorded answers disagree about types, so an odd value reads as None, 
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +20,28 @@ def mapping(value: object) -> Mapping[str, Any]:
 def text(value: object) -> str | None:
     """Return a text that is not empty."""
     return value if isinstance(value, str) and value else None
+
+
+def holds_nul(value: object) -> bool:
+    """Tell whether a JSON value holds the character NUL anywhere, also in the name of a field."""
+    # Only a backslash that is itself escaped can stand before these letters without being a NUL.
+    written = json.dumps(value).replace("\\\\", "")
+    return "\\u0000" in written
+
+
+def storable(text: bytes) -> bytes:
+    """Return JSON text in which U+FFFD stands for NUL and for halves of characters.
+
+    PostgreSQL stores neither in JSON, and Airflow keeps results there.
+    """
+    return _UNSTORABLE.sub(lambda found: found[1] or _REPLACEMENT, text)
+
+
+_REPLACEMENT = b"\xef\xbf\xbd"
+# Kept: an escaped backslash, and two escapes that make one character. Replaced: NUL, and a half, escaped or in UTF-8.
+_UNSTORABLE = re.compile(
+    rb"(\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)|\\u0000|\\u[dD][89a-fA-F]..|\xed[\xa0-\xbf][\x80-\xbf]"
+)
 
 
 def number(value: object) -> float | None:

@@ -17,6 +17,7 @@ from airflow_provider_evoimage.evolink.answers import (
     GenerationState,
 )
 from airflow_provider_evoimage.evolink.errors import ErrorBody, http_error
+from airflow_provider_evoimage.evolink.json_values import storable
 from airflow_provider_evoimage.evolink.outcome import SubmissionOutcome, after_answer
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, UnreadableAnswerError
@@ -47,7 +48,7 @@ class Answer:
         :raises UnreadableAnswerError: when it is not JSON.
         """
         try:
-            return json.loads(self.body)
+            return json.loads(storable(self.body))
         except (ValueError, RecursionError):
             raise UnreadableAnswerError(
                 f"EvoLink's answer (HTTP {self.status}) is not JSON: {ErrorBody.read(self.body).message}.",

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from airflow_provider_evoimage.evolink.hosts import is_internal_host
+from airflow_provider_evoimage.evolink.json_values import holds_nul
 from airflow_provider_evoimage.evolink.model_facts import ModelFacts, facts_of
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 
@@ -142,6 +143,17 @@ class ImageRequest(BaseModel):
             raise InvalidRequestError(f"The image request cannot be sent: {problems}.") from None
         return request._with_defaults()
 
+    @classmethod
+    def of_body(cls, body: Mapping[str, Any]) -> ImageRequest | None:
+        """Return the request that has exactly this body; None where there is none, for instance in another release."""
+        named = {name: value for name, value in body.items() if name in _NAMED_FIELDS}
+        others = {name: value for name, value in body.items() if name not in _NAMED_FIELDS}
+        try:
+            request = cls(**named, extra_body=others)
+        except ValidationError:
+            return None
+        return request if request.body() == body else None
+
     @field_validator("prompt", mode="before")
     @classmethod
     def _prompt_is_text(cls, value: object) -> object:
@@ -201,6 +213,9 @@ class ImageRequest(BaseModel):
                 json.dumps(value, ensure_ascii=False).encode()
             except UnicodeEncodeError as error:
                 raise ValueError(f"{name}: holds half a character (a lone surrogate)") from error
+            if holds_nul(value):
+                # PostgreSQL stores no NUL in JSON, so Airflow could not keep the result of a paid request.
+                raise ValueError(f"{name}: holds a NUL character, which Airflow's database cannot store")
         return self
 
     @model_validator(mode="after")

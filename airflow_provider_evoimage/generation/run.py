@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.arguments import filled
-from airflow_provider_evoimage.defaults import OnClear
+from airflow_provider_evoimage.defaults import OnChange, OnClear
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
@@ -37,6 +37,7 @@ from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.budget import credit_limit, require_within
 from airflow_provider_evoimage.submission.identity import fingerprint
 from airflow_provider_evoimage.submission.record import RecordKeeper
+from airflow_provider_evoimage.submission.sealed_request import unseal
 from airflow_provider_evoimage.submission.submit import Submission, identity_of, naming_what_is_paid
 from airflow_provider_evoimage.waiting.blocking import wait_on_worker
 from airflow_provider_evoimage.waiting.event import WaitEvent
@@ -80,6 +81,7 @@ class GenerationArguments:
     poll_interval: float | None
     submit_timeout: float
     on_clear: OnClear
+    on_change: OnChange
     retries: int
 
 
@@ -114,6 +116,7 @@ class GenerationRun:
         self.waiting_for: Generation | None = None
         #: The images that this leg handed over.
         self.made: NewImages | None = None
+        self._handed_over: Generation | None = None
 
     def submit(self) -> Manifest | None:
         """Bring the request to a generation: an earlier try's, or a new one.
@@ -126,21 +129,22 @@ class GenerationRun:
         with read as references:
             with self._naming_what_is_paid():
                 request = self._build_request(references)
-                asked = self._describe(request, references)
+                asked = with_sources(RequestSummary.by(request), references)
                 # Problems with the destination show before anything is paid.
                 saver = self._saver
                 self._check_names(request)
             self._log.info("Asking EvoLink for %s: %s", request.summary, request.short_prompt)
             for warning in request.warnings:
                 self._log.warning("%s", warning)
-            generation = self._ensure(request, references, max_credits)
+            generation = self._ensure(request, asked, references, max_credits)
         self.waiting_for = generation
-        # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
-        self._ti.xcom_push(key=XCOM_EVOLINK_TASK_ID, value=generation.evolink_task_id)
+        # The log first: whatever fails from here on, it names what is paid.
         self._log_accepted(generation)
+        # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
+        self._show(XCOM_EVOLINK_TASK_ID, generation.evolink_task_id)
         if not self._arguments.wait_for_completion:
-            self._keeper.mark("delivered", generation)
-            asked = self._with_reserved(asked, generation, generation.usage.credits_reserved)
+            # Handed over, not delivered: a clear goes on with it while anything can come of it.
+            asked = self._with_reserved(self._described(), generation, generation.usage.credits_reserved)
             return build_manifest(generation, asked=asked, made_by=self._made_by)
         if generation.is_terminal:
             return self._deliver(generation, saver, credits_reserved=generation.usage.credits_reserved)
@@ -226,11 +230,26 @@ class GenerationRun:
             extra_body=references.extra_body,
         )
 
-    def _describe(self, request: ImageRequest, references: References) -> RequestSummary:
-        """Describe the request, and keep that for the leg after the wait."""
-        self._asked = with_sources(RequestSummary.by(request), references)
-        self._ti.xcom_push(key=XCOM_REQUEST, value=self._asked.kept())
-        return self._asked
+    def _keep_request(self, described: Mapping[str, Any]) -> None:
+        """Keep the request for the leg after the wait, before it is paid for.
+
+        :raises EvoImageError: when Airflow does not store it; the result would not fare better.
+        """
+        try:
+            self._ti.xcom_push(key=XCOM_REQUEST, value=described)
+        except Exception as error:
+            raise EvoImageError(
+                f"Airflow did not store the XCom {XCOM_REQUEST!r}: {error}",
+                billed=False,
+                on_retry="Nothing was submitted by this try; a retry tries again.",
+            ) from error
+
+    def _show(self, key: str, value: Any) -> None:
+        """Push an XCom that people look at; what is paid for is delivered without it."""
+        try:
+            self._ti.xcom_push(key=key, value=value)
+        except Exception as error:  # noqa: BLE001 (any backend, any failure)
+            self._log.warning("The XCom %r cannot be written (%s); continuing.", key, error)
 
     def _described(self) -> RequestSummary:
         """Return the request as it was sent; a paid image is delivered also when that is unknown."""
@@ -239,14 +258,22 @@ class GenerationRun:
         kept = kept_request(self._ti)
         if kept is not None:
             return kept
+        record = self._keeper.read()
+        sent = None if record is None else unseal(record.sealed, self._hook.settings.account.api_key)
+        if sent is not None and sent.described is not None:
+            return RequestSummary.in_manifest(sent.described)
         if has_references(self._arguments.image_urls, self._arguments.extra_body):
             return RequestSummary()
         try:  # A release before this one kept only requests with references.
             with self._read_references() as references:
-                return RequestSummary.by(self._build_request(references))
+                request = self._build_request(references)
         except EvoImageError as error:
             self._log.warning("The manifest will lack the request: %s", error.message)
             return RequestSummary()
+        if record is not None and record.fingerprint != fingerprint(request):
+            self._log.warning("The manifest will lack the request: its templates give another one by now.")
+            return RequestSummary()
+        return RequestSummary.by(request)
 
     @functools.cached_property
     def _saver(self) -> ImageSaver | None:
@@ -276,8 +303,20 @@ class GenerationRun:
             saver.destination.check_length(name, is_paid=False)
 
     def _ensure(
-        self, request: ImageRequest, references: References, max_credits: Decimal | None
+        self,
+        request: ImageRequest,
+        asked: RequestSummary,
+        references: References,
+        max_credits: Decimal | None,
     ) -> Generation:
+        own, is_kept = asked.kept(), False
+
+        def before_submit(to_submit: ImageRequest) -> None:
+            nonlocal is_kept
+            self._check_cost(to_submit, max_credits)
+            self._keep_request(own)
+            is_kept = True
+
         submission = Submission(
             hook=self._hook,
             identity=identity_of(
@@ -288,18 +327,26 @@ class GenerationRun:
             keeper=self._keeper,
             log=self._log,
             on_clear=self._arguments.on_clear,
+            on_change=self._arguments.on_change,
             is_retry=self._is_retry,
             may_be_cleared=self._ti.max_tries != self._arguments.retries,
+            hands_over_early=not self._arguments.wait_for_completion,
             submit_timeout=self._arguments.submit_timeout,
-            before_submit=lambda: self._check_cost(request, max_credits),
+            before_submit=before_submit,
+            described=own,
             uploads=self._references.uploads(references),
         )
         try:
-            return submission.ensure(request)
+            generation = submission.ensure(request)
         except EvoImageError as error:
             if error.billed is False and not error.retryable:
                 self._references.remove()
             raise
+        self._asked = RequestSummary.in_manifest(submission.sent)
+        if not is_kept or submission.sent is not own:
+            # Resumed, or repeated as an earlier try had sent it: Airflow deleted what that try kept.
+            self._show(XCOM_REQUEST, self._asked.kept())
+        return generation
 
     def _check_cost(self, request: ImageRequest, max_credits: Decimal | None) -> None:
         found = require_within(request, max_credits)
@@ -371,9 +418,17 @@ class GenerationRun:
             save_to=None if saver is None else filled("save_to", self._arguments.save_to),
         )
         self.made.announce(self._context, self._outlets, self._log)
-        self._keeper.mark("delivered", generation)
+        self._handed_over = generation
         generation_ended(generation)
         return manifest
+
+    def mark_delivered(self) -> None:
+        """Record that the images were handed over, once Airflow has the result of the task.
+
+        Not before: a task that Airflow counts as failed goes on with what was paid when it is cleared.
+        """
+        if self._handed_over is not None:
+            self._keeper.mark("delivered", self._handed_over)
 
     def _warn_of_dead_links(self, generation: Generation) -> None:
         if generation.has_expired(time.time()):

@@ -15,9 +15,11 @@ from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_SUBMIT_TIMEOUT,
     ONE_GENERATION,
+    OnChange,
     OnClear,
 )
 from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.operators.after_success import call_after_success
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
@@ -72,6 +74,10 @@ class EvoImageGenerateOperator(BaseOperator):
     :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered, and submits
         a new request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` delivers the
         earlier images again. Needs Airflow 3.3; below, a cleared task always submits a new request.
+    :param on_change: what a retry does when its request differs from the one that an earlier try sent, because a
+        template gave another text or the DAG was edited: ``resume`` delivers what was sent, with a warning, so that
+        nothing is paid twice; ``submit`` submits the new request. Needs Airflow 3.3; below, a retry whose request
+        differs always submits it.
     :param evoimage_conn_id: id of the Airflow connection.
     :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); default: as EvoLink asked.
         None leaves it to ``retry_delay``.
@@ -117,6 +123,7 @@ class EvoImageGenerateOperator(BaseOperator):
         poll_interval: float | None = None,
         submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT,
         on_clear: OnClear = "auto",
+        on_change: OnChange = "resume",
         evoimage_conn_id: str = DEFAULT_CONN_ID,
         # A default of the signature survives .partial(); one set in kwargs would not.
         retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
@@ -145,6 +152,7 @@ class EvoImageGenerateOperator(BaseOperator):
         self.poll_interval = None if poll_interval is None else seconds("poll_interval", poll_interval)
         self.submit_timeout = seconds("submit_timeout", submit_timeout)
         self.on_clear = one_of("on_clear", on_clear, get_args(OnClear))
+        self.on_change = one_of("on_change", on_change, get_args(OnChange))
         self.evoimage_conn_id = evoimage_conn_id
         self._run: GenerationRun | None = None
 
@@ -222,11 +230,13 @@ class EvoImageGenerateOperator(BaseOperator):
             poll_interval=self.poll_interval,
             submit_timeout=self.submit_timeout,
             on_clear=self.on_clear,
+            on_change=self.on_change,
             retries=self.retries or 0,
         )
         self._run = GenerationRun(
             context, hook=self.hook, arguments=arguments, outlets=self.outlets, log=self.log
         )
+        call_after_success(self, self._run.mark_delivered)
         return self._run
 
     def _defer(self, run: GenerationRun, deadline: float) -> None:

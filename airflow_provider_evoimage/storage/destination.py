@@ -43,6 +43,8 @@ class Destination:
             raise InvalidRequestError(
                 f"save_to {save_to!r} is no absolute path: a local folder's URL has three slashes, as file:///data/images."
             )
+        if "\0" in text:
+            raise InvalidRequestError(f"save_to {save_to!r} holds a NUL character, which no storage takes.")
         try:
             self._base = ObjectStoragePath(text)
             self._fs = _connected(self._base)

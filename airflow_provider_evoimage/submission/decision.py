@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from airflow_provider_evoimage.defaults import OnClear
+from airflow_provider_evoimage.defaults import OnChange, OnClear
 from airflow_provider_evoimage.submission.identity import RequestIdentity
 from airflow_provider_evoimage.submission.record import KEY_MEMORY_SECONDS, SubmissionRecord
 
@@ -15,12 +15,14 @@ class Submit:
 
     :param recorded_key: the key of an earlier try, to be asked under again whatever it was made of.
     :param moved: whether the item may have been asked for at another place of its list before the clear.
+    :param changed: whether this try's request differs from the one that was sent under the recorded key.
     """
 
     identity: RequestIdentity
     because: str
     recorded_key: str | None = None
     moved: bool = False
+    changed: bool = False
 
     @property
     def key(self) -> str:
@@ -30,10 +32,14 @@ class Submit:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with this generation; submit nothing."""
+    """Go on with this generation; submit nothing.
+
+    :param changed: whether it was made from another request than this try's.
+    """
 
     evolink_task_id: str
     because: str
+    changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,9 @@ def decide(
     identity: RequestIdentity,
     *,
     on_clear: OnClear,
+    on_change: OnChange = "resume",
     trust_idempotency: bool,
+    account: tuple[str, str] | None = None,
     now: float,
 ) -> Decision:
     """Decide what this try does about its request.
@@ -60,21 +68,62 @@ def decide(
     :param identity: of the request as this try would send it, with sequence 0.
     :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered, and submits a new
         request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` resumes what is there.
+    :param on_change: what a retry does whose request differs from the one that was sent: ``resume`` goes on with what
+        was sent, ``submit`` submits the new one.
+    :param account: id and base URL of the connection; None where it is the record's.
     :param now: Unix seconds.
     """
     if record is None:
         return Submit(identity, "this is the first try of this request")
+    moved_account = _moved_account(record, account)
     if (record.fingerprint, record.occurrence) != (identity.fingerprint, identity.occurrence):
-        return _another_request(record, identity, on_clear, trust_idempotency=trust_idempotency)
+        if on_change == "resume" and _is_same_item_in_the_same_epoch(record, identity):
+            earlier = replace(identity, fingerprint=record.fingerprint, occurrence=record.occurrence)
+            decision = _go_on(
+                record, earlier, trust_idempotency=trust_idempotency, moved_account=moved_account, now=now
+            )
+            return decision if isinstance(decision, Refuse) else replace(decision, changed=True)
+        return _another_request(
+            record, identity, on_clear, trust_idempotency=trust_idempotency, moved_account=moved_account
+        )
     if record.epoch != identity.epoch:
         anew = _after_clear(record, identity, on_clear)
         if anew is not None:
             return anew
-    return _go_on(record, identity, trust_idempotency=trust_idempotency, now=now)
+    return _go_on(record, identity, trust_idempotency=trust_idempotency, moved_account=moved_account, now=now)
+
+
+def _moved_account(record: SubmissionRecord, account: tuple[str, str] | None) -> str:
+    """Say how the connection differs from the one that the record was sent through; empty where it does not."""
+    sent_through = (record.conn_id, record.base_url)
+    if account is None or account == sent_through:
+        return ""
+    (conn_id, base_url), (now_id, now_url) = sent_through, account
+    return (
+        f"it was sent to {base_url} through connection {conn_id!r}, and this try would send it to {now_url} through "
+        f"{now_id!r}, where its idempotency key may be unknown: point the task there again and clear it"
+    )
+
+
+def _is_same_item_in_the_same_epoch(record: SubmissionRecord, identity: RequestIdentity) -> bool:
+    """Tell whether only templates, the DAG file or the connection can have changed the request.
+
+    After a clear a change is a wish for the new request; and another item of a list is another request.
+    """
+    return (
+        record.epoch == identity.epoch
+        and record.item == identity.item
+        and record.phase in {"submitting", "submitted", "delivered"}
+    )
 
 
 def _another_request(
-    record: SubmissionRecord, identity: RequestIdentity, on_clear: OnClear, *, trust_idempotency: bool
+    record: SubmissionRecord,
+    identity: RequestIdentity,
+    on_clear: OnClear,
+    *,
+    trust_idempotency: bool,
+    moved_account: str,
 ) -> Submit | Refuse:
     """Tell what to do where the record is of another request than this try's."""
     changed = Submit(identity, "the request has changed since the earlier try")
@@ -85,6 +134,8 @@ def _another_request(
             "the mapped list has changed since the clear, so it may stand under another place of the list, and the "
             "connection says that EvoLink ignores idempotency keys"
         )
+    if moved_account:
+        return Refuse(moved_account)
     # A list that was expanded anew: this item may have stood elsewhere. Under the key that it had then,
     # EvoLink answers with what was paid for; if it is new to the list, it is asked for once.
     return Submit(
@@ -103,8 +154,13 @@ def _after_clear(record: SubmissionRecord, identity: RequestIdentity, on_clear: 
 
 
 def _go_on(
-    record: SubmissionRecord, identity: RequestIdentity, *, trust_idempotency: bool, now: float
-) -> Decision:
+    record: SubmissionRecord,
+    identity: RequestIdentity,
+    *,
+    trust_idempotency: bool,
+    moved_account: str,
+    now: float,
+) -> Submit | Resume | Refuse:
     asked = replace(identity, epoch=record.asked_in, sequence=record.sequence)
     if record.phase == "failed" and record.retryable:
         return Submit(
@@ -117,4 +173,6 @@ def _go_on(
         return Refuse("the connection says that EvoLink ignores idempotency keys")
     if now - record.posted_at > KEY_MEMORY_SECONDS:
         return Refuse("the request is older than EvoLink remembers idempotency keys")
+    if moved_account:
+        return Refuse(moved_account)
     return Submit(asked, "an earlier try sent it but died before the response arrived", record.key)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
-from airflow_provider_evoimage.evolink.json_values import number
+from airflow_provider_evoimage.evolink.json_values import number, text
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     UnrepeatableSubmissionError,
@@ -45,7 +45,7 @@ OUTLIVED_SECONDS = KEY_MEMORY_SECONDS + RESULT_LINK_LIFETIME.total_seconds()
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionRecord:
-    """One submission of this task instance, as the store keeps it. Holds no prompt, link or API key.
+    """One submission of this task instance, as the store keeps it. Holds no readable prompt, link or API key.
 
     :param key: the idempotency key it was sent under.
     :param epoch: ``ti.max_tries`` of the try that last acted on it.
@@ -54,6 +54,8 @@ class SubmissionRecord:
     :param posted_at: Unix seconds of the first POST under this key.
     :param retryable: whether a failed generation may be asked for again.
     :param credits_reserved: what EvoLink reserved; only the answer to the POST tells it.
+    :param item: of a mapped list, as in the identity; "" in records of earlier releases.
+    :param sealed: the request as it was sent, encrypted; see :mod:`.sealed_request`.
     """
 
     key: str
@@ -69,6 +71,8 @@ class SubmissionRecord:
     evolink_task_id: str | None = None
     retryable: bool = False
     credits_reserved: float | None = None
+    item: str = ""
+    sealed: str | None = None
     v: int = 1
 
     def is_outlived(self, now: float) -> bool:
@@ -79,8 +83,10 @@ class SubmissionRecord:
         return now - self.posted_at > OUTLIVED_SECONDS
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as plain JSON."""
-        return asdict(self)
+        """Return the record as plain JSON; what was added to the format later is left out where it is empty."""
+        return {
+            name: value for name, value in asdict(self).items() if value or name not in {"item", "sealed"}
+        }
 
     @classmethod
     def read(cls, data: object) -> SubmissionRecord | None:
@@ -108,6 +114,8 @@ class SubmissionRecord:
                 evolink_task_id=evolink_task_id if _is_id(evolink_task_id) else None,
                 retryable=bool(data.get("retryable", False)),
                 credits_reserved=number(data.get("credits_reserved")),
+                item=text(data.get("item")) or "",
+                sealed=text(data.get("sealed")),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
@@ -273,6 +281,7 @@ def record_before_post(
     epoch: int,
     hook: EvoImageHook,
     earlier: SubmissionRecord | None,
+    sealed: str | None = None,
 ) -> SubmissionRecord:
     """Make the record that precedes a POST.
 
@@ -289,6 +298,8 @@ def record_before_post(
         conn_id=hook.evoimage_conn_id,
         base_url=hook.settings.account.base_url,
         posted_at=earlier.posted_at if earlier is not None and earlier.key == key else time.time(),
+        item=identity.item,
+        sealed=sealed,
     )
 
 

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_provider_evoimage.defaults import OnClear
+from airflow_provider_evoimage.defaults import OnChange, OnClear
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
 from airflow_provider_evoimage.evolink.protocol import Submitted
-from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.evolink.request import ImageRequest, billable_body
+from airflow_provider_evoimage.evolink.signed_urls import unsigned
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     EvoLinkApiError,
@@ -31,6 +32,7 @@ from airflow_provider_evoimage.submission.record import (
     record_before_post,
     unrepeatable,
 )
+from airflow_provider_evoimage.submission.sealed_request import SentRequest, unseal
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -57,8 +59,12 @@ class Submission:
 
     :param is_retry: whether an earlier try since the last clear may have sent the request.
     :param may_be_cleared: whether a clear may have changed the key: then only the record knows what was paid.
+    :param hands_over_early: whether the task ends before the generation does, so that a clear may find it failed.
     :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
-    :param before_submit: called when this try is about to ask EvoLink, not when it resumes; may refuse by raising.
+    :param on_change: what a retry does whose request differs from the one that was sent.
+    :param before_submit: called with the request when this try is about to submit it, not when it resumes; may refuse
+        by raising.
+    :param described: the request in the form of a manifest, for the record.
     :param uploads: references that are uploaded first; None where there are none.
     """
 
@@ -70,19 +76,27 @@ class Submission:
         keeper: RecordKeeper,
         log: Logger,
         on_clear: OnClear = "auto",
+        on_change: OnChange = "resume",
         is_retry: bool = False,
         may_be_cleared: bool = False,
+        hands_over_early: bool = False,
         submit_timeout: float,
-        before_submit: Callable[[], object] | None = None,
+        before_submit: Callable[[ImageRequest], object] | None = None,
+        described: Mapping[str, Any] | None = None,
         uploads: Uploads | None = None,
     ) -> None:
         self._hook = hook
         self._identity = identity
         self._keeper = keeper
         self._log = log
+        self._described = described
+        #: The request as it was sent, in the form of a manifest; None where that is unknown.
+        self.sent = described
         self._on_clear = on_clear
+        self._on_change = on_change
         self._is_retry = is_retry
         self._may_be_cleared = may_be_cleared
+        self._hands_over_early = hands_over_early
         self._submit_timeout = submit_timeout
         self._before_submit = before_submit
         self._uploads = uploads
@@ -109,14 +123,19 @@ class Submission:
             earlier,
             self._identity,
             on_clear=self._on_clear,
+            on_change=self._on_change,
             trust_idempotency=self._trusted,
+            account=account_of(self._hook),
             now=time.time(),
         )
         if isinstance(decision, Refuse):
             raise unrepeatable(decision.because)
         if isinstance(decision, Resume):
             self._record = earlier
-            return self._resume(decision)
+            generation = self._resume(decision)
+            if generation is not None:
+                return generation
+            decision = Submit(self._identity, f"nothing can come of EvoLink task {decision.evolink_task_id}")
         return self.carry_out(decision, request, earlier=earlier)
 
     def carry_out(
@@ -135,43 +154,85 @@ class Submission:
         """
         self._record = earlier
         self._warn_of_earlier(decision)
-        self._check_before(decision)
-        return self._submit(request, decision, announced)
+        recorded = self._recorded_request(decision)
+        self._check_before(decision, recorded or request)
+        return self._submit(request, decision, announced, recorded)
 
-    def _check_before(self, decision: Submit) -> None:
+    def _recorded_request(self, decision: Submit) -> ImageRequest | None:
+        """Return the request that an earlier try sent under this key; None where it sent none, or it is unknown."""
+        sent = self._sent_before() if decision.recorded_key is not None else None
+        return None if sent is None else ImageRequest.of_body(sent.body)
+
+    def _sent_before(self) -> SentRequest | None:
+        sealed = None if self._record is None else self._record.sealed
+        return unseal(sealed, self._hook.settings.account.api_key)
+
+    def _check_before(self, decision: Submit, request: ImageRequest) -> None:
         if self._before_submit is None:
             return
         try:
-            self._before_submit()
+            self._before_submit(request)
         except EvoImageError as error:
             is_repeat = self._record is not None and self._record.key == decision.key
             if is_repeat or (self._is_retry and not self._keeper.has_store):
-                error.restate(billed=None, on_retry=_EARLIER_TRY_MAY_HAVE_PAID)
+                if error.retryable:
+                    mention_earlier_try(error)
+                else:
+                    error.restate(billed=None, on_retry=_EARLIER_TRY_MAY_HAVE_PAID)
             raise
 
-    def _resume(self, decision: Resume) -> Generation:
+    def _resume(self, decision: Resume) -> Generation | None:
+        """Go on with an earlier try's generation; None where it was handed over early, and nothing can come of it."""
         self._log.info(
             "Resuming EvoLink task %s and submitting nothing: %s.",
             decision.evolink_task_id,
             decision.because,
         )
-        if self._record is not None:
-            self._keeper.keep(replace(self._record, phase="submitted", epoch=self._identity.epoch))
-        return self._reread(Generation(evolink_task_id=decision.evolink_task_id))
+        if decision.changed:
+            self._log.warning(
+                "The request has changed since EvoLink task %s was submitted. This try delivers that one, so that "
+                "nothing is paid twice. For the new request clear the task with on_clear='regenerate', or set "
+                "on_change='submit'.",
+                decision.evolink_task_id,
+            )
+        record, generation = self._record, self._reread(Generation(evolink_task_id=decision.evolink_task_id))
+        if record is not None:
+            is_cleared = record.epoch != self._identity.epoch
+            if self._hands_over_early and is_cleared and self._is_spent(generation, after_clear=True):
+                return None
+            sent = self._sent_before()
+            self.sent = (sent and sent.described) or (None if decision.changed else self._described)
+            self._keeper.keep(replace(record, phase="submitted", epoch=self._identity.epoch))
+        return generation
 
     def _submit(
-        self, request: ImageRequest, decision: Submit, announced: SubmissionRecord | None
+        self,
+        request: ImageRequest,
+        decision: Submit,
+        announced: SubmissionRecord | None,
+        recorded: ImageRequest | None,
     ) -> Generation:
         identity, key = decision.identity, decision.key
-        sending = self._with_uploads(request, key)
         while True:
+            # A request with uploads has its own way to repeat what was sent.
+            repeats = recorded is not None and self._uploads is None
+            sending = recorded if recorded is not None and repeats else self._with_uploads(request, key)
+            sent = self._sent_before() if repeats else None
+            self.sent = self._described if sent is None else sent.described
             record = announced or record_before_post(
-                identity, key, epoch=self._identity.epoch, hook=self._hook, earlier=self._record
+                identity,
+                key,
+                epoch=self._identity.epoch,
+                hook=self._hook,
+                earlier=self._record,
+                sealed=SentRequest(body=sending.body(), described=self.sent).sealed(
+                    self._hook.settings.account.api_key
+                ),
             )
             announced = None
             self._keeper.keep(record, required=not self._trusted)
             try:
-                submitted = self._post(sending, request, key)
+                submitted = self._post(sending, request, key, None if repeats else recorded)
             except EvoImageError as error:
                 # Certainly refused, so no later try need fear that it was accepted: the record is again what it
                 # was before. A conflict says that an earlier submission was accepted.
@@ -198,8 +259,11 @@ class Submission:
             if not self._is_spent(generation, after_clear=decision.moved):
                 return generation
             # The replayed failure ended an earlier try, so this one submits a new request.
-            identity = replace(identity, sequence=identity.sequence + 1)
+            identity = replace(self._identity, epoch=identity.epoch, sequence=identity.sequence + 1)
             key = identity.idempotency_key
+            if recorded is not None and self._before_submit is not None:
+                self._before_submit(request)
+            recorded = None
 
     def _is_spent(self, generation: Generation, *, after_clear: bool) -> bool:
         """Whether nothing can come of a generation that an earlier try asked for."""
@@ -220,12 +284,15 @@ class Submission:
                 mention_earlier_try(error)
             raise
 
-    def _post(self, sending: ImageRequest, request: ImageRequest, key: str) -> Submitted:
-        """Ask for the images; on a conflict, with the URLs that an earlier try may have sent under this key."""
+    def _post(
+        self, sending: ImageRequest, request: ImageRequest, key: str, recorded: ImageRequest | None
+    ) -> Submitted:
+        """Submit the request; on a conflict, with the URLs that an earlier try may have sent under this key."""
         try:
             return self._hook.submit(sending, key, submit_timeout=self._submit_timeout)
         except IdempotencyConflictError:
-            for earlier in self._uploads.as_sent_before(request) if self._uploads is not None else ():
+            as_sent_before = self._uploads.as_sent_before(request) if self._uploads is not None else []
+            for earlier in [*as_sent_before, *([] if recorded is None else [recorded])]:
                 try:
                     return self._hook.submit(earlier, key, submit_timeout=self._submit_timeout)
                 except IdempotencyConflictError:
@@ -247,9 +314,23 @@ class Submission:
 
     def _warn_of_earlier(self, decision: Submit) -> None:
         record = self._record
-        if record is None or record.evolink_task_id is None:
+        if record is None:
             return
-        if decision.moved:
+        if decision.changed:
+            self._log.warning(
+                "The request has changed since an earlier try sent it and no response arrived. This try sends the "
+                "earlier request again under its key, so that nothing is paid twice. For the new request clear the "
+                "task with on_clear='regenerate', or set on_change='submit'."
+            )
+        elif record.evolink_task_id is None:
+            if decision.key != record.key and not decision.moved:
+                self._log.warning(
+                    "An earlier try sent another request and no response arrived: it may be paid for. This try "
+                    "submits a new one, because %s. Look for the earlier one in EvoLink's list of tasks, and collect "
+                    "it with EvoImageSaveOperator within 24 hours.",
+                    decision.because,
+                )
+        elif decision.moved:
             self._log.info(
                 "EvoLink task %s was another item's, because %s; each item looks for its own.",
                 record.evolink_task_id,
@@ -268,6 +349,19 @@ class Submission:
                 record.evolink_task_id,
                 decision.because,
             )
+
+
+def account_of(hook: EvoImageHook) -> tuple[str, str]:
+    """Return the id and the base URL of a hook's connection, as records keep them."""
+    return hook.evoimage_conn_id, hook.settings.account.base_url
+
+
+def sealed_item(request: ImageRequest, hook: EvoImageHook) -> str | None:
+    """Seal the request of a batch item; None where its fingerprint alone says what was sent."""
+    body = request.body()
+    if body == billable_body(request, unsigned):
+        return None
+    return SentRequest(body=body).sealed(hook.settings.account.api_key)
 
 
 def mention_earlier_try(error: EvoImageError) -> None:

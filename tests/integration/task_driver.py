@@ -45,6 +45,10 @@ class Killed(BaseException):
     """A worker that dies: nothing of ours catches it, as nothing of ours sees a SIGKILL."""
 
 
+class ResultRefusedError(Exception):
+    """An XCom backend that does not take the return value."""
+
+
 class KillAtLine:
     """Lets the worker die when it first comes to one line of our code; also notes which lines it came to."""
 
@@ -156,6 +160,8 @@ class TaskRun:
         self.retries = retries
         self.store = store
         self.ti = TaskInstance(max_tries=retries, **ti)
+        #: Whether Airflow fails to store the return value.
+        self.result_is_refused = False
         self.deferrals: list[dict[str, Any]] = []
         self.events: list[Any] = []
 
@@ -167,7 +173,7 @@ class TaskRun:
     def operator(self) -> Any:
         operator = self.make()
         operator.retries = self.retries
-        self.ti.task = operator
+        self.ti.task = self._last = operator
         return operator
 
     def start(self) -> Any:
@@ -186,8 +192,16 @@ class TaskRun:
                 break
             except TaskDeferred as deferred:
                 leg = functools.partial(self._after_the_wait, deferred)
-        # The return value becomes an XCom.
-        return json.loads(json.dumps(result))
+        return self._succeed(result)
+
+    def _succeed(self, result: Any) -> Any:
+        """Store the return value as an XCom and count the try as a success, as Airflow does after ``execute``."""
+        if self.result_is_refused:
+            raise ResultRefusedError
+        stored = json.loads(json.dumps(result))
+        for callback in self._last.on_success_callback:
+            callback(self.context)
+        return stored
 
     def _after_the_wait(self, deferred: TaskDeferred) -> Any:
         return self.resume(deferred, self.wait_in_triggerer(self.stored(deferred)))
@@ -234,7 +248,7 @@ class TaskRun:
         """Run the legs of a try that are left after a deferral."""
         while True:
             try:
-                return self._after_the_wait(deferred)
+                return self._succeed(self._after_the_wait(deferred))
             except TaskDeferred as again:
                 deferred = again
 

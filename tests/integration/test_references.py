@@ -530,15 +530,19 @@ def test_reference_gone_before_airflow_3_3_says_that_the_money_is_unknown(
     assert "an earlier one may have been accepted" in str(refused.value)
 
 
+@pytest.mark.parametrize("on_change", ["resume", "submit"])
 def test_changed_content_is_another_request(
-    evolink: SimulatorServer, picture: Path, store: StateStore
+    evolink: SimulatorServer, picture: Path, store: StateStore, on_change: str
 ) -> None:
-    task = TaskRun(edit(str(picture)), store=store)
+    task = TaskRun(edit(str(picture), on_change=on_change), store=store)
     with pytest.raises(TaskDeferred):
         task.start()
     draw(picture, "red")
     task.run()
-    assert (paid(evolink), uploads(evolink)) == (2, 2)
+    assert (paid(evolink), uploads(evolink)) == ((1, 1) if on_change == "resume" else (2, 2))
+    task.clear()
+    task.run()
+    assert paid(evolink) == (2 if on_change == "resume" else 3)
 
 
 def test_moved_reference_of_the_same_content_is_the_same_request(

@@ -155,14 +155,38 @@ def test_editing_retries_between_tries_is_no_clear(
     assert paid(evolink) == 1
 
 
-def test_not_waiting_counts_as_delivered(evolink: SimulatorServer, store: StateStore) -> None:
-    task = TaskRun(generate(wait_for_completion=False), store=store)
+NO_WAIT: list[tuple[str, float, dict[str, int]]] = [
+    # Prompt, seconds until the clear, and what is paid in all by on_clear.
+    ("a red fox", 0, {"auto": 1, "regenerate": 2, "reuse": 1}),
+    ("a red fox", 600, {"auto": 1, "regenerate": 2, "reuse": 1}),
+    ("a red fox", 25 * 3600, {"auto": 2, "regenerate": 2, "reuse": 2}),
+    ("a red fox [[fail:content_policy_violation]]", 600, {"auto": 2, "regenerate": 2, "reuse": 2}),
+]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "later", "on_clear", "expected"),
+    [(prompt, later, on_clear, count) for prompt, later, by in NO_WAIT for on_clear, count in by.items()],
+)
+def test_task_that_did_not_wait_hands_over_the_same_generation_while_anything_can_come_of_it(
+    evolink: SimulatorServer,
+    store: StateStore,
+    fake_time: FakeTime,
+    prompt: str,
+    later: float,
+    on_clear: str,
+    expected: int,
+) -> None:
+    task = TaskRun(generate(prompt=prompt, wait_for_completion=False, on_clear=on_clear), store=store)
     manifest = task.run()
     assert manifest["status"] == "pending"
     assert task.run()["evolink_task_id"] == manifest["evolink_task_id"]
+    fake_time.advance(later)
     task.clear()
-    assert task.run()["evolink_task_id"] != manifest["evolink_task_id"]
-    assert paid(evolink) == 2
+    again = task.run()
+    assert (again["evolink_task_id"] == manifest["evolink_task_id"]) == (expected == 1)
+    assert again["request"]["prompt"] == prompt
+    assert paid(evolink) == expected
 
 
 def away_at(store: StateStore, moment: str, nth: int = 1) -> None:

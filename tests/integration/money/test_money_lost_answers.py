@@ -150,11 +150,11 @@ def test_key_older_than_evolink_remembers_is_never_asked_again(
     assert evolink.state.counters.submissions == 1
 
 
-def test_changed_signature_of_a_reference_after_a_crash_is_a_conflict_never_a_second_payment(
-    evolink: SimulatorServer, store: StateStore, monkeypatch: pytest.MonkeyPatch
+def test_changed_signature_without_a_record_is_a_conflict_never_a_second_payment(
+    evolink: SimulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = "https://bucket.s3.amazonaws.com/a.png?X-Amz-Date={0}&X-Amz-Signature={0}"
-    task = TaskRun(generate(image_urls=[link.format(1)]), store=store)
+    task = TaskRun(generate(image_urls=[link.format(1)]), store=None)
     crash(task, "after POST", monkeypatch)
     task.make = generate(image_urls=[link.format(2)])
     with pytest.raises(IdempotencyConflictError, match="EvoImageSaveOperator"):
@@ -186,13 +186,13 @@ def test_rotated_key_is_no_new_request(
     assert paid(evolink) == 1
 
 
-def test_changed_prompt_in_the_same_epoch_asks_anew_and_warns_with_the_earlier_id(
+def test_changed_prompt_that_is_to_be_submitted_warns_with_the_earlier_id(
     evolink: SimulatorServer, store: StateStore, log_lines: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = TaskRun(generate(), store=store)
     crash(task, "before defer", monkeypatch)
     earlier = only_id(evolink)
-    task.make = generate(prompt="a blue fox")
+    task.make = generate(prompt="a blue fox", on_change="submit")
     assert task.run()["evolink_task_id"] != earlier
     assert paid(evolink) == 2
     (warning,) = [line for line in log_lines if "paid for and not delivered" in line["event"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_evoimage.evolink.json_values import mapping, number, number_or_numeral, text
+from airflow_provider_evoimage.evolink.json_values import (
+    holds_nul,
+    mapping,
+    number,
+    number_or_numeral,
+    storable,
+    text,
+)
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -61,3 +69,40 @@ def test_anything_reads_without_an_error(value: Any) -> None:
         assert found is None or math.isfinite(found)
     assert text(value) is None or isinstance(value, str)
     assert mapping(value) == (value if isinstance(value, dict) else {})
+
+
+def is_storable(value: Any) -> bool:
+    """Whether PostgreSQL would store it as JSON."""
+    try:
+        written = json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return b"\\u0000" not in written.replace(b"\\\\", b"")
+
+
+@given(
+    st.recursive(st.text(st.characters()), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+)
+def test_storable_answer_differs_only_where_the_database_would_refuse_it(value: Any) -> None:
+    read = json.loads(storable(json.dumps(value).encode()))
+    assert is_storable(read)
+    assert not is_storable(value) or read == value
+    assert holds_nul(value) or not holds_nul(read)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (rb'"a\u0000b"', "a\ufffdb"),
+        (rb'"a\\u0000b"', r"a\u0000b"),
+        (rb'"a\\\u0000b"', "a\\\ufffdb"),
+        (rb'"\ud83d\ude00"', "\U0001f600"),
+        (rb'"\uD83D"', "\ufffd"),
+        (rb'"\ud83d\\ude00"', "\ufffd\\ude00"),
+        (b'"\xed\xa0\xbd"', "\ufffd"),
+        ('"Füchse, 狐"'.encode(), "Füchse, 狐"),
+    ],
+    ids=repr,
+)
+def test_nul_and_halves_of_characters_are_replaced(written: bytes, expected: str) -> None:
+    assert json.loads(storable(written)) == expected

@@ -35,6 +35,9 @@ RECORD = SubmissionRecord(
 )
 
 
+MAPPED = replace(IDENTITY, item="a mug")
+
+
 def found(phase: str, *, same_epoch: bool = True, same_fingerprint: bool = True, old: bool = False) -> Any:
     """A record as an earlier try left it; "failed-retryable" is a phase with its flag."""
     earlier = IDENTITY if same_epoch else replace(IDENTITY, epoch=1)
@@ -111,23 +114,85 @@ def test_decision_table(
     record = found(phase, same_epoch=same_epoch, same_fingerprint=same_fingerprint, old=old)
     decision = decide(record, IDENTITY, on_clear=on_clear, trust_idempotency=trusted, now=NOW)
 
-    expected = TABLE[phase, same_epoch, on_clear] if same_fingerprint else "first"
+    expected = TABLE[phase, same_epoch, on_clear]
+    # After a clear another request is a wish; in the same epoch it is a template that moved, and what was sent counts.
+    if not same_fingerprint and not (same_epoch and expected in {"again", "resume"} and phase != "failed"):
+        expected = "first"
     if expected == "again" and (old or not trusted):
         expected = "refuse"
     match decision:
-        case Submit(identity=RequestIdentity(sequence=sequence), key=key):
+        case Submit(identity=RequestIdentity(sequence=sequence), key=key, changed=changed):
+            assert changed == (expected == "again" and not same_fingerprint)
             keys = {
                 (IDENTITY.idempotency_key, 0): "first",
                 (replace(IDENTITY, sequence=1).idempotency_key, 1): "next",
             }
             # In the same epoch the record's own key is the key of this try as well.
             outcome = "again" if expected == "again" and key == record.key else keys[key, sequence]
-        case Resume(evolink_task_id=evolink_task_id):
+        case Resume(evolink_task_id=evolink_task_id, changed=changed):
             assert evolink_task_id == TASK
+            assert changed == (not same_fingerprint)
             outcome = "resume"
         case Refuse():
             outcome = "refuse"
     assert outcome == expected
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_changed_request_is_submitted_where_the_author_says_so(phase: str) -> None:
+    record = found(phase, same_fingerprint=False)
+    decision = decide(record, IDENTITY, on_clear="auto", on_change="submit", trust_idempotency=True, now=NOW)
+    assert isinstance(decision, Submit)
+    assert (decision.key, decision.changed) == (IDENTITY.idempotency_key, False)
+
+
+@pytest.mark.parametrize("item", ["", "another mug"])
+def test_other_item_at_the_same_place_of_a_list_is_another_request(item: str) -> None:
+    record = replace(found("submitted", same_fingerprint=False), item=item)
+    decision = decide(record, MAPPED, on_clear="auto", trust_idempotency=True, now=NOW)
+    assert isinstance(decision, Submit)
+    assert decision.key == MAPPED.idempotency_key
+
+
+def test_item_whose_template_moved_goes_on_with_what_was_sent() -> None:
+    record = replace(found("submitted", same_fingerprint=False), item=MAPPED.item)
+    decision = decide(record, MAPPED, on_clear="auto", trust_idempotency=True, now=NOW)
+    assert isinstance(decision, Resume)
+    assert decision.changed
+
+
+@pytest.mark.parametrize(
+    "account", [("evoimage_default", "https://proxy.example.com"), ("evoimage_b", "https://api.evolink.ai")]
+)
+@pytest.mark.parametrize("same_fingerprint", [True, False])
+@pytest.mark.parametrize("same_epoch", [True, False])
+def test_request_of_unknown_outcome_is_not_repeated_at_another_account(
+    account: tuple[str, str], same_fingerprint: bool, same_epoch: bool
+) -> None:
+    record = found("submitting", same_epoch=same_epoch, same_fingerprint=same_fingerprint)
+    decision = decide(record, IDENTITY, on_clear="auto", trust_idempotency=True, account=account, now=NOW)
+    if same_fingerprint or same_epoch:
+        assert isinstance(decision, Refuse)
+        assert record.base_url in decision.because
+        assert account[1] in decision.because
+    else:
+        # A clear with another request is a wish for that one.
+        assert isinstance(decision, Submit)
+
+
+def test_item_of_a_changed_list_is_not_looked_for_at_another_account() -> None:
+    record = found("submitted", same_epoch=False, same_fingerprint=False)
+    account = ("evoimage_default", "https://proxy.example.com")
+    decision = decide(record, MAPPED, on_clear="auto", trust_idempotency=True, account=account, now=NOW)
+    assert isinstance(decision, Refuse)
+
+
+def test_generation_under_way_is_resumed_wherever_the_connection_points() -> None:
+    account = ("evoimage_b", "https://proxy.example.com")
+    decision = decide(
+        found("submitted"), IDENTITY, on_clear="auto", trust_idempotency=True, account=account, now=NOW
+    )
+    assert isinstance(decision, Resume)
 
 
 def test_decision_table_is_whole() -> None:
@@ -140,9 +205,6 @@ def test_without_a_record_the_request_is_sent_for_the_first_time(on_clear: OnCle
     decision = decide(None, IDENTITY, on_clear=on_clear, trust_idempotency=trusted, now=NOW)
     assert isinstance(decision, Submit)
     assert (decision.key, decision.identity.sequence) == (IDENTITY.idempotency_key, 0)
-
-
-MAPPED = replace(IDENTITY, item="a mug")
 
 
 @pytest.mark.parametrize("on_clear", ["auto", "reuse"])
