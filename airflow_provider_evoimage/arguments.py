@@ -1,4 +1,4 @@
-"""Checks of operator arguments that are the same wherever they appear; mistakes show when the DAG is read."""
+"""Checks of arguments that several operators share; they run when the DAG is parsed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_provider_evoimage.exceptions import InvalidRequestError
 
 Word = TypeVar("Word", bound=str)
 
-# Longer ones overflow Airflow's own arithmetic, and nothing is kept at EvoLink for that long.
+# Longer spans overflow Airflow's own arithmetic, and EvoLink keeps nothing that long.
 LONGEST_SECONDS = 366 * 86_400
 
 
@@ -38,7 +38,7 @@ def whole_number(name: str, value: int) -> int:
 
 
 def one_of(name: str, value: Word, allowed: Collection[str]) -> Word:
-    """Return a word of a closed set.
+    """Return the value if it is one of the allowed words.
 
     :raises InvalidRequestError: when it is another.
     """

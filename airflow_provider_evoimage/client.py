@@ -280,7 +280,7 @@ class EvoLinkClient(_AccountClient):
         return found
 
     def list_generations(self, **query: Any) -> GenerationPage:
-        """Read one page of what the account asked for, newest first; see ``protocol.list_generations``."""
+        """Read one page of the account's generations, newest first; see ``protocol.list_generations``."""
         return self._attempt(protocol.list_generations(**query), self._reading())
 
     def get_credits(self) -> Credits:

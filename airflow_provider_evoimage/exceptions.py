@@ -366,7 +366,7 @@ class BatchFailedError(EvoImageError, AirflowFailException):
     """Items of a batch have no images, for reasons that no retry mends."""
 
     default_on_retry = (
-        "No retry follows. Correct those items and clear the task: the others are not asked for again."
+        "No retry follows. Correct those items and clear the task: the others are not submitted again."
     )
 
 

@@ -1,4 +1,4 @@
-"""What Airflow reads about this provider in every process at start-up; imports only the defaults."""
+"""The provider's description, which Airflow reads in every process at start-up; imports only the defaults."""
 
 from airflow_provider_evoimage.defaults import CONNECTION_EXTRAS
 
@@ -105,8 +105,9 @@ def get_provider_info() -> dict[str, object]:
                     "idempotency": {
                         "label": "Idempotency keys",
                         "description": (
-                            "trusted: a lost answer is asked for again under the same key, which EvoLink's own "
-                            "clients rely on. ignored: never ask twice, end with 'outcome unknown' instead. "
+                            "trusted: if an answer is lost, the request is sent again under the same key, as "
+                            "EvoLink's own clients do. ignored: it is never sent again, and the task ends with "
+                            "'outcome unknown'. "
                             f"Empty: {_default('idempotency')}."
                         ),
                         "schema": {"type": ["string", "null"], "enum": ["trusted", "ignored"]},

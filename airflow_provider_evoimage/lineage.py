@@ -1,4 +1,4 @@
-"""What other DAGs and OpenLineage learn of new images: asset events, and the dataset that was written."""
+"""Reports new images to other DAGs and OpenLineage: asset events, and the output dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk.types import Logger
 
-# An event is a row of Airflow's database: for more than these, the sidecars under the folder say the rest.
+# An event is a row of Airflow's database, so it lists at most these; the sidecars have the rest.
 MAX_LISTED = 200
 
 
@@ -31,14 +31,15 @@ class NewImages:
 
     @property
     def folder(self) -> str | None:
-        """URI of the folder without the connection: what the data is, not how this Airflow reaches it."""
+        """URI of the folder without the connection: it identifies the data, not how this Airflow reaches it."""
         return None if self.save_to is None else folder_uri(self.save_to)
 
     @property
     def extra(self) -> dict[str, Any]:
         """What an asset event says in its ``extra``, as plain JSON.
 
-        ``generations`` and ``images`` are counts, ``credits`` the sum charged (None where EvoLink does not say).
+        ``generations`` and ``images`` are counts, ``credits`` the sum charged (None where EvoLink does not
+        say).
         ``evolink_task_ids`` and ``paths`` name the first 200 of each; a path is as in the manifest, with the
         connection, so that ObjectStoragePath opens it.
         """
@@ -53,9 +54,10 @@ class NewImages:
         }
 
     def announce(self, context: Mapping[str, Any], outlets: Iterable[object], log: Logger) -> None:
-        """Give each asset and alias among a task's outlets its event of this save.
+        """Give each asset and alias among a task's outlets an event for this save.
 
-        Airflow sends them when the task succeeds. A failing outlet only logs a warning; the images are already saved.
+        Airflow sends them when the task succeeds. A failing outlet only logs a warning; the images are
+        already saved.
         """
         for outlet in outlets:
             try:
@@ -64,13 +66,13 @@ class NewImages:
                         context["outlet_events"][outlet].add(Asset(self.folder), extra=self.extra)
                 elif isinstance(outlet, (Asset, AssetRef)):
                     context["outlet_events"][outlet].extra.update(self.extra)
-            except Exception as error:  # noqa: BLE001 (a paid image must not be lost for its announcement)
+            except Exception as error:  # noqa: BLE001 (a paid image must not be lost)
                 log.warning("Outlet %r gets no event of the images: %s", outlet, error)
 
     def openlineage(self) -> OperatorLineage[Any, Any] | None:
         """Describe the folder as OpenLineage's output dataset; None where nothing was saved.
 
-        Only OpenLineage asks for it, so it is there to be imported.
+        Only OpenLineage calls this, so it can be imported here.
         """
         if self.folder is None:
             return None
@@ -97,7 +99,7 @@ def folder_uri(save_to: str) -> str:
     if not separator:
         scheme, rest = "file", scheme
     netloc, slash, path = rest.partition("/")
-    # Airflow would take these two for the end of the path.
+    # Airflow would read these two characters as the end of the path.
     path = path.replace("?", "%3F").replace("#", "%23").rstrip("/")
     return f"{scheme.lower()}://{netloc.rpartition('@')[2]}{slash if path else ''}{path}"
 

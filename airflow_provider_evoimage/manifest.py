@@ -1,6 +1,6 @@
-"""The manifest: the plain-JSON record of what was asked, made, saved and charged. Pure.
+"""The manifest: the plain-JSON record of what was requested, made, saved and charged. Pure.
 
-It is what generate, sensor and save return (XCom), and what lies beside saved images (sidecar, without links).
+Generate, sensor and save return it (XCom), and a copy without links is saved beside the images (sidecar).
 Each field has a row in ``docs/manifest.md`` and a property in ``manifest.schema.json`` beside this module.
 """
 
@@ -27,12 +27,12 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class RequestSummary:
-    """What a generation was asked for, as far as the task that writes the manifest knows it.
+    """The request of a generation, as far as the task that writes the manifest knows it.
 
     :param request: the request as sent.
-    :param images: number of images asked for.
-    :param estimate: what it was expected to cost, as plain JSON.
-    :param credits_reserved: what EvoLink reserved when it accepted the request.
+    :param images: number of requested images.
+    :param estimate: the estimated cost, as plain JSON.
+    :param credits_reserved: EvoLink's reservation when it accepted the request.
     """
 
     request: Mapping[str, Any] | None = None
@@ -53,7 +53,7 @@ class RequestSummary:
 
     @classmethod
     def in_manifest(cls, manifest: object) -> RequestSummary:
-        """Take over what an earlier task's manifest says, as information."""
+        """Read the request from an earlier task's manifest, for information only."""
         if not isinstance(manifest, Mapping):
             return cls()
         request, images, usage = manifest.get("request"), manifest.get("asked"), manifest.get("usage")
@@ -106,7 +106,7 @@ def build_manifest(
 
 
 def cost_in_words(manifest: Manifest) -> str:
-    """Tell in one line what a generation cost, and what it was expected to."""
+    """Describe in one line what a generation cost, and the estimate."""
     usage = manifest["usage"]
     charged, reserved, estimate = usage["charged"], usage["reserved"], usage["estimate"]
     if charged is None:
@@ -140,20 +140,20 @@ def made_by(context: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def generations_named_by(value: object) -> dict[str, RequestSummary]:
-    """Read what a save operator was given, each generation once; see :func:`generations_given`.
+    """Read the ``generation`` argument of a save operator, each generation once; see :func:`generations_given`.
 
-    :returns: what is known of each generation, by ``evolink_task_id``, in order.
+    :returns: the request of each generation as far as known, by ``evolink_task_id``, in order.
     """
     return dict(generations_given(value))
 
 
 def generations_given(value: object) -> list[tuple[str, RequestSummary]]:
-    """Read what a save operator was given: an id, a manifest, or any list of them (a mapped task's output).
+    """Read the ``generation`` argument of a save operator: an id, a manifest, or any list of these.
 
-    Only the ids are acted upon: people may edit an XCom, so links and paths in it are not truth.
+    Only the ids are used: people may edit an XCom, so its links and paths are not trusted.
 
-    :returns: the ``evolink_task_id`` and what is known of each generation, in order.
-    :raises InvalidRequestError: when anything else is among it.
+    :returns: the ``evolink_task_id`` of each generation and its request as far as known, in order.
+    :raises InvalidRequestError: when it holds anything else.
     """
     if isinstance(value, (str, Mapping)):
         return [(_id_of(value), RequestSummary.in_manifest(value))]
@@ -167,13 +167,13 @@ def generations_given(value: object) -> list[tuple[str, RequestSummary]]:
 
 
 def _estimate(value: object) -> dict[str, Any] | None:
-    """Take over an estimate; None where its ends are not both there."""
+    """Read an estimate; None if one of its ends is missing."""
     if not isinstance(value, Mapping):
         return None
     known = {
-        name: told
-        for name, told in value.items()
-        if isinstance(name, str) and (isinstance(told, str) or number(told) is not None)
+        name: each
+        for name, each in value.items()
+        if isinstance(name, str) and (isinstance(each, str) or number(each) is not None)
     }
     has_ends = all(number(known.get(name)) is not None for name in ("credits_low", "credits_high"))
     return known if has_ends else None
@@ -183,7 +183,7 @@ def _id_of(value: object) -> str:
     evolink_task_id = value.get("evolink_task_id") if isinstance(value, Mapping) else value
     if not isinstance(evolink_task_id, str) or not EVOLINK_TASK_ID.fullmatch(evolink_task_id.strip()):
         raise _not_a_generation(value)
-    if evolink_task_id.strip() == "None":  # What a template makes of a task that returned nothing.
+    if evolink_task_id.strip() == "None":  # A template renders this for a task that returned nothing.
         raise _not_a_generation(None)
     return evolink_task_id.strip()
 

@@ -1,22 +1,27 @@
-"""What is counted in Airflow's own metrics, so that dashboards show what images cost.
+"""Counters and timings in Airflow's own metrics, so that dashboards show what images cost.
 
-================================  =========  ==================================================================
+================================  =========
+==================================================================
 name                              kind       what is counted; tags
-================================  =========  ==================================================================
+================================  =========
+==================================================================
 ``evoimage.generations``          counter    generations that a task handed over or gave up; ``model``,
                                              ``outcome``: completed, failed, cancelled, expired
 ``evoimage.images``               counter    images of completed generations; ``model``
 ``evoimage.credits_used``         counter    credits charged, with decimals; ``model``
-``evoimage.wait_seconds``         timing     from acceptance until the task had the result, handed to the server in
+``evoimage.wait_seconds``         timing     from acceptance until the task had the result, handed to the
+server in
                                              milliseconds like Airflow's own timings; ``model``
 ``evoimage.ids_read``             counter    generations whose state was read while waiting
 ``evoimage.bytes_saved``          counter    bytes of images written to the storage
-================================  =========  ==================================================================
+================================  =========
+==================================================================
 
-As Airflow does with its own, each name with tags is sent once more with the tags' values in the name, for servers
-that know no tags: ``evoimage.generations.gpt-image-1_5.completed``. A generation counts when the task that waits for
-it (of the generate, batch or sensor kind) ends for good with it, so a retry that saves again counts it once; a cleared
-task that delivers it again counts it again. Counting never fails a task.
+As Airflow does with its own, each name with tags is sent once more with the tags' values in the name, for
+servers
+that know no tags: ``evoimage.generations.gpt-image-1_5.completed``. A generation counts when its task
+(generate, batch or sensor) delivers it or gives it up, so a retry that saves again does not count twice; a
+cleared task that delivers it again does. A failing metric never fails a task.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ _NO_NAME_CHARACTER = re.compile(r"[^A-Za-z0-9_-]")
 def generation_ended(generation: Generation, *, is_expired: bool = False) -> None:
     """Count a generation whose task is done with it.
 
-    :param is_expired: whether its images were made and their links are dead.
+    :param is_expired: whether its images were made but their links are dead.
     """
     outcome = "expired" if is_expired else generation.status
     model = {"model": generation.model or "unknown"}
@@ -65,7 +70,7 @@ def image_saved(size: int) -> None:
 
 
 async def prepare_for_asyncio() -> None:
-    """Do in a thread what blocks when the first metric of a process is sent: imports, files, a look-up by name."""
+    """Prepare in a thread what blocks when a process sends its first metric: imports, files, a DNS lookup."""
     await asyncio.to_thread(ids_read, 0)
 
 
@@ -82,5 +87,5 @@ def _send(
         if tags:
             values = (_NO_NAME_CHARACTER.sub("_", value) for value in tags.values())
             send(".".join(("evoimage", name, *values)), amount, tags={})
-    except Exception:  # A metric is no reason to lose an image.
+    except Exception:  # A failing metric must not lose an image.
         log.debug("Metric evoimage.%s could not be sent", name, exc_info=True)

@@ -1,4 +1,4 @@
-"""Fetching a result link: which hosts it may lead to, how large and how slow the answer may be.
+"""Fetches result links: limits hosts, redirects, size and time.
 
 :class:`ResultClient` knows no API key. With ``transport`` the only module that imports httpx and httpcore.
 """
@@ -36,7 +36,7 @@ _NO_LIMIT_BYTES = 2**62
 
 @dataclass(frozen=True, kw_only=True)
 class Deadline:
-    """When something must be over, whatever it is doing.
+    """A time limit for a whole operation.
 
     :param seconds: how long it may take in all.
     :param at: that moment, by the monotonic clock.
@@ -73,17 +73,17 @@ class ResultStream:
 class ResultClient:
     """Fetches result links. It holds no API key and follows links to public hosts only.
 
-    :param evolink_host: host of the EvoLink that gave the links. Where that is this machine itself (the simulator)
-        or on a private network, links may lead there, too; never to another kind of internal address.
+    :param evolink_host: host of the EvoLink that gave the links. If that is this machine (the simulator) or
+        on a private network, links may lead there as well; never to another kind of internal address.
     :param timeout: seconds a host may stay silent.
     """
 
     def __init__(self, *, evolink_host: str = "", timeout: float = DEFAULT_REQUEST_TIMEOUT) -> None:
         self._networks = {"public", network_of_host(evolink_host)} - {"special"}
         options = http_options(timeout, accept="image/*, application/octet-stream;q=0.9")
-        # Images are packed already, and what is not packed cannot be a bomb.
+        # Images are compressed already, and an uncompressed body cannot be a decompression bomb.
         options["headers"]["Accept-Encoding"] = "identity"
-        # A connection of its own for each link, so that its peer is checked and its time can be ended.
+        # A new connection for each link, so that its peer can be checked and its time limited.
         self._http = httpx.Client(**options, limits=httpx.Limits(max_keepalive_connections=0))
         self._watch = _Watch()
 
@@ -95,7 +95,7 @@ class ResultClient:
         self._http.close()
 
     def abandon(self) -> None:
-        """Cut what is under way in other threads, and open nothing any more."""
+        """Cut the downloads of other threads, and open no new ones."""
         self._watch.end_all()
 
     @contextmanager
@@ -138,7 +138,7 @@ class ResultClient:
     def _check_peer(self, url: str, asked_of: str, peer: str) -> None:
         """Refuse an internal address under a public name, as it was really connected to.
 
-        Behind a proxy another host is connected to. It may well be internal, and resolving names is its part.
+        Behind a proxy the peer is the proxy. It may be internal, and it resolves the names.
 
         :param asked_of: the host that is connected to.
         """
@@ -152,9 +152,10 @@ class ResultClient:
 
 
 class _Exchange:
-    """One request as the network sees it: who the peer really is, and that it ends when its time is over.
+    """One request at the network level: checks the real peer, and ends the request at its deadline.
 
-    httpx's own time-outs bound each silence, not the whole: a host that sends a byte now and then goes on for ever.
+    httpx's own timeouts limit each pause, not the whole: a host that sends a byte now and then could go on
+    forever.
     """
 
     def __init__(self, deadline: Deadline, *, check_peer: Callable[[str, str], None]) -> None:
@@ -185,21 +186,21 @@ class _Exchange:
             raise httpx.ConnectError(str(error)) from error
 
     def check_time(self) -> None:
-        """Raise when the time is over; what was read until then is not the whole."""
+        """Raise when the time is over, as the body is then incomplete."""
         if self._is_over:
             raise DownloadError(f"The download was not done within {self.deadline.seconds:g} s.")
 
     def end(self) -> None:
-        """Cut the connection, whoever is reading it."""
+        """Cut the connection, also while another thread reads it."""
         self._is_over = True
         if (connected := self._socket) is not None:
             with suppress(OSError):
-                # The bare socket below TLS: whoever is reading it finds its end.
+                # Shut down the bare socket below TLS, so that a blocked read ends.
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 class _Watch:
-    """Ends exchanges whose time is over: one thread for all, as starting one for each costs more than a small image."""
+    """Ends exchanges at their deadlines; one thread for all, as a thread for each costs more than a small image."""
 
     def __init__(self) -> None:
         self._exchanges: set[_Exchange] = set()
@@ -248,7 +249,7 @@ class _Watch:
                 for exchange in [each for each in self._exchanges if not each.deadline.left]:
                     self._exchanges.discard(exchange)
                     exchange.end()
-                # It is not woken when an exchange is done in time, and finds nothing to do then.
+                # It is not woken when an exchange ends in time; it then finds nothing to do.
                 self._wakes_at = min((each.deadline.at for each in self._exchanges), default=math.inf)
                 self._changed.wait(min(max(0.0, self._wakes_at - time.monotonic()), threading.TIMEOUT_MAX))
 
@@ -274,7 +275,8 @@ _READ_BYTES = 256 * 1024
 def _plain(response: httpx.Response, length: int | None) -> Iterator[bytes]:
     """Give a body as it comes.
 
-    Where its length is known it is read from the connection itself after the first piece: that takes half of the
+    Where its length is known it is read from the connection itself after the first piece: that takes half of
+    the
     processor's time, as httpcore reads 64 kB at a time, and each is copied thrice.
     """
     pieces = response.iter_raw()
@@ -310,11 +312,12 @@ def _read(response: httpx.Response, count: int) -> bytes:
 def _unpacked(response: httpx.Response, encoding: str) -> Iterator[bytes]:
     """Unpack a body in small pieces: httpx unpacks a whole network chunk at once, a thousandfold for a bomb.
 
-    It should not come compressed, as we ask for that; some object stores keep objects so and send them as they are.
+    It should not come compressed, as we ask for that; some object stores keep objects so and send them as
+    they are.
     """
     if encoding not in {"gzip", "x-gzip", "deflate"}:
         raise DownloadError(
-            f"{host_of(str(response.url))} sent a body in {encoding[:40]!r}, which was not asked for."
+            f"{host_of(str(response.url))} sent a body in {encoding[:40]!r}, which was not requested."
         )
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, as its header says.
     for packed in response.iter_raw():
@@ -337,11 +340,11 @@ def host_of(url: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadLimits:
-    """How far a result host is followed.
+    """The limits of a download.
 
     :param bytes: size of an image.
     :param seconds: time for an image in all: redirects, silences and repeated attempts among it.
-    :param attempts: times that a link is asked, where the trouble may pass.
+    :param attempts: attempts for a link, on transient errors.
     """
 
     bytes: int = int(DEFAULT_MAX_IMAGE_MEGABYTES * 1_000_000)
@@ -350,9 +353,9 @@ class DownloadLimits:
 
     @classmethod
     def of(cls, *, megabytes: float | None, seconds: float | None) -> DownloadLimits:
-        """Take the limits that are set, and the defaults of the others."""
+        """Return the given limits, and defaults for the others."""
         return cls(
-            # A number so large that it has no product is no limit.
+            # A number too large to multiply means no limit.
             bytes=cls.bytes if megabytes is None else int(min(megabytes * 1_000_000, _NO_LIMIT_BYTES)),
             seconds=cls.seconds if seconds is None else seconds,
         )

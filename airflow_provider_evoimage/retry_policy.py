@@ -1,7 +1,7 @@
 """The default retry policy of the operators (Airflow 3.3 and later): how long to wait before the next try.
 
-It only chooses the delay. Whether to retry is told by the exception: those that no retry mends inherit
-``AirflowFailException``, which ends a task at once on every Airflow version and is never asked about here.
+It only chooses the delay. The exception decides whether to retry: final errors inherit
+``AirflowFailException``, which ends a task at once on every Airflow version and never reaches this policy.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from airflow_provider_evoimage.version_compat import HAS_RETRY_POLICY, RetryDeci
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# A generation that timed out is paid for and may be done by now: look again soon.
+# A generation that timed out is paid for and may be done by now: poll again soon.
 AFTER_TIMEOUT = timedelta(seconds=30)
 # Tasks of one mapped list that met the same limit do not come back in the same second.
 SPREAD_SHARE = 0.25
 
 
 class EvoImageRetryPolicy(RetryPolicy):
-    """Wait as long as EvoLink asked (``Retry-After``, or what the failure code is worth), a little spread.
+    """Wait as long as EvoLink asks (``Retry-After``, or the seconds of the failure code), slightly spread.
 
-    Errors that say nothing about time, and errors of other packages, keep the task's own ``retry_delay``.
+    For errors without a delay, and errors of other packages, the task's own ``retry_delay`` applies.
     """
 
     def evaluate(
@@ -49,7 +49,7 @@ class EvoImageRetryPolicy(RetryPolicy):
         )
 
     def serialize(self) -> dict[str, Any]:
-        """Return what makes this policy again: nothing, it has no settings."""
+        """Return the arguments of this policy: none."""
         return {}
 
     @classmethod
@@ -73,5 +73,5 @@ DEFAULT_RETRY_POLICY: RetryPolicy | None = EvoImageRetryPolicy() if HAS_RETRY_PO
 
 
 def retry_policy_argument(policy: RetryPolicy | None) -> dict[str, Any]:
-    """Return the policy as an argument of Airflow's BaseOperator; nothing where it knows none."""
+    """Return the policy as an argument of Airflow's BaseOperator; nothing on versions without retry policies."""
     return {"retry_policy": policy} if HAS_RETRY_POLICY else {}

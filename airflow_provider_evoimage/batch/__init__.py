@@ -1,1 +1,1 @@
-"""Many requests in one Airflow task: reading them, submitting them, and the record of how far each has come."""
+"""Many requests in one Airflow task: reads, submits and records each of them."""

@@ -1,4 +1,4 @@
-"""Takes in the generations of a batch that have ended: saves their images, and notes what came of each item."""
+"""Collects the ended generations of a batch: saves their images and records the outcome of each item."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ CHUNK = 50
 
 @dataclass(kw_only=True)
 class BatchCollection:
-    """Saves what has ended, some at a time, so that memory and what a crash repeats stay small.
+    """Saves ended generations in chunks, so that memory stays small and a crash repeats little.
 
-    :param lines: what is known of each item; changed in place.
+    :param lines: the line of each item; changed in place.
     """
 
     hook: EvoImageHook
@@ -45,7 +45,7 @@ class BatchCollection:
     log: Logger
 
     def collect(self, endings: Mapping[str, Ending], reason: str = "") -> None:
-        """Read and save generations whose wait is over; one that still runs is noted as unfinished.
+        """Read and save generations whose wait is over; one that still runs is recorded as unfinished.
 
         :param reason: why generations count as lost.
         """
@@ -96,7 +96,7 @@ class BatchCollection:
             generation_ended(generation, is_expired=True)
             self._failed(line, generation, expired)
             return
-        # The images are there and paid for: the line goes on waiting, and a retry saves them.
+        # The images exist and are paid for: the line stays "waiting", and a retry saves them.
         error = next((each for each in outcome.errors if each.retryable), outcome.errors[0])
         self.log.warning("Item %d could not be saved: %s", line.item, error)
         self._keep(replace(line, error=ItemError.of(error)))
@@ -117,7 +117,7 @@ class BatchCollection:
         problem = ItemError.of(error)
         line = replace(line, error=problem)
         if generation is None and line.record is not None and line.record.is_outlived(time.time()):
-            # Nothing is left to resume: a cleared task submits a new request.
+            # There is nothing to resume: a cleared task submits a new request.
             failed = replace(line.record, phase="failed", retryable=False)
             line = replace(line, state="failed", record=failed, error=replace(problem, retryable=False))
         self._keep(line)

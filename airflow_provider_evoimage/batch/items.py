@@ -1,4 +1,4 @@
-"""The items of a batch: each a checked request, known by what it asks for and not by where it stands."""
+"""The items of a batch: each a checked request, identified by its content and not by its place."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from airflow_provider_evoimage.submission.identity import fingerprint
 
 MAX_ITEMS = 2_000
 
-#: What an item may say: the fields of a request, and its own name for its files.
+#: The keys of an item: the fields of a request, and a name for its files.
 ITEM_FIELDS = ("name", "prompt", "model", "size", "quality", "n", "image_urls", "callback_url", "extra_body")
 
 _SHOWN_PROBLEMS = 10
 
 
-#: Fingerprint and occurrence: what an item is known by, wherever it stands.
+#: Fingerprint and occurrence: they identify an item, whatever its place.
 LedgerKey = tuple[str, int]
 
 
@@ -31,11 +31,12 @@ LedgerKey = tuple[str, int]
 class BatchItem:
     """One request of a batch.
 
-    :param position: its place in the list of requests, from 0; another try may find it elsewhere.
+    :param position: its place in the list of requests, from 0; it may differ in another try.
     :param name: its own name for its files, "" where it has none.
-    :param references: its references as they were read, their local copies gone; None where it has none.
-    :param given: the fields ``image_urls`` and ``extra_body`` as the user gave them, to read the references again.
-    :param occurrence: how many equal requests stand before it.
+    :param references: its references as read, without local copies; None if it has none.
+    :param given: the fields ``image_urls`` and ``extra_body`` as the user gave them, to read the references
+        again.
+    :param occurrence: how many equal requests come before it.
     """
 
     position: int
@@ -48,13 +49,13 @@ class BatchItem:
 
     @property
     def asked(self) -> RequestSummary:
-        """What it asks for, as the manifest tells it."""
+        """The request, as the manifest describes it."""
         asked = RequestSummary.by(self.request)
         return asked if self.references is None else with_sources(asked, self.references)
 
     @property
     def ledger_key(self) -> LedgerKey:
-        """What it is found by in the ledger, wherever it stands."""
+        """The key of its line in the ledger, whatever its place."""
         return self.fingerprint, self.occurrence
 
 
@@ -65,7 +66,7 @@ def build_items(
 ) -> list[BatchItem]:
     """Check every request before anything is paid.
 
-    :param defaults: fields for all items; what an item says itself goes before.
+    :param defaults: fields for all items; an item's own fields win.
     :param read_references: reads the references that the fields of a request name.
     :raises InvalidRequestError: naming each wrong item, or when there are too many.
     """

@@ -1,15 +1,15 @@
-"""The ledger of a batch: one line for each item, beside its images, written as the batch goes on.
+"""The ledger of a batch: a file beside the images with one line for each item, written while the batch runs.
 
-It is what a later try reads to know what was paid for, and in the end the batch's manifest: a JSONL file whose lines
-are manifests (:mod:`airflow_provider_evoimage.manifest`) with these fields more:
+A later try reads in it what was paid for. At the end it is the batch manifest: a JSONL file whose lines are
+manifests (:mod:`airflow_provider_evoimage.manifest`) with these additional fields:
 
 =================  ==========================================================================================
 ``item``           ``{item}`` in the names of its files: its place when it was first seen; it never changes
 ``position``       its place in the list of requests now, from 0
 ``name``           the item's own name, "" where it has none
-``state``          ``queued`` (not asked for yet), ``waiting``, ``saved``, ``failed`` or ``left out``
+``state``          ``queued`` (not submitted yet), ``waiting``, ``saved``, ``failed`` or ``left out``
 ``error``          why it failed or was left out: ``code``, ``message``, ``retryable``; else None
-``submission``     under which key it was asked for, and how far that has come
+``submission``     the key it was submitted under, and its phase
 =================  ==========================================================================================
 """
 
@@ -37,7 +37,7 @@ from airflow_provider_evoimage.submission.record import SubmissionRecord
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-#: In version 1 ``item`` was the position and ``number`` what file names say.
+#: In version 1 ``item`` was the position, and ``number`` was the ``{item}`` of file names.
 LEDGER_VERSION = 2
 
 State = Literal["queued", "waiting", "saved", "failed", "left out"]
@@ -58,7 +58,7 @@ class ItemError:
 
     @classmethod
     def of(cls, error: EvoImageError) -> ItemError:
-        """Describe an error in a few words; a ledger is read by people, years later."""
+        """Describe an error briefly, for people who read the ledger years later."""
         return cls(
             code=error.code or type(error).__name__, message=error.message[:500], retryable=error.retryable
         )
@@ -66,11 +66,11 @@ class ItemError:
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerLine:
-    """What is known of one item.
+    """The line of one item.
 
-    :param asked: what it asks for, so that what comes after the submission needs no list of requests any more.
+    :param asked: the request, so that nothing after the submission needs the list of requests.
     :param manifest: of its generation, without links, once its images are saved.
-    :param charge: credits that EvoLink charged for a generation of which nothing is saved; None while unknown.
+    :param charge: credits that EvoLink charged for a generation without saved images; None while unknown.
     """
 
     item: int
@@ -87,7 +87,7 @@ class LedgerLine:
 
     @classmethod
     def new(cls, item: BatchItem, number: int) -> LedgerLine:
-        """Begin the line of an item that nobody has asked for yet."""
+        """Return the line of an item that was never submitted."""
         return cls(
             item=number,
             position=item.position,
@@ -99,7 +99,7 @@ class LedgerLine:
 
     @property
     def key(self) -> LedgerKey:
-        """What the item is known by, wherever it stands."""
+        """Identifies the item, whatever its place."""
         return self.fingerprint, self.occurrence
 
     @property
@@ -120,7 +120,7 @@ class LedgerLine:
 
     @property
     def most_credits(self) -> Decimal:
-        """What it may cost while its charge is not known: what was reserved or estimated, whichever is more."""
+        """What it may cost while its charge is unknown: the larger of reservation and estimate."""
         reserved = self.record.credits_reserved if self.record else None
         estimate = (self.asked.estimate or {}).get("credits_high")
         return max(Decimal(str(number(each) or 0)) for each in (reserved, estimate))
@@ -131,8 +131,8 @@ class LedgerLine:
         return self.record.evolink_task_id if self.record else None
 
     def at(self, item: BatchItem) -> LedgerLine:
-        """Return the line for the place at which the item stands now."""
-        # What is saved keeps its name, as its files do.
+        """Return the line with the item's present place."""
+        # A saved item keeps its name, as its files do.
         name = self.name if self.state == "saved" else item.name
         return replace(self, position=item.position, name=name, asked=item.asked)
 
@@ -160,7 +160,7 @@ class LedgerLine:
 
     @classmethod
     def read(cls, data: object) -> LedgerLine | None:
-        """Read a line; None where it is none. People can edit what lies in their storage."""
+        """Read a line; return None if it is invalid. People can edit files in their storage."""
         if (
             not isinstance(data, Mapping)
             or data.get("v") not in _READ_VERSIONS
@@ -204,7 +204,7 @@ class LedgerLine:
         )
 
 
-# Characters that JSON need not escape, and that some readers take for the end of a line.
+# Characters that JSON may leave unescaped, and that some readers take for a line break.
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 _OWN_FIELDS = frozenset({"item", "position", "number", "name", "state", "error", "submission"})
 
@@ -225,10 +225,11 @@ class BatchLedger:
         return self._destination.url(self._name)
 
     def read(self) -> dict[LedgerKey, LedgerLine]:
-        """Return the lines of an earlier leg or try by fingerprint and occurrence; what does not read is left out.
+        """Return the lines of an earlier leg or try by fingerprint and occurrence; invalid lines are left out.
 
         :raises DestinationError: when the storage fails, which is not the same as an absent file.
-        :raises UnrepeatableSubmissionError: when a newer release wrote it, so that what was paid is unknown here.
+        :raises UnrepeatableSubmissionError: when a newer release wrote it, so that what was paid is unknown
+            here.
         """
         text = self._destination.read_text(self._name)
         rows = [_json(each) for each in (text or "").split("\n") if each.strip()]
@@ -248,11 +249,11 @@ class BatchLedger:
         )
 
     def remove_parts(self, log: Logger) -> None:
-        """Remove what a try that was killed while it wrote may have left beside the file."""
+        """Remove the part file of a try that was killed while it wrote."""
         self._destination.remove_parts([self._name], log)
 
     def write(self, lines: Iterable[LedgerLine]) -> None:
-        """Write all lines; the file is complete or the earlier one.
+        """Write all lines; if that fails, the earlier file stays.
 
         :raises DestinationError: when the storage refuses.
         """
@@ -265,7 +266,7 @@ class BatchLedger:
             self._destination.publish(local, self._name, "application/x-ndjson")
 
     def write_if_possible(self, lines: Iterable[LedgerLine], log: Logger) -> None:
-        """Write all lines; a storage that fails is a warning, as the keys protect."""
+        """Write all lines; a failing storage only logs a warning, as the keys protect."""
         try:
             self.write(lines)
         except DestinationError as error:

@@ -1,6 +1,6 @@
-"""The references of a batch's items: read and checked before anything is paid, uploaded one item at a time.
+"""The references of a batch: reads and checks all before anything is paid, uploads them item by item.
 
-Only hashes are kept in between: the local copies of two thousand items would fill a worker's disk.
+Only hashes are kept in between, as local copies for two thousand items would fill a worker's disk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from airflow_provider_evoimage.references.task import TaskReferences, has_refere
 
 
 class BatchReferences:
-    """Reads the references of items, each set of them once, and makes their uploads.
+    """Reads the references of items, each set once, and prepares their uploads.
 
     :param task: what the task does with references; its record of a single request is not used here.
     """
@@ -29,8 +29,8 @@ class BatchReferences:
     def read(self, fields: Mapping[str, Any]) -> References | None:
         """Read and check the references that the fields of a request name; None where there are none.
 
-        :raises InvalidRequestError: when one is not there, or not what the model takes.
-        :raises ReferenceUnreadableError: when the storage does not give one.
+        :raises InvalidRequestError: when one does not exist, or the model does not accept it.
+        :raises ReferenceUnreadableError: when the storage cannot read one now.
         """
         image_urls, extra_body = fields.get("image_urls"), fields.get("extra_body")
         if not has_references(image_urls, extra_body):
@@ -48,12 +48,12 @@ class BatchReferences:
         return ItemUploads(self._task, item)
 
     def remove(self) -> None:
-        """Remove the batch's uploads from EvoLink, if that was asked for."""
+        """Remove the batch's uploads from EvoLink, if ``cleanup`` is set."""
         self._task.remove()
 
 
 class ItemUploads:
-    """The uploads of one item, from copies that live no longer than that."""
+    """Uploads the references of one item, from copies that are removed right after."""
 
     def __init__(self, task: TaskReferences, item: BatchItem) -> None:
         self._task = task
@@ -62,7 +62,7 @@ class ItemUploads:
     def sendable(self, request: ImageRequest, key: str) -> ImageRequest:
         """Upload the references, and return the request with their URLs in it.
 
-        :raises ReferenceUnreadableError: when a reference is another one by now.
+        :raises ReferenceUnreadableError: when a reference has changed since it was checked.
         """
         given, before = self._item.given, self._item.references
         with self._task.read(

@@ -1,4 +1,4 @@
-"""One leg of a batch on a worker: what is known, what is submitted, what is collected, and what it comes to."""
+"""One leg of a batch on a worker: reads the ledger, submits, collects and sums up."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ LEDGER_NAME = "{dag_id}/{run_id}/{task_id}{map_suffix}.batch.{ext}"
 
 @dataclass(frozen=True, kw_only=True)
 class BatchArguments:
-    """What the operator was given; see :class:`EvoImageBatchOperator`.
+    """The operator's arguments; see :class:`EvoImageBatchOperator`.
 
     :param defaults: fields of requests that have none of their own.
     """
@@ -80,7 +80,7 @@ class BatchArguments:
 
 
 class BatchRun:
-    """A batch as one leg of its task sees it. First :meth:`submit` or :meth:`resume`, then the rest."""
+    """One leg of a batch task. Call :meth:`submit` or :meth:`resume` first, then the rest."""
 
     def __init__(
         self, context: Mapping[str, Any], *, hook: EvoImageHook, arguments: BatchArguments, log: Logger
@@ -99,7 +99,7 @@ class BatchRun:
         self._references = BatchReferences(
             TaskReferences(
                 hook=hook,
-                # Without the task state store: its record is of one request, and here are many.
+                # Without the task state store: it has room for the record of one request, not of many.
                 context={"ti": self._ti},
                 cleanup=arguments.cleanup_references,
                 log=log,
@@ -121,7 +121,7 @@ class BatchRun:
 
     @property
     def waiting(self) -> list[str]:
-        """The generations that are still to be waited for, in the order of their items."""
+        """The generations to wait for, in the order of their items."""
         return [
             line.evolink_task_id
             for line in self._lines.values()
@@ -130,16 +130,15 @@ class BatchRun:
 
     @property
     def queued(self) -> int:
-        """How many items wait for their turn to be asked for."""
+        """How many items wait to be submitted."""
         return sum(line.state == "queued" for line in self._lines.values())
 
     def submit(self) -> None:
-        """Read and check the requests and what earlier tries left; ask for every item that has no generation.
+        """Read and check the requests and the ledger; submit every item that has no generation.
 
-        What there is no room for stays queued, for :meth:`submit_queued`.
+        Items without room stay queued, for :meth:`submit_queued`.
 
-        :raises EvoImageError: when anything about them, the storage or a limit cannot work; nothing has been
-            asked for then.
+        :raises EvoImageError: when a request, the storage or a limit is invalid; nothing was submitted then.
         """
         try:
             items = self._items()
@@ -176,7 +175,7 @@ class BatchRun:
         )
 
     def _goes_on_without_list(self, error: EvoImageError) -> bool:
-        """Go on with what an earlier try asked for although the requests cannot be read any more, if there is any."""
+        """Resume earlier submissions although the requests cannot be read any more; return whether there are any."""
         lines = self._ledger.read()
         if not any(line.outcome_unknown or _may_go_on(line) for line in lines.values()):
             return False
@@ -196,9 +195,9 @@ class BatchRun:
         return True
 
     def submit_queued(self) -> None:
-        """Ask for items that waited for their turn, as far as there is room now.
+        """Submit queued items, as far as there is room now.
 
-        Requests that cannot be read any more are left out: what is under way is waited for all the same.
+        Requests that cannot be read any more are left out; generations under way are still waited for.
         """
         if not self.queued:
             return
@@ -212,7 +211,7 @@ class BatchRun:
         gone = [self._lines.pop(key).item for key in keys if key not in items]
         if gone:
             self._log.warning("No longer in the list, and not submitted: items %s.", ranges_in_words(gone))
-        # Each keeps the place and name it had: only these were checked for files of the same name.
+        # Each keeps its place and name, as only these were checked for colliding file names.
         self._submission().ensure([items[key] for key in keys if key in items])
 
     def _items(self) -> list[BatchItem]:
@@ -237,9 +236,10 @@ class BatchRun:
         )
 
     def resume(self) -> None:
-        """Read from the ledger where the leg before left off; the list of requests is no longer needed.
+        """Read from the ledger how far the leg before came; the list of requests is not needed.
 
-        Where the ledger cannot tell, everything is submitted once more, which the keys make free of charge.
+        If the ledger is incomplete, everything is submitted once more; under the same keys that costs
+        nothing.
         """
         lines = self._ledger.read()
         if not lines or any(_is_left_open(line) for line in lines.values()):
@@ -261,11 +261,11 @@ class BatchRun:
     def finish(
         self, context: Mapping[str, Any], outlets: Sequence[object]
     ) -> tuple[dict[str, Any], NewImages]:
-        """Sum up, announce the images, and mark a batch of which nothing is missing as delivered.
+        """Sum up, announce the images, and mark a complete batch as delivered.
 
         :returns: the summary, and the images for lineage.
-        :raises BatchIncompleteError: when another try may bring what is missing.
-        :raises BatchFailedError: when none can, and that is not accepted.
+        :raises BatchIncompleteError: when another try may complete the batch.
+        :raises BatchFailedError: when no try can, and failures are not accepted.
         :raises DestinationError: when the batch manifest cannot be written.
         """
         self._leave_out_queued(
@@ -284,7 +284,7 @@ class BatchRun:
         )
         made.announce(context, outlets, self._log)
         if not missing:
-            # Last, as all that comes before may be interrupted: only now is a clear a wish for new images.
+            # Last, as everything before may be interrupted: from now on a clear asks for new images.
             self._mark_delivered()
             self._ledger.write(self._lines.values())
         return summary_of(list(self._lines.values()), self._ledger.url, self._made_by), made
@@ -295,12 +295,13 @@ class BatchRun:
                 self._lines[key] = replace(line, state="left out", error=ItemError.of(because))
 
     def _judge(self, missing: Sequence[LedgerLine]) -> None:
-        """Raise what the missing items amount to, unless they are accepted."""
+        """Raise the error for the missing items, unless they are accepted."""
         words = missing_in_words(missing, len(self._lines), self._ledger.url)
-        # Paid for, or perhaps, and not saved: no setting accepts that.
+        # Paid for, or possibly paid for, and not saved: no setting accepts that.
         is_unfinished = any(line.state == "waiting" or line.outcome_unknown for line in missing)
         may_succeed = any(line.error is None or line.error.retryable for line in missing)
-        # Nor that the account was refused or empty half-way, which is no item's failure; a limit of one's own is.
+        # Nor does any accept that the account was refused or empty half-way; only the user's own limit counts
+        # as accepted.
         was_stopped = any(
             line.state == "left out" and line.error and line.error.code != BudgetExceededError.__name__
             for line in missing
@@ -329,7 +330,7 @@ class BatchRun:
             dag_id=self._ti.dag_id,
             run_id=self._ti.run_id,
             task_id=self._ti.task_id,
-            # A batch is known by its place: its own items may come and go.
+            # A batch is identified by its place, as its items may change.
             item=f"batch {self._made_by['map_index']}",
             epoch=self._ti.max_tries or 0,
             fingerprint=item.fingerprint,
@@ -346,7 +347,7 @@ class BatchRun:
         return bool(paths) and all(isinstance(path, str) and self._destination.holds(path) for path in paths)
 
     def _check_names(self, items: Sequence[BatchItem], lines: Mapping[LedgerKey, LedgerLine]) -> None:
-        """Find two images of one name before anything is paid; what is saved keeps its names."""
+        """Find two images with the same name before anything is paid; saved images keep their names."""
         names = self._names
         taken: dict[str, BatchItem] = {}
         for item in items:
@@ -370,7 +371,7 @@ class BatchRun:
 
 
 def _is_left_open(line: LedgerLine) -> bool:
-    """Whether a line says that its item was not asked for, or not heard of since: never so once all was submitted."""
+    """Whether the item was not submitted, or its answer is missing; never the case once everything was submitted."""
     return line.state == "waiting" and line.evolink_task_id is None and line.error is None
 
 
@@ -382,7 +383,7 @@ def _may_go_on(line: LedgerLine) -> bool:
 def _lines(
     items: Sequence[BatchItem], found: Mapping[LedgerKey, LedgerLine], log: Logger
 ) -> dict[LedgerKey, LedgerLine]:
-    """Give each item the line of an earlier try, wherever it stood then."""
+    """Give each item its line of an earlier try, whatever its place was."""
     taken = {found[item.ledger_key].item for item in items if item.ledger_key in found}
     free = itertools.count(max([len(items), *(number + 1 for number in taken)]))
     lines = {}

@@ -16,7 +16,7 @@ from airflow.sdk import ObjectStoragePath
 
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
 
-# Two thousand prompts of the longest kind are 64 MB; a larger file is some other file.
+# Two thousand prompts of maximum length are 64 MB; a larger file is not a list of requests.
 MAX_FILE_BYTES = 100 * 1024 * 1024
 
 _FORMATS = "a .json, .jsonl, .ndjson, .csv or .tsv file"
@@ -24,24 +24,25 @@ _FORMATS = "a .json, .jsonl, .ndjson, .csv or .tsv file"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One item as it was given, unchecked.
+    """One item as given, unchecked.
 
     :param fields: of a request, and ``name``.
-    :param line: where it begins in a file that has lines.
+    :param line: its first line, in a file that has lines.
     """
 
     fields: Mapping[str, Any]
     line: int | None = None
 
 
-# Each with its line, if there are lines, and the words for where it stands.
+# Each with its line, if there are lines, and a description of its place for messages.
 _Found = Iterator[tuple[int | None, str, object]]
 
 
 def read_requests(requests: object) -> list[Entry]:
-    """Return what was given for each item, in order.
+    """Return each item as given, in order.
 
-    :param requests: a list (each item a prompt, or a mapping of request fields and ``name``), the text of a list
+    :param requests: a list (each item a prompt, or a mapping of request fields and ``name``), the text of a
+        list
         (what a template renders), or the absolute path or storage URL of a file.
     :raises InvalidRequestError: when it is none of these, or empty; it names the item or the line.
     :raises EvoImageError: when the file cannot be read.
@@ -62,7 +63,7 @@ def read_requests(requests: object) -> list[Entry]:
         )
     entries = [Entry(fields=_fields(where, item), line=line) for line, where, item in found]
     if not entries:
-        raise InvalidRequestError(f"{place} is empty: there is nothing to ask for.")
+        raise InvalidRequestError(f"{place} is empty: there is nothing to submit.")
     return entries
 
 
@@ -96,7 +97,7 @@ def _in_file(path: str) -> _Found:
 def _text_of(path: str) -> str:
     try:
         with ObjectStoragePath(path).open("rb") as file:
-            # Not by the size that the storage tells: some tell none.
+            # Not by the size that the storage reports, as some report none.
             content = bytes(file.read(MAX_FILE_BYTES + 1))
     except Exception as error:
         raise EvoImageError(
@@ -107,7 +108,7 @@ def _text_of(path: str) -> str:
     if len(content) > MAX_FILE_BYTES:
         raise InvalidRequestError(f"{path} is larger than the {MAX_FILE_BYTES:,} bytes that are allowed.")
     try:
-        # What spreadsheets write begins with a byte order mark.
+        # Files of spreadsheets begin with a byte order mark.
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
@@ -121,7 +122,7 @@ def _in_words(error: Exception) -> str:
         case IsADirectoryError():
             return "it is a folder"
         case _:
-            # Some say nothing but their kind.
+            # Some exceptions have no text.
             return str(error).rstrip(".") or type(error).__name__
 
 
@@ -131,7 +132,7 @@ def _in_list(items: Iterable[object], place: str) -> _Found:
 
 
 def _rendered(text: str) -> list[object]:
-    """Read a list as JSON, or as a template without ``| tojson`` writes one."""
+    """Read a list as JSON, or as Python prints it, which a template without ``| tojson`` renders."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -166,7 +167,7 @@ def _in_json_lines(text: str, path: str) -> _Found:
 
 
 def _in_table(text: str, path: str, delimiter: str) -> _Found:
-    """Read rows; an empty cell is a field not given, and references are separated by blanks.
+    """Read rows; an empty cell leaves the field unset, and references are separated by blanks.
 
     A column without a name is left out: the row numbers of some writers.
     """

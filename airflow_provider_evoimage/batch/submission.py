@@ -1,4 +1,4 @@
-"""Submits the items of a batch, several at a time, each once; the ledger tells a later try how far it came."""
+"""Submits the items of a batch in parallel, each once, and records in the ledger how far it came."""
 
 from __future__ import annotations
 
@@ -44,11 +44,12 @@ from airflow_provider_evoimage.version_compat import AirflowTaskTimeout
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-#: Items between two writings of the ledger: what a crash leaves to be asked for again under the same keys. Where
-#: EvoLink ignores keys it is as many as are submitted at a time, as what a crash leaves can then not be asked for.
+#: Items between two writings of the ledger: after a crash these are submitted again under the same keys. If
+#: EvoLink ignores keys, the ledger is written for each group that is submitted in parallel, as those items
+#: cannot be repeated.
 CHUNK = 50
 PARALLEL_SUBMISSIONS = 8
-#: How often the ledger is written before a storage counts as failing, where no submission may go unrecorded.
+#: Attempts to write the ledger before the storage counts as failing, if no submission may go unrecorded.
 LEDGER_ATTEMPTS = 5
 
 # These errors would hit every item, so stop submitting.
@@ -60,7 +61,7 @@ _STOPPING = (
     InsufficientCreditsError,
     RateLimitError,
 )
-# Of the reasons for 403 these are of the key or the account; others may be of one model.
+# These reasons for 403 concern the key or the account; others may concern one model.
 _KEY_IS_BARRED = frozenset({"key_disabled", "key_expired", "user_disabled", "ip_restricted"})
 
 Lines = dict[LedgerKey, LedgerLine]
@@ -68,12 +69,12 @@ Lines = dict[LedgerKey, LedgerLine]
 
 @dataclass(kw_only=True)
 class BatchSubmission:
-    """Brings every item to a generation: an earlier try's, or a new one.
+    """Gives every item a generation: an earlier try's, or a new one.
 
     :param identity_of: which logical request an item is.
     :param is_there: whether the files of a saved item are still there.
-    :param uploads_of: what uploads the references of an item just before it is submitted.
-    :param lines: what is known of each item; changed in place.
+    :param uploads_of: returns the object that uploads an item's references just before it is submitted.
+    :param lines: the line of each item; changed in place.
     :param max_active: how many generations may be under way at a time; None for any number.
     """
 
@@ -91,7 +92,7 @@ class BatchSubmission:
     max_active: int | None = None
     _stopped_by: EvoImageError | None = field(default=None, init=False)
     _decisions: dict[LedgerKey, Submit] = field(default_factory=dict, init=False)
-    # Of the items that are about to be submitted: the records that the ledger holds already.
+    # The records that the ledger already holds for the items that are submitted next.
     _announced: dict[LedgerKey, SubmissionRecord] = field(default_factory=dict, init=False)
     _on_record: frozenset[str] = field(default=frozenset(), init=False)
 
@@ -101,18 +102,19 @@ class BatchSubmission:
         *,
         before_first: Callable[[Sequence[BatchItem]], None] | None = None,
     ) -> None:
-        """Submit what has to be; what cannot be is noted in its line, and what it would have stopped as well.
+        """Submit every item that needs it; record in its line why one could not be submitted, or was left out.
 
-        What there is no room for stays queued: ask again once some generations have ended.
+        Items without room stay queued: call again once some generations have ended.
 
-        :param before_first: called with all that is to be submitted, if anything is; may raise.
-        :raises DestinationError: when keys are not trusted and the ledger, which must precede, cannot be written.
+        :param before_first: called with all items to submit, if there are any; may raise.
+        :raises DestinationError: when keys are not trusted and the ledger cannot be written before a
+            submission.
         """
         self._on_record = self._accepted
         chosen = [item for item in items if self._begin(item)]
-        # What is asked for anew, after a clear, is held like anything else: its earlier charge must not cover it.
+        # Items that a clear submits again are held like any other: their earlier charge must not cover them.
         hold_earlier(self.budget, (line for key, line in self.lines.items() if key not in self._decisions))
-        # First what an earlier try may have been granted already: it costs what it costs.
+        # First the items that an earlier try may have paid for: they cost nothing new.
         repeated = [item for item in chosen if self._decisions[item.ledger_key].recorded_key is not None]
         new = [item for item in chosen if self._decisions[item.ledger_key].recorded_key is None]
         if new and before_first is not None and (refusal := self._refusal(before_first, new)) is not None:
@@ -127,7 +129,7 @@ class BatchSubmission:
     ) -> EvoImageError | None:
         """Return why nothing new may be submitted; None where it may.
 
-        :raises EvoImageError: that reason, where nothing was paid for that a refusal would strand.
+        :raises EvoImageError: the same reason, if no paid item would be stranded by it.
         """
         try:
             check(new)
@@ -160,7 +162,7 @@ class BatchSubmission:
             self._stop(chosen, self._stopped_by)
 
     def _held_chunk(self, queue: deque[BatchItem], room: int) -> list[BatchItem]:
-        """Take the next items, as many as there is room and money for; hold the money."""
+        """Take the next items, as far as room and budget allow, and hold their cost."""
         most = CHUNK if self._trusted else self.parallel
         chunk: list[BatchItem] = []
         while queue and len(chunk) < min(room, most):
@@ -174,7 +176,7 @@ class BatchSubmission:
         return chunk
 
     def _log_ids(self, chunk: Sequence[BatchItem]) -> None:
-        """Name what was accepted: where keys are ignored, the ledger alone would know."""
+        """Log the accepted ids: if keys are ignored, they are otherwise in the ledger alone."""
         accepted = [
             f"{self.lines[item.ledger_key].item}: {evolink_task_id}"
             for item in chunk
@@ -184,15 +186,15 @@ class BatchSubmission:
 
     @property
     def _room(self) -> int:
-        """How many more may be asked for now."""
+        """How many more may be submitted now."""
         active = sum(line.is_under_way for line in self.lines.values())
         return CHUNK if self.max_active is None else max(0, self.max_active - active)
 
     def _stop(self, chosen: Iterable[BatchItem], because: EvoImageError) -> None:
-        """Decide about what was not asked for: it waits for its turn, or is left out."""
+        """Leave out the items that were not submitted, or leave them queued."""
         self.log.warning("Submitting stopped: %s", because.message)
         if isinstance(because, RateLimitError) and any(line.is_under_way for line in self.lines.values()):
-            # The account may have as many under way as it can: there is room when some have ended.
+            # The account may be at its limit of parallel generations; there is room when some have ended.
             self.log.info("Queued items are submitted when some of those under way have ended.")
             return
         for item in chosen:
@@ -206,7 +208,7 @@ class BatchSubmission:
         return self.hook.settings.account.trust_idempotency
 
     def _begin(self, item: BatchItem) -> bool:
-        """Bring a line up to this try; tell whether the item is to be submitted."""
+        """Update a line for this try; return whether the item must be submitted."""
         line = self.lines[item.ledger_key]
         identity = self.identity_of(item)
         decision = decide(
@@ -229,7 +231,7 @@ class BatchSubmission:
             record = replace(line.record, epoch=identity.epoch)
             is_saved = line.state == "saved"
             if is_saved and line.record.epoch != identity.epoch:
-                # Cleared: what was saved may have been removed since, and is saved again then.
+                # Cleared: saved files may have been removed since, and are then saved again.
                 is_saved = self.is_there(line)
             has_ended = is_saved or record.phase == "failed"
             self._keep(
@@ -240,7 +242,7 @@ class BatchSubmission:
         return False
 
     def _announce(self, chunk: Sequence[BatchItem]) -> None:
-        """Write that these items are about to be asked for, and under which keys, before any of them is."""
+        """Record the keys of these items before any of them is submitted."""
         for item in chunk:
             self._keep(replace(self.lines[item.ledger_key], state="waiting"))
         announced = dict(self.lines)
@@ -264,9 +266,9 @@ class BatchSubmission:
             raise
 
     def _write(self, lines: Lines) -> None:
-        """Write the ledger; where keys are not trusted it is all that a later try can go by.
+        """Write the ledger; if keys are not trusted, a later try depends on it alone.
 
-        :raises DestinationError: naming the generations that it does not know of, where keys are not trusted.
+        :raises DestinationError: naming the generations that it lacks, if keys are not trusted.
         """
         if self._trusted:
             self.ledger.write_if_possible(lines.values(), self.log)
@@ -308,7 +310,7 @@ class BatchSubmission:
             try:
                 wait(futures)
             except BaseException:
-                # Airflow's execution_timeout, for instance: what is not under way stays so.
+                # For instance Airflow's execution_timeout: start no further submission.
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         failures = [error for future in futures if (error := future.exception()) is not None]
@@ -364,9 +366,9 @@ class BatchSubmission:
 
 
 def _stops_all(error: EvoImageError) -> bool:
-    """Whether what one item met with would meet every other."""
+    """Whether every other item would meet this error."""
     if isinstance(error, OutcomeUnknownError):
-        # A proxy that is away was waited for already.
+        # The client already waited for a proxy that is down.
         return error.http_status == HTTPStatus.SERVICE_UNAVAILABLE
     if isinstance(error, AccessDeniedError):
         return error.code in _KEY_IS_BARRED
@@ -374,7 +376,7 @@ def _stops_all(error: EvoImageError) -> bool:
 
 
 def hold_earlier(budget: Budget, lines: Iterable[LedgerLine]) -> None:
-    """Count against a budget what earlier tries have spent, or may have."""
+    """Hold in a budget what earlier tries have spent, or may have spent."""
     for line in lines:
         name = name_in_budget(line.key)
         if line.charged is not None:
@@ -385,7 +387,7 @@ def hold_earlier(budget: Budget, lines: Iterable[LedgerLine]) -> None:
 
 
 def progress_in_words(lines: Iterable[LedgerLine]) -> str:
-    """Tell in one line how far a batch is, and what it has cost."""
+    """Describe in one line how far a batch is and what it has cost."""
     states: Counter[str] = Counter()
     charged = 0.0
     for line in lines:
@@ -398,7 +400,7 @@ def progress_in_words(lines: Iterable[LedgerLine]) -> str:
 
 
 def name_in_budget(key: LedgerKey) -> str:
-    """Return what a budget knows an item by."""
+    """Return an item's name in a budget."""
     return f"{key[0]} {key[1]}"
 
 

@@ -1,4 +1,4 @@
-"""What a batch came to, in a form that is small whatever its size. Pure."""
+"""The summary of a batch, small whatever its size. Pure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _SHOWN_CHARACTERS = 200
 def summary_of(lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[str, Any]) -> dict[str, Any]:
     """Return the XCom of a batch.
 
-    ``manifest`` is the URL of the batch manifest; ``items``, ``saved``, ``failed``, ``left_out`` and ``images`` are
-    counts; ``credits`` holds what was estimated at the most and what was charged; ``failures`` describes the first
+    ``manifest`` is the URL of the batch manifest; ``items``, ``saved``, ``failed``, ``left_out`` and
+    ``images`` are
+    counts; ``credits`` holds what was estimated at the most and what was charged; ``failures`` describes the
+    first
     twenty items without images.
     """
     missing = [line for line in lines if line.state != "saved"]
@@ -51,14 +53,14 @@ def summary_of(lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[
 
 
 def missing_in_words(missing: Sequence[LedgerLine], of: int, manifest_url: str) -> str:
-    """Say which items have no images, and why the first has none."""
+    """Describe which items have no images, and why the first has none."""
     first = missing[0]
     why = first.error.message if first.error else "It is still running."
     numbers = ranges_in_words([line.item for line in missing])
     are = "item has" if of == 1 else "items have"
     return (
         f"{len(missing):,} of {of:,} {are} no images: {numbers} (numbered as in file names, from 0). The first: {why} "
-        f"{of - len(missing):,} saved; {manifest_url} says what became of each."
+        f"{of - len(missing):,} saved; {manifest_url} describes each item."
     )
 
 

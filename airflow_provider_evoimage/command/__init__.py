@@ -1,1 +1,1 @@
-"""The command ``evoimage``: what images cost, what is left, and what became of a generation, in a terminal."""
+"""The command ``evoimage``: prices, balance, and the state of a generation, in a terminal."""

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-# Airflow logs to the standard output, which is the command's answer.
+# Airflow logs to the standard output, which carries the command's result.
 os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "CRITICAL")
 
 from airflow_provider_evoimage.command.app import app
@@ -24,10 +24,10 @@ UNFINISHED = 3
 
 
 def main() -> None:
-    """Run the command; end with 0, 1 (EvoLink or a storage said no), 2 (wrong use) or 3 (not finished yet)."""
+    """Run the command; end with 0, 1 (EvoLink or a storage refused), 2 (wrong use) or 3 (not finished yet)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that knows no × must not turn an answer into an error.
+            # A terminal without the character × must not cause an error.
             stream.reconfigure(errors="replace")
     try:
         app(prog_name="evoimage")
@@ -43,7 +43,7 @@ def _exit_code(error: EvoImageError) -> int:
 
 
 def _described(error: EvoImageError, *, as_json: bool) -> str:
-    # What a retry of an Airflow task would do is of no use here.
+    # Leave out what a retry of an Airflow task would do.
     message = error.message
     if error.request_id:
         message = f"{message} EvoLink's request id: {error.request_id}."

@@ -20,7 +20,7 @@ FILES_URL_VARIABLE = "EVOLINK_FILES_BASE_URL"
 
 @dataclass(kw_only=True)
 class _KeyInEnvironment:
-    """What stands in the environment, as a connection that ConnectionSettings reads."""
+    """The environment variables as a connection that ConnectionSettings reads."""
 
     conn_id: str = KEY_VARIABLE
     host: str | None = None
@@ -31,11 +31,12 @@ class _KeyInEnvironment:
 
 
 class CommandHook(EvoImageHook):
-    """The hook of a person at a terminal.
+    """The hook of the command line.
 
-    :param conn_id: id of an Airflow connection; None takes the API key of the environment if there is one, and
+    :param conn_id: id of an Airflow connection; None takes the API key of the environment if there is one,
+        and
         else the connection ``evoimage_default``.
-    :param on_look: told of every generation that is read.
+    :param on_look: called with every generation that is read.
     """
 
     def __init__(self, conn_id: str | None, on_look: Callable[[Generation], None] | None = None) -> None:
@@ -73,7 +74,7 @@ class CommandHook(EvoImageHook):
         return ConnectionSettings.read(connection)
 
     def get_generation(self, evolink_task_id: str) -> Generation:
-        """Read one generation, and tell who is watching."""
+        """Read one generation, and pass it to ``on_look``."""
         generation = super().get_generation(evolink_task_id)
         if self._on_look is not None:
             self._on_look(generation)

@@ -21,14 +21,14 @@ from airflow_provider_evoimage.defaults import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 
-# Columns where no terminal tells how many it has, so that a file or a pipe gets each row on one line.
+# Columns if the output is no terminal, so that a file or a pipe gets each row on one line.
 _PIPED_WIDTH = 200
 
 app = typer.Typer(
     name="evoimage",
-    help="Tell what EvoLink's images cost, what is left, and what became of a generation.",
+    help="Show what EvoLink's images cost, what is left, and the state of a generation.",
     epilog="The account: --conn-id, else EVOLINK_API_KEY (EVOLINK_BASE_URL), else the Airflow connection "
-    "evoimage_default. Exit codes: 0 done, 1 EvoLink or a storage said no, 2 wrong use, 3 not finished yet.",
+    "evoimage_default. Exit codes: 0 done, 1 EvoLink or a storage refused, 2 wrong use, 3 not finished yet.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,7 +45,7 @@ TaskId = Annotated[str, typer.Argument(metavar="ID", help="EvoLink task id.", sh
 
 
 class IfFileExists(StrEnum):
-    """What to do about a file of the same name."""
+    """What to do if a file exists."""
 
     overwrite = "overwrite"
     skip = "skip"
@@ -53,7 +53,7 @@ class IfFileExists(StrEnum):
 
 
 def _print(table: RenderableType | None, *lines: str, as_json: bool, data: Any) -> None:
-    """Print a table and lines that must stay whole, or JSON."""
+    """Print a table and lines that must not wrap, or JSON."""
     if as_json:
         typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
         return
@@ -79,7 +79,7 @@ def evoimage(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Tell what EvoLink's images cost, what is left, and what became of a generation."""
+    """Show what EvoLink's images cost, what is left, and the state of a generation."""
     del version
 
 
@@ -95,10 +95,10 @@ def estimate(
         str | None, typer.Option(help="Only this tier: 1K, 2K, 4K.", show_default=False)
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Count this prompt too.", show_default=False)] = None,
-    times: Annotated[int, typer.Option("--times", "-x", min=1, help="For so many such requests.")] = 1,
+    times: Annotated[int, typer.Option("--times", "-x", min=1, help="For this many such requests.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what a request will cost: qualities across, sizes down. Needs no account."""
+    """Show what a request will cost, by quality and size. Needs no account."""
     asked = EstimatedRequest(
         model=model.strip(),
         n=n,
@@ -128,14 +128,14 @@ def prices(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the prices that estimates are made from, and where they stand. Needs no account."""
+    """List the prices behind the estimates, and their sources. Needs no account."""
     chosen = MULTIPLIERS if historical else PUBLISHED
     _print(tables.prices_table(chosen), as_json=as_json, data=tables.prices_json(chosen))
 
 
 @app.command(name="credits")
 def credits_(*, conn_id: ConnId = None, as_json: AsJson = False) -> None:
-    """Tell how many credits the account and the API key have left. Costs nothing."""
+    """Show how many credits the account and the API key have left. Costs nothing."""
     hook = CommandHook(conn_id)
     try:
         balance = hook.get_credits()
@@ -171,7 +171,7 @@ def save_(
         str, typer.Option("--names", help="Template of the names below DEST.", show_default="by id and index")
     ] = DEFAULT_NAMES,
     if_exists: Annotated[
-        IfFileExists, typer.Option(help="About files of the same name.")
+        IfFileExists, typer.Option(help="What to do if a file exists.")
     ] = IfFileExists.error,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is finished.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Longest wait, in seconds.")] = 1800.0,

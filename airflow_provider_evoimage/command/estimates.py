@@ -1,4 +1,4 @@
-"""The table of ``evoimage estimate``: every quality and size of a model, or those that were asked for."""
+"""The table of ``evoimage estimate``: every quality and size of a model, or the chosen ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Priced:
 
     :param row: size or tier, in words.
     :param quality: ``any`` where the model has no such field, or it does not matter.
-    :param resolution: tier; None where it has no say.
+    :param resolution: tier; None if it does not matter.
     """
 
     row: str
@@ -75,7 +75,7 @@ class Priced:
 
 
 def priced(asked: EstimatedRequest) -> list[Priced]:
-    """Estimate everything that was asked for.
+    """Estimate every chosen combination.
 
     :raises PriceUnknownError: when no price of the model is known.
     :raises InvalidRequestError: when the model has no such size, quality, resolution or number.

@@ -28,7 +28,7 @@ DEFAULT_NAMES = "{evolink_task_id}-{index}.{ext}"
 
 
 def _log_of_warnings() -> Logger:
-    """Return a log that tells warnings on the standard error; the rest is in the progress bars."""
+    """Return a log that prints warnings to the standard error; the progress bars show the rest."""
     log = logging.getLogger("airflow_provider_evoimage.command")
     log.setLevel(logging.WARNING)
     log.propagate = False
@@ -40,7 +40,7 @@ def _log_of_warnings() -> Logger:
 
 
 def bars(console: Console) -> Progress:
-    """Make the progress display; nothing of it is drawn where the console is no terminal."""
+    """Make the progress display; nothing is drawn if the console is no terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -57,7 +57,7 @@ def finished(
 ) -> Generation:
     """Read a generation that has images; wait for it when ``timeout`` (seconds) is given.
 
-    :raises GenerationUnfinishedError: when it still runs, and nobody asked to wait or the time is over.
+    :raises GenerationUnfinishedError: when it still runs, and waiting was not requested or has timed out.
     :raises EvoImageError: when it failed, was cancelled, or cannot be read.
     """
     with bars(console) as progress:

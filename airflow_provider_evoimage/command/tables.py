@@ -42,11 +42,13 @@ def estimates_table(asked: EstimatedRequest, cells: Sequence[Priced]) -> Rendera
     ]
     if any(not cell.estimate.is_exact for cell in cells):
         notes.insert(
-            1, "A range where EvoLink's pages leave something open; max_credits is held against its end."
+            1,
+            "A range means that EvoLink's pages leave something open; max_credits is compared with its upper end.",
         )
     if asked.resolution and not any(cell.resolution for cell in cells):
         notes.insert(
-            0, f"Without the resolution {asked.resolution}: it has no say where the size is auto or pixels."
+            0,
+            f"Without the resolution {asked.resolution}: it does not matter if the size is auto or in pixels.",
         )
     title = Text(_title(asked), style="bold")
     return Group(title, table, *(Text(note, style="dim") for note in notes))
@@ -77,7 +79,7 @@ def prices_table(prices: PriceList) -> RenderableType:
 
 
 def _alike(prices: PriceList) -> list[tuple[list[str], ModelPrice]]:
-    """Put together the models that have the same price."""
+    """Group models with the same price."""
     groups: list[tuple[list[str], ModelPrice]] = []
     for model, price in prices.models.items():
         same = next((models for models, other in groups if other.rule.rates == price.rule.rates), None)
@@ -170,7 +172,7 @@ def generation_json(generation: Generation) -> dict[str, Any]:
 
 
 def saved_lines(images: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Tell what was saved, one line an image, its path last and whole."""
+    """Describe the saved images, one line each, the whole path last."""
     return [
         f"{image['width']}×{image['height']}  {image['bytes'] / 1000:,.0f} kB  {image['path']}"
         for image in images
@@ -206,7 +208,7 @@ def _facts(generation: Generation, now: float) -> Iterable[tuple[str, Text]]:
         status.append(f" ({generation.progress:.0f} %)")
     yield "EvoLink task", Text(generation.evolink_task_id)
     yield "status", status
-    yield "model", Text(generation.model or "not told")
+    yield "model", Text(generation.model or "unknown")
     if generation.created is not None:
         yield "created", Text(f"{generation.created:%Y-%m-%d %H:%M:%S} UTC")
     if generation.image_urls:

@@ -28,7 +28,7 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
     """Call a function for a prompt or request fields, then do what EvoImageGenerateOperator does.
 
     The function runs once in each try, before anything is submitted. A retry is the same request only if the
-    function returns the same again; what it returns is taken as it is, and no template is rendered in it.
+    function returns the same again. No template is rendered in its result.
     Arguments of the decorator are those of the operator; fields that the function returns win over them.
     """
 
@@ -74,17 +74,17 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
     def execute_complete(
         self, context: Context, event: Any = None, credits_reserved: float | None = None
     ) -> Manifest:
-        """Go on after the trigger's event, and show again what the function returned before the wait."""
+        """Go on after the trigger's event, and show the function's result again."""
         self._show_request(context)
         return super().execute_complete(context, event, credits_reserved)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Show what the function returned also where Airflow ends the wait itself."""
+        """Show the function's result also when Airflow ended the deferral itself."""
         self._show_request(context)
         return super().resume_execution(next_method, next_kwargs, context)
 
     def _show_request(self, context: Context) -> None:
-        """Restore the fields that the task's page shows: this leg is another operator object, without them."""
+        """Restore the fields that the task's page shows, as this leg has a new operator object."""
         from airflow_provider_evoimage.generation.run import kept_request
 
         kept = kept_request(context["ti"])

@@ -1,4 +1,4 @@
-"""Addresses: EvoLink's own, and which hosts are not on the public internet (told from the name, without a lookup)."""
+"""Addresses: EvoLink's own, and which hosts are not on the public internet (by the name alone, without a lookup)."""
 
 from __future__ import annotations
 

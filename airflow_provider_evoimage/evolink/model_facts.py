@@ -31,7 +31,7 @@ class PixelSizes:
     max_ratio: float
 
     def allows(self, width: int, height: int) -> bool:
-        """Tell whether an image of this many pixels can be asked for."""
+        """Tell whether an image of this many pixels can be requested."""
         short, long = sorted((width, height))
         return (
             width % self.multiple_of == 0

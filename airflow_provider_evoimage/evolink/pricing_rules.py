@@ -219,7 +219,7 @@ class FlatRule:
 
     :param price: credits.
     :param tiers: factor of each ``resolution``; empty where the model has none.
-    :param has_n: whether several images can be asked for. Then "per request" and "charged per image" stand on
+    :param has_n: whether several images can be requested. Then "per request" and "charged per image" stand on
         the same page: the low end is one, the high end one for each image.
     """
 

@@ -162,7 +162,7 @@ class ImageRequest(BaseModel):
         if not value.strip():
             raise ValueError("must not be empty")
         if value.strip() in {"None", "null"}:
-            # Somebody would pay for a picture of it.
+            # This would pay for a picture of the word.
             raise ValueError(
                 "is what a template renders None to: the task it comes from was skipped or returned nothing"
             )

@@ -1,4 +1,4 @@
-"""One leg of one generation's task on a worker: ask once, wait or hand over, save, and describe what came of it."""
+"""One leg of a generate task on a worker: submits once, waits or hands over, saves, and describes the result."""
 
 from __future__ import annotations
 
@@ -54,13 +54,14 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 XCOM_EVOLINK_TASK_ID = "evolink_task_id"
-#: The request as it was sent, in the form of a manifest: after the wait templates may render to something else.
+#: The request as it was sent, in the form of a manifest: after the wait templates may render to something
+#: else.
 XCOM_REQUEST = "evoimage_asked"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationArguments:
-    """What the operator was given, rendered; see :class:`EvoImageGenerateOperator`.
+    """The operator's arguments, rendered; see :class:`EvoImageGenerateOperator`.
 
     :param retries: of the Airflow task, to tell its first try from a later one.
     """
@@ -114,12 +115,12 @@ class GenerationRun:
         self._asked: RequestSummary | None = None
         #: The generation that is under way; None when there is nothing to wait for.
         self.waiting_for: Generation | None = None
-        #: The images that this leg handed over.
+        #: The images that this leg delivered.
         self.made: NewImages | None = None
         self._handed_over: Generation | None = None
 
     def submit(self) -> Manifest | None:
-        """Bring the request to a generation: an earlier try's, or a new one.
+        """Give the request a generation: an earlier try's, or a new one.
 
         :returns: the manifest where there is nothing to wait for; None where ``waiting_for`` is under way.
         """
@@ -130,15 +131,15 @@ class GenerationRun:
             with self._naming_what_is_paid():
                 request = self._build_request(references)
                 asked = with_sources(RequestSummary.by(request), references)
-                # Problems with the destination show before anything is paid.
+                # Open the destination before anything is paid, to find problems with it.
                 saver = self._saver
                 self._check_names(request)
-            self._log.info("Asking EvoLink for %s: %s", request.summary, request.short_prompt)
+            self._log.info("Requesting %s: %s", request.summary, request.short_prompt)
             for warning in request.warnings:
                 self._log.warning("%s", warning)
             generation = self._ensure(request, asked, references, max_credits)
         self.waiting_for = generation
-        # The log first: whatever fails from here on, it names what is paid.
+        # Log the id first, so that it is known whatever fails from here on.
         self._log_accepted(generation)
         # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
         self._show(XCOM_EVOLINK_TASK_ID, generation.evolink_task_id)
@@ -187,7 +188,7 @@ class GenerationRun:
         except GenerationNotFoundError as error:
             if self._keeper.forget_if_old(evolink_task_id):
                 error.restate(
-                    on_retry="No retry follows. Its images would be gone by now: clear the task to ask anew."
+                    on_retry="No retry follows. Its images are gone by now: clear the task to submit a new request."
                 )
             raise
         with naming_what_is_paid(lambda: evolink_task_id):
@@ -196,7 +197,7 @@ class GenerationRun:
 
     @property
     def recorded_id(self) -> str | None:
-        """The generation that an earlier leg or try submitted, as the record or the XCom names it."""
+        """The generation of an earlier leg or try, from the record or the XCom."""
         record = self._keeper.read()
         if record is not None and record.evolink_task_id is not None:
             return record.evolink_task_id
@@ -292,7 +293,7 @@ class GenerationRun:
         )
 
     def _check_names(self, request: ImageRequest) -> None:
-        """Find out before anything is paid whether the storage could take the images."""
+        """Check before anything is paid that the storage can take the images."""
         saver = self._saver
         if saver is None:
             return
@@ -394,7 +395,7 @@ class GenerationRun:
         made = len(generation.image_urls)
         if asked.images is not None and made < asked.images:
             self._log.warning(
-                "EvoLink made %d of the %d images asked for in task %s; the charge follows what was made.",
+                "EvoLink made %d of the %d requested images; the charge follows what was made (task %s).",
                 made,
                 asked.images,
                 generation.evolink_task_id,
@@ -433,8 +434,8 @@ class GenerationRun:
     def _warn_of_dead_links(self, generation: Generation) -> None:
         if generation.has_expired(time.time()):
             self._log.warning(
-                "The result links of EvoLink task %s died at %s, and nothing was saved: the task returns them all "
-                "the same. If it is cleared again, it submits a new request.",
+                "The result links of EvoLink task %s died at %s, and nothing was saved: the task still returns "
+                "them. If it is cleared again, it submits a new request.",
                 generation.evolink_task_id,
                 f"{generation.expires_at:%Y-%m-%d %H:%M} UTC",
             )
@@ -442,7 +443,7 @@ class GenerationRun:
     def _with_reserved(
         self, asked: RequestSummary, generation: Generation, credits_reserved: float | None
     ) -> RequestSummary:
-        """Add what EvoLink reserved, as this leg or an earlier one was told."""
+        """Add EvoLink's reservation, from this leg or the record."""
         reserved = credits_reserved
         if reserved is None:
             record = self._keeper.read()

@@ -28,7 +28,7 @@ class AirflowConnection(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionSettings:
-    """An account and how this Airflow uses it.
+    """The settings of one connection: the account, and how this Airflow uses it.
 
     :param default_model: model of requests that name none.
     :param idempotency_namespace: tells apart two Airflows that run the same DAGs on one account.
@@ -137,7 +137,7 @@ def _text(connection: AirflowConnection, name: str) -> str:
 
 
 def _address(connection: AirflowConnection) -> str:
-    """Put the address together again: a URI or the form may spread it over host, schema and port."""
+    """Join the address again: a URI or the form may split it into host, schema and port."""
     host = _text(connection, "host")
     if not host:
         return ""

@@ -48,7 +48,8 @@ class EvoImageHook(BaseHook):
 
     Connection: API key in *password*, base URL in *host* (default ``https://api.evolink.ai``). Extra, all
     optional: ``default_model``, ``request_timeout`` (seconds, 60), ``max_requests_per_second`` (per process),
-    ``max_image_megabytes`` (200), ``download_timeout`` (seconds for one image in all, 600), ``files_base_url``,
+    ``max_image_megabytes`` (200), ``download_timeout`` (seconds for one image in all, 600),
+    ``files_base_url``,
     ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``.
 
     :param evoimage_conn_id: id of the connection.
@@ -90,7 +91,7 @@ class EvoImageHook(BaseHook):
         return ConnectionSettings.read(connection)
 
     async def aget_settings(self) -> ConnectionSettings:
-        """Read the connection anew, from a trigger."""
+        """Read the connection again, from a trigger."""
         try:
             connection = await self.aget_connection(self.evoimage_conn_id)
         except AirflowNotFoundException as error:
@@ -104,7 +105,8 @@ class EvoImageHook(BaseHook):
     async def aget_conn(self, *, read_attempts: int = READ_ATTEMPTS) -> AsyncEvoLinkClient:
         """Return a new client for a trigger of your own; the caller closes it.
 
-        It reads how far generations have come (``get_state``, ``get_states``) and nothing else: submit, upload and
+        It reads how far generations have come (``get_state``, ``get_states``) and nothing else: submit,
+        upload and
         read results on a worker.
 
         :param read_attempts: how often the client itself tries one read; 1 leaves that to the caller.
@@ -140,7 +142,7 @@ class EvoImageHook(BaseHook):
         page: int = 1,
         page_size: int = 20,
     ) -> GenerationPage:
-        """Read what the account asked for lately, newest first, 1 to 50 on a page: to find a lost one.
+        """Read the account's latest generations, newest first, 1 to 50 on a page: to find a lost one.
 
         :param status: ``processing`` (with those still pending), ``completed``, ``failed`` or ``cancelled``.
         """
@@ -151,18 +153,19 @@ class EvoImageHook(BaseHook):
         return self._client.get_credits()
 
     def verify(self, generation: Generation) -> Generation:
-        """Read again what a callback claims: callbacks are unsigned, so anybody can send one."""
+        """Read the generation of a callback from EvoLink: callbacks are unsigned, so anybody can send one."""
         return self.get_generation(generation.evolink_task_id)
 
     def upload_reference(
         self, path: str | Path, *, folder: str | None = None, name: str | None = None
     ) -> UploadedFile:
-        """Bring a local image to where EvoLink can read it; its ``file_url`` goes into ``image_urls``.
+        """Upload a local image; its ``file_url`` goes into ``image_urls``.
 
         It lives for 72 hours and counts towards the account's quota until then, or until :meth:`delete_file`.
         Costs nothing.
 
-        :param name: EvoLink overwrites files of the same name; default: a name that nothing else uses. A name of
+        :param name: EvoLink overwrites files of the same name; default: a name that nothing else uses. A name
+            of
             16 to 128 characters of ``A-Za-z0-9._-`` is also the upload's id for :meth:`get_upload_receipt`.
         :raises InvalidRequestError: when it is not there, is no JPEG, PNG, GIF or WebP by its bytes, or is
             larger than 100 MB.
@@ -195,7 +198,7 @@ class EvoImageHook(BaseHook):
         return self._client.upload_url(url, name=name, folder=folder)
 
     def get_upload_receipt(self, upload_id: str) -> UploadedFile | None:
-        """Read the answer to an earlier upload again; None where EvoLink has none. The file may be gone since."""
+        """Read the answer to an earlier upload again; None if EvoLink has none. The file may be deleted by now."""
         return self._client.get_upload_receipt(upload_id)
 
     def list_files(self, page: int = 1, page_size: int = 20) -> FilePage:
@@ -211,7 +214,7 @@ class EvoImageHook(BaseHook):
         self._client.delete_file(file_id)
 
     def reconnect(self) -> None:
-        """Forget the connection and the client, so that a key changed meanwhile is read at the next call."""
+        """Drop the connection and the client, so that the next call reads a key that was changed meanwhile."""
         self.close()
         self.__dict__.pop("settings", None)
 
@@ -222,7 +225,7 @@ class EvoImageHook(BaseHook):
             client.close()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Tell in a sentence whether the connection works, for Airflow's Test button; costs nothing."""
+        """Describe in a sentence whether the connection works, for Airflow's Test button; costs nothing."""
         try:
             return _balance_in_words(self.get_credits())
         except EvoImageError as error:
@@ -259,11 +262,11 @@ class EvoImageHook(BaseHook):
         if isinstance(error, InsufficientCreditsError):
             return f"No credit: {error.message}"
         if isinstance(error, AccessDeniedError):
-            return f"The API key is known, but may not be used so: {error.message}"
+            return f"The API key is valid, but not allowed to do this: {error.message}"
         if isinstance(error, EvoLinkUnreachableError):
             return f"{host} cannot be reached. {error.message}"
         if isinstance(error, (RequestRefusedError, UnreadableAnswerError)):
-            return f"{host} answers, but not as EvoLink's API does; check the base URL. {error.message}"
+            return f"{host} answers, but not like EvoLink's API; check the base URL. {error.message}"
         return error.message
 
 

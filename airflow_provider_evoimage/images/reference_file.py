@@ -14,8 +14,8 @@ EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/gif": "gif", "imag
 _MAX_STEM_CHARACTERS = 60
 # Larger images are not decoded, as that takes gigabytes; their header and checksums tell what they can.
 _MAX_DECODED_PIXELS = 25_000_000
-# All that is ever opened: other kinds have readers that run programs (EPS: Ghostscript). A JPEG with a second
-# picture, as phones write it, opens as JPEG and is then called MPO.
+# Only these kinds are opened: Pillow's readers of some others run programs (EPS: Ghostscript). A JPEG with a
+# second picture, as phones write it, opens as JPEG and is then called MPO.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 _TYPES = {"MPO": "image/jpeg"} | {kind: f"image/{kind.lower()}" for kind in _FORMATS}
 
@@ -37,7 +37,7 @@ def look_at(path: Path, source: str, field: str) -> tuple[str, int, int]:
                 facts = (_TYPES[image.format or ""], image.width, image.height)
                 image.verify()
             if facts[1] * facts[2] <= _MAX_DECODED_PIXELS:
-                # JPEG, GIF and WebP show only when decoded that they end too early.
+                # Only decoding shows that a JPEG, GIF or WebP is cut off.
                 with Image.open(path, formats=_FORMATS) as image:
                     image.load()
     except Image.DecompressionBombError as error:

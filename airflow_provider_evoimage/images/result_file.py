@@ -1,6 +1,7 @@
-"""Judges an image file by its bytes alone: kind, pixel size, and whether it is there to its end.
+"""Checks an image file by its bytes alone: kind, pixel size, and whether it is complete.
 
-Nothing is decoded into pixels, so that memory stays small however large the image is: each kind's own structure
+Nothing is decoded into pixels, so that memory stays small however large the image is: each kind's own
+structure
 tells where the image ends (PNG's checksums and unpacked length, JPEG's and GIF's markers, the sizes in the
 headers of the others).
 """
@@ -41,7 +42,7 @@ _BEGINNINGS: dict[str, re.Pattern[bytes]] = {
     "GIF": re.compile(rb"GIF8[79]a"),
     "BMP": re.compile(rb"BM"),
     "TIFF": re.compile(rb"II[*+]\x00|MM\x00[*+]"),
-    # Its own brand, or one of the containers' with its own among the compatible ones.
+    # The file's own brand, or a container's brand that lists it as compatible.
     "AVIF": re.compile(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])", re.DOTALL),
 }
 _BLOCK_BYTES = 64 * 1024
@@ -70,10 +71,10 @@ class _DamagedError(Exception):
 
 
 def describe_image(path: Path, *, size: int | None = None, sha256: str | None = None) -> ImageFile:
-    """Tell what an image file is from its bytes: kind, pixel size, hash.
+    """Read kind, pixel size and hash of an image file from its bytes.
 
     :param size: the file's size in bytes, where it is known already; likewise ``sha256``.
-    :raises NotAnImageError: when it is no image of a known kind, is a decompression bomb, or has something else
+    :raises NotAnImageError: when it is no image of a known kind, is a decompression bomb, or has other data
         appended.
     :raises DownloadError: when it is damaged or ends too early; another download may mend that.
     """
@@ -83,7 +84,7 @@ def describe_image(path: Path, *, size: int | None = None, sha256: str | None = 
         width, height, end = _measured(path, kind, size)
     except NotAnImageError:
         raise
-    except Exception as error:  # Damaged bytes make Pillow's readers raise anything.
+    except Exception as error:  # Pillow's readers may raise any exception on damaged bytes.
         words = str(error) or type(error).__name__
         raise DownloadError(f"The {kind} is damaged or ends too early ({size:,} bytes): {words}.") from error
     _check_nothing_follows(path, kind, end)
@@ -122,7 +123,7 @@ def _measured(path: Path, kind: str, size: int) -> tuple[int, int, int]:
     from PIL import Image
 
     try:
-        # Only the reader of this kind sees the bytes.
+        # Only the reader of this kind parses the bytes.
         with _opening, Image.open(path, formats=[kind]) as image:
             width, height = image.size
             _check_pixels(width, height)
@@ -139,7 +140,7 @@ def _measured(path: Path, kind: str, size: int) -> tuple[int, int, int]:
 
 
 def _check_pixels(width: int, height: int) -> None:
-    """Refuse as a bomb what Pillow only warns of: turning warnings into errors is nothing for several threads."""
+    """Refuse what Pillow only warns about: warnings cannot be turned into errors safely in several threads."""
     from PIL import Image
 
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
@@ -147,8 +148,8 @@ def _check_pixels(width: int, height: int) -> None:
 
 
 def _check_nothing_follows(path: Path, kind: str, end: int) -> None:
-    """Refuse a file that is an image and something else, too; zeros are padding."""
-    if kind == "TIFF":  # Its parts may lie in any order.
+    """Refuse an image that other data follows; zeros are padding."""
+    if kind == "TIFF":  # The parts of such a file may come in any order.
         return
     with path.open("rb") as file:
         file.seek(end)
@@ -165,7 +166,7 @@ def _sha256(path: Path) -> str:
 
 
 def _taken(file: BinaryIO, count: int) -> bytes:
-    """Read exactly so many bytes; only for the small parts of a structure."""
+    """Read exactly this many bytes; for small structures only."""
     data = file.read(count)
     if len(data) != count:
         raise _DamagedError("it breaks off")
@@ -173,7 +174,7 @@ def _taken(file: BinaryIO, count: int) -> bytes:
 
 
 def _blocks(file: BinaryIO, count: int) -> Iterator[bytes]:
-    """Read exactly so many bytes, a block at a time."""
+    """Read exactly this many bytes, block by block."""
     while count > 0:
         block = _taken(file, min(count, _BLOCK_BYTES))
         count -= len(block)
@@ -181,7 +182,7 @@ def _blocks(file: BinaryIO, count: int) -> Iterator[bytes]:
 
 
 def _end_of_png(file: BinaryIO) -> int:
-    """Walk the chunks: checksums are right, and the pixel data unpacks to as many bytes as the size needs."""
+    """Walk the chunks: check their checksums, and that the pixel data unpacks to the bytes that the size needs."""
     file.seek(8)
     pixels = _PngPixels()
     expected = 0
@@ -203,7 +204,7 @@ def _end_of_png(file: BinaryIO) -> int:
 
 
 class _PngPixels:
-    """Counts what the pixel data of a PNG unpacks to, holding little of it.
+    """Counts the bytes that the pixel data of a PNG unpacks to, without keeping them.
 
     Unpacks it without zlib's own checksum, which takes as long as all else: the chunks have theirs.
     """
@@ -214,7 +215,7 @@ class _PngPixels:
         self._unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
 
     def unpack(self, block: bytes, *, up_to: int) -> None:
-        """Take a block more, until so many bytes are unpacked, and a piece more."""
+        """Unpack one more block; stop shortly after this many bytes."""
         if missing := _ZLIB_HEADER_BYTES - len(self._header):
             self._header += block[:missing]
             block = block[missing:]
@@ -257,7 +258,7 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 def _end_of_jpeg(file: BinaryIO) -> int:
-    """Walk the segments to the end marker; further pictures that follow at once (MPO, gain maps) belong to it."""
+    """Walk the segments to the end marker; further pictures directly behind it (MPO, gain maps) belong to the file."""
     end = 0
     while True:
         file.seek(end)
@@ -333,7 +334,7 @@ def _end_of_webp(file: BinaryIO) -> int:
 
 
 def _end_of_bmp(file: BinaryIO) -> int:
-    """Return the size in the header, or where uncompressed pixels end, whichever is more."""
+    """Return the larger of two positions: the size in the header, and the end of uncompressed pixels."""
     file.seek(2)
     size, _, pixels, header = struct.unpack("<IIII", _taken(file, 16))
     if header >= 40:
@@ -350,7 +351,7 @@ def _end_of_avif(file: BinaryIO) -> int:
     while end < size:
         file.seek(end)
         length, name = int.from_bytes(file.read(4), "big"), file.read(4)
-        if length == 0:  # A box goes on to the end of the file, padding has no name.
+        if length == 0:  # The last box reaches to the end of the file; padding has no name.
             return size if name.strip(b"\x00") else end
         if length == 1:
             length = int.from_bytes(_taken(file, 8), "big")

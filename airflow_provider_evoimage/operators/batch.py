@@ -1,4 +1,4 @@
-"""The operator for many requests in one task: submits them once each, waits without a worker, saves as they end."""
+"""The operator for many requests in one task: submits each once, waits without a worker, saves as they end."""
 
 from __future__ import annotations
 
@@ -35,20 +35,23 @@ OnItemFailure = Literal["continue", "fail"]
 
 
 class EvoImageBatchOperator(BaseOperator):
-    """Ask EvoLink for up to 2,000 requests in one task; wait for all without a worker; save images as they end.
+    """Submit up to 2,000 requests in one task; wait for all without a worker; save images as they are done.
 
-    Each request is submitted once, whatever crashes: it is known by what it asks for, so inserting or moving rows
-    re-buys nothing. How far each has come stands in the batch manifest, a JSONL file with one line an item, at
-    ``{dag_id}/{run_id}/{task_id}.batch.jsonl`` below ``save_to``; a retry reads it and redoes only what may
-    succeed. The worker wakes now and then to save, so links never come near their end.
+    Each request is submitted once, whatever crashes: it is identified by its content, so inserting or moving
+    rows buys nothing again. The batch manifest records the state of each, a JSONL file with one line an item,
+    at
+    ``{dag_id}/{run_id}/{task_id}.batch.jsonl`` below ``save_to``; a retry reads it and repeats only what may
+    succeed. The worker wakes now and then to save, long before links expire.
 
-    Returns a small summary: ``{v, manifest, items, saved, failed, left_out, images, credits, failures, made_by}``,
+    Returns a small summary: ``{v, manifest, items, saved, failed, left_out, images, credits, failures,
+    made_by}``,
     where ``manifest`` is the URL of the batch manifest, ``credits`` holds ``estimate`` and ``charged``, and
     ``failures`` describes the first twenty items without images.
 
-    :param requests: a list (each item a prompt, or a mapping of request fields), the output of another task, or
-        the path of a ``.json``, ``.jsonl``, ``.csv`` or ``.tsv`` file on any storage. An item's ``name`` is for
-        its files, as ``{name}``.
+    :param requests: a list (each item a prompt, or a mapping of request fields), the output of another task,
+        or
+        the path of a ``.json``, ``.jsonl``, ``.csv`` or ``.tsv`` file on any storage. An item's ``name`` is
+        ``{name}`` in file names.
     :param save_to: folder by any URL of Airflow's object storage, for instance ``s3://conn@bucket/campaign``.
     :param prompt: of items that have none of their own; likewise the other fields of a request.
     :param model: model id; default: the connection's ``default_model``, else ``gpt-image-1.5``.
@@ -60,24 +63,26 @@ class EvoImageBatchOperator(BaseOperator):
     :param callback_url: https URL that EvoLink calls when a generation has ended.
     :param extra_body: fields of other models, sent as they are.
     :param filename_template: names below ``save_to``; fields in ``storage.file_names.NAME_FIELDS``.
-    :param max_credits: the most the whole batch may cost, in credits (68 are 1 USD). Nothing is submitted beyond
-        it, counting what EvoLink reserved and charged; what is left out is listed.
+    :param max_credits: the most the whole batch may cost, in credits (68 are 1 USD). Nothing is submitted
+        beyond it, counting reservations and charges; items left out are listed.
     :param check_credits: fail before the first request when account or API key have too few credits for all.
-    :param on_item_failure: ``continue`` delivers what there is once tries no longer help; ``fail`` fails the task
-        in the end, with everything saved that could be. A refused key or an empty account always fails it.
+    :param on_item_failure: ``continue`` delivers the saved images once retries no longer help; ``fail`` fails
+        the task at the end, after saving everything possible. A refused key or an empty account always fails
+        it.
     :param save_every: wake the worker to save when so many requests have ended.
     :param save_after: or when the first of those that ended did so this many seconds (or a timedelta) ago.
     :param parallel: submissions at a time.
-    :param max_active_generations: how many may run at EvoLink at a time; the rest is submitted as they
-        end. None submits all at once, or as many as EvoLink accepts.
+    :param max_active_generations: how many generations may run at a time; the rest is submitted as they end.
+        None submits as many as EvoLink accepts.
     :param deferrable: wait in the triggerer. True by default, whatever Airflow's own default.
     :param timeout: seconds (or a timedelta) to wait for all, in each try; a retry resumes what is unfinished.
     :param poll_interval: seconds between polls; default adapts to each generation.
     :param submit_timeout: seconds to keep retrying one item while EvoLink certainly accepts nothing.
-    :param on_clear: what a cleared task does: ``auto`` resumes a batch of which anything is missing, and submits
+    :param on_clear: what a cleared task does: ``auto`` resumes a batch of which anything is missing, and
+        submits
         all items of a complete one again; ``regenerate`` always submits all again; ``reuse`` never does.
     :param evoimage_conn_id: id of the Airflow connection.
-    :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); None leaves it to ``retry_delay``.
+    :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); None uses ``retry_delay``.
     """
 
     template_fields: Sequence[str] = (
@@ -173,7 +178,7 @@ class EvoImageBatchOperator(BaseOperator):
         return EvoImageHook(self.evoimage_conn_id)
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Submit what has to be; then save what has ended and wait for the rest, in turn."""
+        """Submit what is missing; then save ended generations and wait for the rest, in turn."""
         run = self._run(context)
         run.submit()
         return self._go_on(context, run, deadline=time.time() + self.timeout)
@@ -181,7 +186,7 @@ class EvoImageBatchOperator(BaseOperator):
     def execute_complete(
         self, context: Context, event: Any = None, deadline: float | None = None
     ) -> dict[str, Any]:
-        """Save what has ended, ask for what is queued; wait again, or come to the end. Harmless when run twice."""
+        """Save ended generations and submit queued items; wait again, or finish. Harmless when run twice."""
         from airflow_provider_evoimage.waiting.event import WaitEvent
 
         ended = WaitEvent.read(event)
@@ -193,7 +198,7 @@ class EvoImageBatchOperator(BaseOperator):
         return self._go_on(context, run, deadline=deadline)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Take Airflow's own end of a deferral as the end of the wait, after one last look."""
+        """When Airflow itself ended the deferral, read the generations once more, and end the wait."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
@@ -212,7 +217,7 @@ class EvoImageBatchOperator(BaseOperator):
         return self._made.openlineage() if self._made is not None else None
 
     def on_kill(self) -> None:
-        """Say what goes on being billed when this task is killed on its worker."""
+        """Log what is still billed when this task is killed on its worker."""
         if self._waiting_for:
             self.log.warning(
                 "Killed while %d EvoLink tasks go on: EvoLink cannot cancel them and bills them when they complete. "
@@ -250,22 +255,22 @@ class EvoImageBatchOperator(BaseOperator):
         return self._finish(context, run)
 
     def _collect(self, run: BatchRun, ended: WaitEvent, deadline: float) -> None:
-        """Save what has ended, and put what is queued in its place."""
-        # A wait that broke off without a single ending would do so again.
+        """Save ended generations, and submit queued items in their place."""
+        # A wait that broke off without any ending would break off again.
         broke_off = not ended.endings and ended.reason
         try:
             run.collect(dict.fromkeys(run.waiting, "lost") if broke_off else ended.endings, ended.reason)
         except TRANSIENT_ERRORS as error:
             if time.time() >= deadline:
                 raise
-            # Generations go on without us, and the trigger is the one to be patient.
+            # The generations go on at EvoLink, and the trigger can wait longer than a worker.
             self.log.warning("The generations that ended cannot be read now; waiting on: %s", error.message)
             return
         if time.time() < deadline:
             run.submit_queued()
 
     def _save_every(self, run: BatchRun) -> int:
-        """How many have to end until the worker wakes: sooner when others wait for their turn."""
+        """How many must end before the worker wakes: fewer if others are queued."""
         if not run.queued:
             return self.save_every
         active = self.max_active_generations or len(run.waiting)

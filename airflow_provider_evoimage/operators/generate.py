@@ -1,4 +1,4 @@
-"""The operator that asks EvoLink for images, waits without a worker, and saves them."""
+"""The operator that requests images, waits without a worker, and saves them."""
 
 from __future__ import annotations
 
@@ -34,28 +34,32 @@ if TYPE_CHECKING:
 
 
 class EvoImageGenerateOperator(BaseOperator):
-    """Ask EvoLink for images; wait for them without holding a worker; save them.
+    """Request images from EvoLink; wait for them without holding a worker; save them.
 
     Each try of one task instance is the same request under the same idempotency key, so a retry after any
     crash never pays twice: it resumes the generation that was paid for. The EvoLink task id is in the
     XCom ``evolink_task_id`` as soon as the request is accepted. Returns the manifest, see
-    :mod:`airflow_provider_evoimage.manifest`. Assets and asset aliases among ``outlets`` get one event when the
+    :mod:`airflow_provider_evoimage.manifest`. Assets and asset aliases among ``outlets`` get one event when
+        the
     images exist, which describes them in its ``extra``; see
     :attr:`airflow_provider_evoimage.lineage.NewImages.extra`.
 
     Costs: EvoLink charges for each completed generation, by model, size, quality and ``n``; failed ones are
     documented as free. Defaults are EvoLink's documented ones, which for GPT models mean ``quality="high"``.
 
-    :param prompt: what to draw, or how to edit the references; a name ending in ``.prompt`` or ``.j2`` is read
+    :param prompt: what to draw, or how to edit the references; a name ending in ``.prompt`` or ``.j2`` is
+        read
         from that file beside the DAG.
     :param model: model id; default: the connection's ``default_model``, else ``gpt-image-1.5``.
     :param size: ``1:1``, ``2:3``, ``3:2``, ``1024x1024``, ``1024x1536``, ``1536x1024``; others by model.
     :param quality: ``low``, ``medium``, ``high``; others by model.
     :param n: number of images.
-    :param image_urls: references: http(s) URLs that EvoLink can read without logging in; URLs of Airflow's object
+    :param image_urls: references: http(s) URLs that EvoLink can read without logging in; URLs of Airflow's
+        object
         storage and absolute paths, which are uploaded just before the submission; manifests of earlier tasks
         (or paths of their sidecars), which stand for their images. The mask of ``extra_body`` likewise.
-    :param cleanup_references: True removes this task's uploads from EvoLink as soon as the generation has ended.
+    :param cleanup_references: True removes this task's uploads from EvoLink as soon as the generation has
+        ended.
         Otherwise all tasks of the DAG run share them, and EvoLink deletes them after 72 hours.
     :param callback_url: https URL that EvoLink calls when the generation has ended.
     :param extra_body: fields of other models, sent as they are.
@@ -72,15 +76,19 @@ class EvoImageGenerateOperator(BaseOperator):
     :param poll_interval: seconds between polls; default adapts to the generation.
     :param submit_timeout: seconds to keep retrying while EvoLink certainly accepts nothing (429, 503).
     :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered, and submits
-        a new request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` delivers the
+        a new request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` delivers
+        the
         earlier images again. Needs Airflow 3.3; below, a cleared task always submits a new request.
-    :param on_change: what a retry does when its request differs from the one that an earlier try sent, because a
-        template gave another text or the DAG was edited: ``resume`` delivers what was sent, with a warning, so that
-        nothing is paid twice; ``submit`` submits the new request. Needs Airflow 3.3; below, a retry whose request
+    :param on_change: what a retry does when its request differs from the one that an earlier try sent,
+        because a
+        template gave another text or the DAG was edited: ``resume`` delivers what was sent, with a warning,
+        so that
+        nothing is paid twice; ``submit`` submits the new request. Needs Airflow 3.3; below, a retry whose
+        request
         differs always submits it.
     :param evoimage_conn_id: id of the Airflow connection.
-    :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); default: as EvoLink asked.
-        None leaves it to ``retry_delay``.
+    :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); default: as long as EvoLink
+        asks. None uses ``retry_delay``.
     """
 
     template_fields: Sequence[str] = (

@@ -40,12 +40,14 @@ if TYPE_CHECKING:
 class EvoImageSaveOperator(BaseOperator):
     """Save the images of finished generations to any storage that Airflow is configured for.
 
-    Reads each generation anew, so that its links are fresh; pays nothing. Links live 24 hours. Each file is
-    complete or absent, and beside the first image of each generation lies its manifest as ``.json``. A retry
-    fetches only what is not there yet.
+    Reads each generation again for fresh links; costs nothing. Links live 24 hours. Each file is complete or
+    absent, and the manifest of each generation is saved beside its first image as ``.json``. A retry fetches
+    only missing files.
 
-    Returns the manifest of the generation, or a list of them, one for each entry, where ``generation`` is a list.
-    Assets and asset aliases among ``outlets`` get one event a save, which tells of the images in its ``extra``; see
+    Returns the manifest of the generation, or a list of them, one for each entry, where ``generation`` is a
+    list.
+    Assets and asset aliases among ``outlets`` get one event a save, which describes the images in its
+    ``extra``; see
     :attr:`airflow_provider_evoimage.lineage.NewImages.extra`.
 
     :param generation: a manifest (the output of EvoImageGenerateOperator or EvoImageGenerationSensor), an
@@ -58,8 +60,8 @@ class EvoImageSaveOperator(BaseOperator):
         nothing), or ``error``.
     :param parallel: downloads at a time.
     :param evoimage_conn_id: id of the Airflow connection.
-    :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); default: as EvoLink asked.
-        None leaves it to ``retry_delay``.
+    :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); default: as long as EvoLink
+        asks. None uses ``retry_delay``.
     """
 
     template_fields: Sequence[str] = ("generation", "save_to", "filename_template", "evoimage_conn_id")
@@ -95,7 +97,7 @@ class EvoImageSaveOperator(BaseOperator):
         return EvoImageHook(self.evoimage_conn_id)
 
     def execute(self, context: Context) -> Manifest | list[Manifest]:
-        """Save what is finished, then name what is not."""
+        """Save finished generations, then report the others."""
         from airflow_provider_evoimage.lineage import NewImages
         from airflow_provider_evoimage.manifest import generations_given, made_by
         from airflow_provider_evoimage.storage.destination import Destination
@@ -110,7 +112,7 @@ class EvoImageSaveOperator(BaseOperator):
             raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
         saver = ImageSaver(
             hook=self.hook,
-            # What it is opened for is paid for; where that are many, the first stands for all.
+            # The images are paid for; if there are several generations, errors name the first.
             destination=Destination(save_to, evolink_task_id=next(iter(named))),
             names=FileNames(self.filename_template or (ONE_GENERATION if is_single else MANY_GENERATIONS)),
             if_exists=self.if_exists,
@@ -132,7 +134,7 @@ class EvoImageSaveOperator(BaseOperator):
         return manifests[0] if is_single else [by_id[evolink_task_id] for evolink_task_id, _ in given]
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
-        """Tell OpenLineage, where it is installed, which folder was written."""
+        """Name the folder that was written, if OpenLineage is installed."""
         del task_instance
         return self._saved.openlineage() if self._saved is not None else None
 

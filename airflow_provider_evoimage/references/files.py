@@ -1,4 +1,4 @@
-"""Reference images on their way to EvoLink: read from wherever they are, checked, known by their content."""
+"""Reads and checks reference images from any storage, and identifies each by its content."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ MASK = "mask_url"
 
 @dataclass(frozen=True, kw_only=True)
 class StoredReference:
-    """An image that EvoLink cannot read where it is, and which is therefore uploaded.
+    """An image that is uploaded because EvoLink cannot read it where it is stored.
 
     :param source: path or URL, as the user gave it, in characters that can be written.
     :param sha256: of its bytes, in hex.
-    :param path: a local copy; None where the source cannot be read and an earlier try knew its content.
+    :param path: a local copy; None if the source cannot be read but an earlier try recorded its hash.
     :param missing: why there is no copy.
     """
 
@@ -53,12 +53,12 @@ class StoredReference:
 
     @property
     def address(self) -> str:
-        """What stands for it in a request until it is uploaded."""
+        """Stands for the image in a request until it is uploaded."""
         return f"sha256:{self.sha256}"
 
     @property
     def extension(self) -> str:
-        """Of its real type, without the dot."""
+        """Extension of the real type, without the dot."""
         return EXTENSIONS.get(self.content_type or "", "img")
 
     def described(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class StoredReference:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownReferences:
-    """What a try has read, by which a later one knows the same request when it cannot read it again.
+    """Hashes that one try has read, so that a later try can identify the same request without reading the files.
 
     :param hashes: content hash of each source that is uploaded.
     :param sidecars: where the images of each sidecar are.
@@ -87,7 +87,7 @@ class KnownReferences:
 
 
 class References:
-    """The references and the mask of one request; a context manager that removes its local copies in the end.
+    """The references and the mask of one request; a context manager that removes the local copies at its end.
 
     :param image_urls: http(s) URLs, and the content addresses of what is uploaded, in the user's order.
     :param extra_body: the user's, with the mask's content address in place of its path.
@@ -117,7 +117,7 @@ class References:
         self.close()
 
     def take(self, copies: ExitStack) -> None:
-        """Take over what removes the local copies."""
+        """Take over the duty to remove the local copies."""
         self._copies = copies
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class References:
 
     @property
     def known(self) -> KnownReferences:
-        """What a later try may need, should it be unable to read them."""
+        """Hashes for a later try that cannot read the references."""
         return KnownReferences(hashes=self.hashes, sidecars=self._sidecars)
 
     def described(self) -> list[dict[str, Any]]:
@@ -149,19 +149,19 @@ def read_references(
 ) -> References:
     """Read what the user gave as references and mask, and check it against what the model takes.
 
-    http(s) URLs are left to EvoLink, which alone may be able to read them: only their host is looked at. The
-    rest is copied to local files and known by its content.
+    http(s) URLs are only checked for their host, as perhaps only EvoLink can read them. Everything else is
+    copied to local files and identified by its content.
 
     :param base_url: of EvoLink; one on a private host can read references on private hosts.
-    :param known: of an earlier try: a source that is gone or damaged since keeps its hash, a sidecar its images.
-    :raises InvalidRequestError: for what is not there, is no image of an accepted type by its bytes, or is
-        beyond the model's limits. Nothing was sent.
-    :raises ReferenceUnreadableError: when the storage does not give it; a retry may go better.
+    :param known: of an earlier try: if a source is gone or damaged now, its recorded hash or images are used.
+    :raises InvalidRequestError: if a reference does not exist, is no image of an accepted type by its bytes,
+        or exceeds the model's limits. Nothing was sent.
+    :raises ReferenceUnreadableError: when the storage cannot read it now; a retry may succeed.
     """
     with ExitStack() as copies:
         reader = _Reader(copies, model, base_url, known or KnownReferences())
         references = reader.read(image_urls, extra_body)
-        # From here on the copies are the references' to remove.
+        # From here on ``references`` removes the copies.
         references.take(copies.pop_all())
     return references
 
@@ -239,13 +239,13 @@ class _Reader:
         return checked
 
     def _mask(self, extra_body: object) -> tuple[Any, list[str]]:
-        """Return a body of its own where there is a mask in it, and the mask; without one it goes out without."""
+        """Return the body without the mask, and the mask; the body unchanged if it has none."""
         body: object = extra_body
         if isinstance(body, str) and MASK in body:
             try:
                 body = json.loads(body)
             except (ValueError, RecursionError):
-                body = None  # The request says what is wrong with it.
+                body = None  # The check of the request reports what is wrong.
         if not isinstance(body, Mapping) or MASK not in body:
             return extra_body, []
         field = f"extra_body.{MASK}"
@@ -278,7 +278,7 @@ class _Reader:
         return self._copies[source]
 
     def _copied(self, source: str, field: str) -> StoredReference:
-        # Names of local files may hold what cannot be written.
+        # Names of local files may hold bytes that are no valid text.
         name = printable(source)
         try:
             path, sha256, size = self._copy(source, field)
@@ -312,7 +312,7 @@ class _Reader:
                         )
                     digest.update(chunk)
                     copy.write(chunk)
-        except OSError as error:  # What the storage raises is told apart before.
+        except OSError as error:  # Errors of the storage are handled before this.
             raise ReferenceUnreadableError(
                 f"{field}: {printable(source)} cannot be copied to this worker's temporary folder: {error}."
             ) from error
@@ -351,7 +351,7 @@ class _Reader:
             raise self._beyond(f"{shown} up to {rules.max_pixels:,}")
 
     def _check_mask(self, mask: StoredReference, first: StoredReference | str | None) -> None:
-        # A model that is not listed takes whatever its masks are.
+        # For a model that is not in the catalogue any mask is sent.
         if mask.path is None or self._rules is None:
             return
         field = f"extra_body.{MASK}: {mask.source}"
@@ -359,7 +359,7 @@ class _Reader:
             raise self._beyond(f"{field} is {mask.content_type} by its bytes; a mask is a PNG")
         if self._rules.mask == "alpha" and not has_alpha(mask.path):
             raise self._beyond(
-                f"{field} has no alpha channel; its transparent pixels are those that are made anew"
+                f"{field} has no alpha channel; its transparent pixels mark what is drawn again"
             )
         if not isinstance(first, StoredReference) or first.width is None:
             return

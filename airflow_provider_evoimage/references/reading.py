@@ -1,4 +1,4 @@
-"""Opening a reference wherever it is stored, and reading it piece by piece."""
+"""Opens a reference on any storage and reads it piece by piece."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 def opened(source: str, field: str) -> Any:
     """Open a file of any storage that Airflow knows.
 
-    :raises InvalidRequestError: when it is not there, or can never be opened.
-    :raises ReferenceUnreadableError: when a retry may go better.
+    :raises InvalidRequestError: when it does not exist, or can never be opened.
+    :raises ReferenceUnreadableError: when a retry may succeed.
     """
     from fsspec.implementations.local import LocalFileSystem
 
@@ -34,14 +34,14 @@ def opened(source: str, field: str) -> Any:
         path = ObjectStoragePath(source)
         if isinstance(path.fs, LocalFileSystem):
             _check_regular(Path(path.path))
-        # As "rb" also a folder of some stores opens; it fails when it is read.
+        # Some stores open a folder as "rb", and fail when it is read.
         return path.open("rb", block_size=_BLOCK_BYTES)
     except Exception as error:
         raise _unread(source, field, error) from error
 
 
 def _check_regular(path: Path) -> None:
-    """Refuse what never ends, or waits until somebody writes."""
+    """Refuse pipes and devices: reading them may never end, or wait for a writer."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise ValueError("it is a pipe, socket or device, and no regular file")
@@ -65,7 +65,7 @@ def chunks_of(file: IO[bytes], source: str, field: str) -> Iterator[bytes]:
 
 
 def _unread(source: str, field: str, error: Exception) -> InvalidRequestError | ReferenceUnreadableError:
-    """Tell what no retry mends from what one may."""
+    """Return the error of a failed read: final, or one that a retry may fix."""
     source = printable(source)
     if isinstance(error, FileNotFoundError):
         return InvalidRequestError(f"{field}: there is no reference file {source}.")

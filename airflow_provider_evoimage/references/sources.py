@@ -1,4 +1,4 @@
-"""What ``image_urls`` may hold, read into a flat list: URLs, paths, manifests, and what templates make of them."""
+"""Reads ``image_urls`` into a flat list: from URLs, paths, manifests, and the texts that templates render."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow.sdk import ObjectStoragePath
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 
-#: A sidecar manifest or a rendered list is far shorter.
+#: Real sidecars and rendered lists are far shorter.
 MAX_TEXT_CHARACTERS = 1_000_000
 # A mapped task hands over a list of manifests; several of them, a list of lists.
 _DEEPEST_LIST = 5
@@ -22,13 +22,14 @@ _BLANK = frozenset({"", "None", "null"})
 
 
 def sources_of(value: object, *, field: str, now: float) -> list[str]:
-    """Flatten what the user gave into http(s) URLs, storage URLs and local paths, in order.
+    """Flatten the user's references into http(s) URLs, storage URLs and local paths, in order.
 
     A manifest stands for its images: each by the path it was saved to, else by its link while that lives.
     Text that looks like a list or an object is read as JSON, or as what Python prints, which is what a
     template renders unless the DAG renders natively.
 
-    None and an empty text are no references. A text that says None is what a template makes of a task that was
+    None and an empty text are no references. A text that says None is what a template makes of a task that
+    was
     skipped, and therefore an error: images without references would be paid for.
 
     :param field: name of the argument, for messages.
@@ -59,7 +60,7 @@ def is_manifest(value: object) -> bool:
 
 
 def is_blank(value: object) -> bool:
-    """Tell whether this is nothing, or what a template renders nothing to."""
+    """Tell whether this is None or empty, or the text that a template renders for it."""
     return value is None or (isinstance(value, str) and value.strip() in _BLANK)
 
 

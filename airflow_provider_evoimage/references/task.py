@@ -1,4 +1,4 @@
-"""The references of one task instance: read from what the user gave, uploaded, and removed in the end."""
+"""The references of one task instance: reads, uploads and removes them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def has_references(image_urls: object, extra_body: object) -> bool:
 
 
 def with_sources(asked: RequestSummary, references: References) -> RequestSummary:
-    """Add to the description of a request which files its content addresses stand for."""
+    """Add to a request's description the files that its content addresses stand for."""
     if not references.stored:
         return asked
     request = {**(asked.request or {}), "references": references.described()}
@@ -37,9 +37,9 @@ def with_sources(asked: RequestSummary, references: References) -> RequestSummar
 
 
 class TaskReferences:
-    """What a task does with its references, try after try.
+    """Reads, uploads and removes the references of one task over its tries.
 
-    :param cleanup: whether its uploads are its own, and removed by :meth:`remove`.
+    :param cleanup: whether the uploads belong to this task alone and :meth:`remove` deletes them.
     """
 
     def __init__(self, *, hook: EvoImageHook, context: Context, cleanup: bool, log: Logger) -> None:
@@ -66,12 +66,12 @@ class TaskReferences:
             )
         except EvoImageError as error:
             if is_retry and (self._store is None or record.sent):
-                # An earlier try came as far as the submission, or nothing tells (Airflow < 3.3).
+                # An earlier try reached the submission, or that is unknown (Airflow < 3.3).
                 mention_earlier_try(error)
             raise
 
     def uploads(self, references: References) -> ReferenceUploads | None:
-        """Return what uploads them just before the submission; None where nothing is uploaded."""
+        """Return the object that uploads them just before the submission; None if there is nothing to upload."""
         if not references.stored:
             return None
         return ReferenceUploads(
@@ -84,7 +84,7 @@ class TaskReferences:
         )
 
     def remove(self) -> None:
-        """Remove this task's uploads from EvoLink, if that was asked for."""
+        """Remove this task's uploads from EvoLink, if ``cleanup`` is set."""
         if self._cleanup:
             remove_uploads(self._hook, self._names, self._log)
 

@@ -1,8 +1,9 @@
-"""Brings references to EvoLink's files just before a submission, so that a retry is the same request.
+"""Uploads references just before a submission, in such a way that a retry sends the same request.
 
-A repeated POST must carry the body of the first one, else EvoLink answers ``idempotency_conflict``. So an
-upload's name follows from the DAG run and the content alone, and its URL from its name; what was sent is also
-kept in Airflow's task state store (3.3 and later), for the case that EvoLink makes its URLs otherwise.
+A repeated POST must carry the body of the first one, else EvoLink answers ``idempotency_conflict``. So the
+name of an upload depends only on the DAG run and the content, and its URL only on its name. The URLs that
+were sent are also kept in Airflow's task state store (3.3 and later), in case EvoLink builds URLs in another
+way.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 STATE_KEY = "evoimage_references"
 #: Folder of all uploads at EvoLink: a folder by date would change the URL of a retry.
 FOLDER = "airflow-evoimage"
-# A request may be asked again for as long as EvoLink remembers its key, about a day; uploads live 72 hours.
+# A request may be repeated while EvoLink remembers its key, about a day; uploads live 72 hours.
 MIN_LIFE_SECONDS = 24 * 3600
 # VIP accounts hold 500 files.
 _MAX_PAGES = 6
@@ -57,22 +58,22 @@ class UploadNames:
 
     @property
     def prefix(self) -> str:
-        """What all names of this scope begin with."""
+        """The prefix of all names in this scope."""
         scope = json.dumps([self.namespace, self.dag_id, self.run_id, self.owner])
         return f"ref-{hashlib.sha256(scope.encode()).hexdigest()[:20]}-"
 
     def name(self, reference: StoredReference) -> str:
-        """Return the name of one content; nothing else has it."""
+        """Return the name for one content; no other content has it."""
         return f"{self.stem(reference)}.{reference.extension}"
 
     def stem(self, reference: StoredReference) -> str:
-        """Return the name without extension, which is unknown of a file that is gone."""
+        """Return the name without the extension, which is unknown if the file is gone."""
         return f"{self.prefix}{reference.sha256[:40]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRecord:
-    """What an earlier try of this task instance knew of its references, as the store keeps it.
+    """What an earlier try of this task instance recorded about its references.
 
     :param known: what that try had read.
     :param key: the idempotency key of the request that they were uploaded for.
@@ -87,12 +88,12 @@ class ReferenceRecord:
 
     @classmethod
     def read(cls, store: StateStore | None, log: Logger) -> ReferenceRecord:
-        """Read the record; an empty one where there is none, or it is damaged."""
+        """Read the record; return an empty one if there is none or it is damaged."""
         if store is None:
             return cls()
         try:
             data = store.get(STATE_KEY)
-        except Exception as error:  # noqa: BLE001 (whatever the store raises, the names of uploads protect)
+        except Exception as error:  # noqa: BLE001 (the names of the uploads protect)
             log.warning("The record of uploaded references cannot be read (%s).", error)
             return cls()
         if not isinstance(data, Mapping) or data.get("v") != _V:
@@ -108,7 +109,7 @@ class ReferenceRecord:
         )
 
     def keep(self, store: StateStore | None, log: Logger) -> None:
-        """Write the record; a failing store is a warning, for the names of the uploads follow from the run."""
+        """Write the record; a failing store only logs a warning, as names of uploads depend on the run alone."""
         if store is None:
             return
         try:
@@ -124,14 +125,14 @@ class ReferenceRecord:
                 },
             )
         except Exception as error:  # noqa: BLE001 (as above)
-            log.warning("The record of uploaded references cannot be written (%s); going on.", error)
+            log.warning("The record of uploaded references cannot be written (%s); continuing.", error)
 
 
 class ReferenceUploads:
     """The uploads of one request.
 
-    :param stored: what has to be uploaded.
-    :param known: what a later try may need, should it be unable to read the references.
+    :param stored: the references to upload.
+    :param known: hashes for a later try that cannot read the references.
     :param store: Airflow's task state store; None below 3.3.
     """
 
@@ -155,10 +156,10 @@ class ReferenceUploads:
         self._listed: frozenset[str] | None = None
 
     def sendable(self, request: ImageRequest, key: str) -> ImageRequest:
-        """Upload what is not there, and put the URLs into the request.
+        """Upload the missing references, and put their URLs into the request.
 
-        A request that an earlier try may have sent under the same key goes out as it did then where that is
-        possible, also when an upload fails: the generation may be paid for.
+        If an earlier try may have sent the request under the same key, the same body is sent again if
+        possible, even when an upload fails: the generation may be paid for.
 
         :raises EvoImageError: when EvoLink does not take a file; nothing was submitted by this try.
         """
@@ -184,12 +185,12 @@ class ReferenceUploads:
             if not newest:
                 raise
             self._log.warning(
-                "The references cannot be uploaded again (%s); asking for the earlier request as it was.",
+                "The references cannot be uploaded again (%s); sending the earlier request unchanged.",
                 error.message,
             )
             urls, ends = {sha256: newest[sha256] for sha256 in wanted}, [record.expires_at]
         self._sent_before = tuple(earlier for earlier in reversed(before) if _differs(earlier, urls))
-        # Before the POST: should this process die during it, the next try sends the same body.
+        # Before the POST, so that the next try sends the same body if this process dies during it.
         ReferenceRecord(
             known=self._known,
             key=key,
@@ -206,13 +207,13 @@ class ReferenceUploads:
         return request.with_uploads({each.address: urls[each.sha256] for each in self._stored})
 
     def _earlier(self, reference: StoredReference) -> UploadedFile | None:
-        """Find what this run has uploaded already, by this task or another."""
+        """Find an upload that a task of this run has already made."""
         try:
             uploaded = self._hook.get_upload_receipt(self._names.name(reference))
         except AuthenticationError:
             raise
         except EvoImageError:
-            # Receipts are a convenience that not every server has; the upload will tell what is wrong.
+            # Receipts only save time, and not every server has them; a real problem shows in the upload.
             return None
         if uploaded is None or uploaded.file_url is None or uploaded.expires_at is None:
             return None
@@ -245,7 +246,7 @@ class ReferenceUploads:
 
 
 def remove_uploads(hook: EvoImageHook, names: UploadNames, log: Logger) -> None:
-    """Remove the uploads of one task instance from EvoLink; what fails is a warning, for they expire."""
+    """Remove the uploads of one task instance from EvoLink; a failure only logs a warning, as uploads expire."""
     removed = 0
     try:
         for uploaded in _all_files(hook):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.manifest import Manifest
 
-# What Airflow calls in place of execute_complete when it ends a deferral itself.
+# The method that Airflow calls instead of execute_complete when it ends a deferral itself.
 _TRIGGER_FAILED = "__fail__"
 
 
@@ -84,13 +84,13 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         return EvoImageHook(self.evoimage_conn_id)
 
     def execute(self, context: Context) -> Any:
-        """Look once; leave the rest to the trigger, or poke."""
+        """Poll once; then defer, or poke."""
         if not self.deferrable:
             return self._poke_until_done(context)
         try:
             result = self.poke(context)
         except AirflowFailException as error:
-            # As BaseSensorOperator does it in the other modes, and for what comes after the deferral.
+            # As BaseSensorOperator does in the other modes and after a deferral.
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(f"Skipped, as this sensor must not fail. {error}") from error
             raise
@@ -99,9 +99,9 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         return result.xcom_value
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Turn Airflow's own end of a deferral into our error with the id, after one last look."""
+        """When Airflow itself ended the deferral, poll once more, then raise our error with the id."""
         if next_method == _TRIGGER_FAILED:
-            # The base class would skip a soft-failing sensor before that look.
+            # The base class would skip a soft-failing sensor before that poll.
             next_method, next_kwargs = (
                 "execute_complete",
                 {"event": self._end_of_deferral(next_kwargs, context)},
@@ -140,7 +140,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         )
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Look once. Troubles that pass count as "not yet": the generation goes on."""
+        """Poll once. Transient errors count as "not yet": the generation goes on."""
         try:
             generation = self.hook.get_generation(self._id)
         except EvoImageError as error:
@@ -154,10 +154,10 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         return PokeReturnValue(is_done=True, xcom_value=self._manifest(context, generation))
 
     def _may_appear(self, error: EvoImageError, context: Context) -> bool:
-        """Whether EvoLink may merely not know the generation yet: it may have been submitted a moment ago."""
+        """Whether a 404 may mean "not known yet": the generation may have been submitted a moment ago."""
         from airflow_provider_evoimage.waiting.polling import NOT_FOUND_GRACE_SECONDS
 
-        # With 400 it says that the id is none of its own.
+        # 400 means that the id does not have EvoLink's form.
         if not isinstance(error, GenerationNotFoundError) or error.http_status != HTTPStatus.NOT_FOUND:
             return False
         if self.reschedule and (first := context["ti"].get_first_reschedule_date(context)) is not None:

@@ -1,1 +1,1 @@
-"""Result links into files in the user's storage."""
+"""Saves the images behind result links to the user's storage."""

@@ -1,4 +1,4 @@
-"""Where files go: writing them complete or not at all through ObjectStoragePath."""
+"""Writes files through ObjectStoragePath, each complete or not at all."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Destination:
 
     Opens the connection of the URL at once, so it is made when a task runs, never when a DAG file is read.
 
-    :param evolink_task_id: the generation whose images are to be saved, where it is paid for already.
-    :raises InvalidRequestError: when it is no URL, or one of a local folder that is not absolute.
-    :raises DestinationError: when the URL is of no storage that this Airflow is configured for.
+    :param evolink_task_id: the generation whose images are to be saved, if it is already paid for.
+    :raises InvalidRequestError: when it is no storage URL, or a local folder that is not absolute.
+    :raises DestinationError: when this Airflow has no storage for the URL, or cannot open it.
     """
 
     def __init__(self, save_to: str, *, evolink_task_id: str | None = None) -> None:
@@ -38,7 +38,7 @@ class Destination:
             raise InvalidRequestError(
                 f"save_to {save_to!r} is no storage URL: give one such as file:///data/images or s3://conn@bucket/images."
             )
-        # fsspec would take what follows two slashes for a folder below the worker's current one.
+        # fsspec would read a path after two slashes as relative to the worker's current folder.
         if scheme.lower() in {"file", "local"} and rest.partition("/")[0].rpartition("@")[2]:
             raise InvalidRequestError(
                 f"save_to {save_to!r} is no absolute path: a local folder's URL has three slashes, as file:///data/images."
@@ -63,17 +63,17 @@ class Destination:
         return str(self._base / name)
 
     def check_length(self, name: str, *, is_paid: bool) -> None:
-        """Check that the store takes a name as long as this, with the folder that it lies in.
+        """Check that the store accepts a path of this length.
 
         :param is_paid: whether the image was paid for already.
         :raises InvalidRequestError: when it does not.
         """
         longest = self._store.longest_path
-        # The bucket is no part of the name. A hidden record beside the file has a longer one.
+        # The bucket does not count. The hidden record beside the file has a longer name.
         path = (self._base / name).path.partition("/")[2]
         if longest is not None and len(path.encode()) > longest - _LONGER_BY:
             raise InvalidRequestError(
-                f"{self.url(name)} is too long a name: this store takes {longest - _LONGER_BY} bytes. "
+                f"{self.url(name)} is too long: this store takes {longest - _LONGER_BY} bytes. "
                 "Shorten save_to or filename_template.",
                 billed=is_paid,
                 on_retry="No retry follows: correct it and clear the task; the links live 24 hours."
@@ -89,7 +89,7 @@ class Destination:
             raise self._failure(name, error) from error
 
     def holds(self, url: str) -> bool:
-        """Tell whether a file that was saved here is still there; never so for one of another folder."""
+        """Tell whether a file that was saved here still exists; always False for a file of another folder."""
         prefix = self.url("x").removesuffix("x")
         return url.startswith(prefix) and self.exists(url.removeprefix(prefix))
 
@@ -108,7 +108,7 @@ class Destination:
             raise self._failure(name, error) from error
 
     def publish(self, local: Path, name: str, content_type: str) -> str:
-        """Bring a complete local file to its final name, where it appears at once or not at all.
+        """Publish a complete local file under its final name; it appears whole or not at all.
 
         :returns: the URL of the file.
         """
@@ -125,18 +125,16 @@ class Destination:
         return self._store.leaves_parts
 
     def remove_parts(self, names: Iterable[str], log: Logger) -> None:
-        """Remove part files that a killed save left beside files; where that fails they stay, with a warning."""
+        """Remove part files that a killed save left beside files; a failure only logs a warning."""
         try:
             self._store.remove_parts((self._base / name).path for name in names)
-        except Exception as error:  # noqa: BLE001 (a part file harms nobody)
-            log.warning(
-                "What an earlier try may have left in %s stays there: %s", self._base, _in_words(error)
-            )
+        except Exception as error:  # noqa: BLE001 (a part file does no harm)
+            log.warning("Part files of an earlier try may remain in %s: %s", self._base, _in_words(error))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         try:
-            # Not the path's own removal, which takes a [ in a name for the beginning of a pattern.
+            # Not the path's own unlink, which reads a [ in a name as the start of a pattern.
             self._fs.rm_file((self._base / name).path)
         except FileNotFoundError:
             return
@@ -144,9 +142,9 @@ class Destination:
             raise self._failure(name, error) from error
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file; None where there is none, or none that reads.
+        """Read a JSON file; return None if it is absent or not valid JSON.
 
-        :raises DestinationError: when the storage fails, so that nobody takes that for an absent file.
+        :raises DestinationError: when the storage fails, which must not look like an absent file.
         """
         try:
             content = (self._base / name).read_bytes()
@@ -160,9 +158,9 @@ class Destination:
             return None
 
     def read_text(self, name: str) -> str | None:
-        """Read a text file; None where there is none.
+        """Read a text file; return None if it is absent.
 
-        :raises DestinationError: when the storage fails, so that nobody takes that for an absent file.
+        :raises DestinationError: when the storage fails, which must not look like an absent file.
         """
         try:
             return (self._base / name).read_bytes().decode("utf-8", "replace")
@@ -177,15 +175,15 @@ class Destination:
 
 # ".", and "saving.json" in place of "png".
 _LONGER_BY = 16
-# Opened before anything is submitted, also by a try that resumes a generation.
+# The folder is opened before anything is submitted, also in a try that resumes a generation.
 _NOTHING_SUBMITTED = "Nothing was submitted by this try; a retry tries again."
 
 
 def _may_mean_absent(error: Exception) -> bool:
-    """Tell whether a store may answer so for an absent file: to a role that may not list, S3 does not say which."""
+    """Tell whether this error may mean an absent file: without the right to list, S3 answers both cases alike."""
     if isinstance(error, (FileNotFoundError, PermissionError)):
         return True
-    # gcsfs has no kind of its own for 403.
+    # gcsfs has no exception class for 403.
     return isinstance(error, OSError) and str(error).startswith("Forbidden")
 
 
@@ -197,7 +195,7 @@ def _connected(path: ObjectStoragePath) -> Any:
 
 
 def _in_words(error: Exception) -> str:
-    """Say what a store's error means to the one who set the connection up."""
+    """Explain a store's error to the person who set up the connection."""
     match error:
         case MissingContainerError():
             return f"{error}. Make it, or correct save_to."
@@ -208,5 +206,5 @@ def _in_words(error: Exception) -> str:
         case DamagedUploadError():
             return f"it arrived damaged and was removed: {error}"
         case _:
-            # Some say nothing but their kind.
+            # Some exceptions have no text.
             return str(error) or type(error).__name__

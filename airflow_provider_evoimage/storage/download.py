@@ -1,4 +1,4 @@
-"""Fetches one result link into a local temporary file: bounded, complete, an image, hashed and measured."""
+"""Downloads one result link to a local temporary file: limited, complete, checked as an image, hashed and measured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "download_image",
 ]
 
-# Answers of a host whose link is dead, or which does not let this client in.
+# Statuses of a dead link, or of a host that denies this client access.
 REFUSED_LINK_STATUSES = frozenset({401, 403, 404, 410})
 
 
@@ -35,12 +35,12 @@ class RefusedLinkError(DownloadError):
 
 
 def download_image(client: ResultClient, url: str, path: Path, limits: DownloadLimits) -> ImageFile:
-    """Fetch a link into ``path``; try again on passing troubles.
+    """Download a link to ``path``; retry on transient errors.
 
     :raises NotAnImageError: when the bytes are no image of a known kind.
     :raises TooLargeError: when there are more bytes than the limit.
     :raises UnsafeLinkError: when the link leads to an internal address.
-    :raises RefusedLinkError: when the host does not give the link out.
+    :raises RefusedLinkError: when the host refuses the link.
     :raises DownloadError: when no complete image came in time.
     """
     deadline = Deadline.after(limits.seconds)
@@ -65,7 +65,7 @@ def _download_once(
         _check_status(stream, url)
         if stream.length is not None and stream.length > limits.bytes:
             raise TooLargeError(
-                f"{host_of(url)} announces {stream.length:,} bytes; more than {limits.bytes:,} are not taken."
+                f"{host_of(url)} announces {stream.length:,} bytes; the limit is {limits.bytes:,}."
             )
         size, sha256 = _written(_bounded(stream, limits), path)
     if stream.length is not None and size != stream.length:
@@ -85,7 +85,7 @@ def _bounded(stream: ResultStream, limits: DownloadLimits) -> Iterator[bytes]:
     for chunk in stream.chunks:
         size += len(chunk)
         if size > limits.bytes:
-            raise TooLargeError(f"The result goes on beyond {limits.bytes:,} bytes; more are not taken.")
+            raise TooLargeError(f"The result is longer than {limits.bytes:,} bytes, the limit.")
         yield chunk
 
 

@@ -1,4 +1,4 @@
-"""Files that are in the destination before a save: of an earlier try, of another generation, or of somebody else."""
+"""Files that exist in the destination before a save: of an earlier try, another generation, or anybody else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class EarlierSidecar:
-    """The sidecar of another generation that had these names; the first image that replaces one of its makes it untrue.
+    """The sidecar of another generation with the same names; it is wrong as soon as one of its images is replaced.
 
     :param entries: its images, by index.
     """
@@ -32,7 +32,7 @@ class EarlierSidecar:
 
     @classmethod
     def of(cls, sidecar: object, evolink_task_id: str) -> EarlierSidecar | None:
-        """Read a sidecar; None where it is none, or of this very generation."""
+        """Read a sidecar; return None if it is none, or belongs to this generation."""
         other = sidecar.get("evolink_task_id") if isinstance(sidecar, Mapping) else None
         if not isinstance(other, str) or other == evolink_task_id:
             return None
@@ -41,7 +41,7 @@ class EarlierSidecar:
 
 @dataclass(frozen=True)
 class ExistingFiles:
-    """What a destination holds, compared with what manifests say of it.
+    """Compares the files of a destination with what manifests say about them.
 
     :param folder: a local folder for copies.
     """
@@ -51,7 +51,7 @@ class ExistingFiles:
     log: Logger
 
     def is_as_described(self, name: str, entry: Mapping[str, Any], *, with_hash: bool) -> bool:
-        """Tell whether a file has the size that an entry of a manifest says, and the hash where that is asked."""
+        """Tell whether a file has the size in a manifest's entry, and on request the hash."""
         return (
             self.destination.exists(name)
             and self.destination.size(name) == entry.get("bytes")
@@ -81,18 +81,18 @@ class ExistingFiles:
             try:
                 self.destination.remove(name)
             except DestinationError as error:
-                self.log.warning("It stays until all images are saved: %s", error.message)
+                self.log.warning("The earlier sidecar stays until all images are saved: %s", error.message)
 
     def remove_image(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Remove an image of another generation, unless somebody has put another file there since."""
+        """Remove an image of another generation, unless the file has been replaced since."""
         try:
             if not self.is_as_described(name, entry, with_hash=True):
                 return
             self.destination.remove(name)
         except DestinationError as error:
-            self.log.warning("An image of the generation before stays: %s", error.message)
+            self.log.warning("An image of the earlier generation stays: %s", error.message)
         else:
-            self.log.info("Removed %s, an image of the generation before.", entry["path"])
+            self.log.info("Removed %s, an image of the earlier generation.", entry["path"])
 
     def _sha256(self, name: str) -> str:
         local = new_file_in(self.folder)
@@ -110,5 +110,5 @@ def extension_of(entry: Mapping[str, Any]) -> str | None:
 
 
 def new_file_in(folder: Path) -> Path:
-    """Return a temporary file's path that no other file has."""
+    """Return the path of a new temporary file."""
     return folder / secrets.token_hex(8)

@@ -14,7 +14,7 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
 )
 
-#: What a ``filename_template`` may name.
+#: The fields of a ``filename_template``.
 NAME_FIELDS: dict[str, str] = {
     "dag_id": "id of the DAG",
     "run_id": "id of the DAG run",
@@ -30,12 +30,12 @@ NAME_FIELDS: dict[str, str] = {
 }
 _NUMBERS = frozenset({"map_index", "item", "index"})
 _EXTENSION = ".{ext}"
-#: As long as EvoLink's ids are, for names that are looked at before there is one.
+#: As long as EvoLink's ids, for names that are checked before the id is known.
 SOME_ID = "task-unified-0000000000-{:08}"
-# Most file systems end at 255 bytes; extensions, and the names of part files and records, need some of them.
+# Most file systems allow 255 bytes; extensions, part files and records need some of them.
 _MAX_NAME_BYTES = 194
 _PLAIN = frozenset("_.+=@-")
-# By Windows shares, or as the beginning of something else in a URL.
+# Forbidden on Windows shares, or special in a URL.
 _FORBIDDEN = frozenset('\\:*?"<>|#')
 
 
@@ -69,7 +69,7 @@ class FileNames:
             raise self._wrong(
                 "it must end with .{ext}, as the type of an image is known from its bytes alone"
             )
-        # A format that does not fit a field shows now, not after the images are paid for.
+        # A format that does not fit a field fails here, before the images are paid for.
         filled = self.name(
             {field: 0 if field in _NUMBERS else field for field in NAME_FIELDS} | {"map_suffix": ""}
         )
@@ -98,10 +98,10 @@ class FileNames:
     def planned(
         self, made_by: Mapping[str, Any], *, item: int, own_name: str, model: str, images: int, of: str
     ) -> list[str]:
-        """Return the names that the images of a request will have but for their extension, before it is submitted.
+        """Return the names that a request's images will have, without their extensions; used before it is submitted.
 
         :param own_name: of the item, for ``{name}``; its number where it has none.
-        :param images: how many images are asked for.
+        :param images: how many images are requested.
         :param of: the request in an error's words.
         :raises InvalidRequestError: when several images would have one name.
         """
@@ -135,9 +135,9 @@ def _safe(value: str) -> str:
 
 
 def _shortened(name: str) -> str:
-    """Keep a name, without its extension, within what file systems take; by its middle, so that an index stays.
+    """Shorten a name without its extension to what file systems take; in the middle, to keep an index at its end.
 
-    A hash of the whole stands there, so that two long names stay apart.
+    A hash of the whole name replaces the middle, so that two long names differ.
     """
     if len(name.encode()) <= _MAX_NAME_BYTES:
         return name
@@ -149,7 +149,7 @@ def _shortened(name: str) -> str:
 
 
 def task_fields(made_by: Mapping[str, Any]) -> dict[str, str | int]:
-    """Return the fields of file names that tell the Airflow task."""
+    """Return the fields of file names that identify the Airflow task."""
     map_index = int(made_by["map_index"])
     return {
         "dag_id": str(made_by["dag_id"]),
@@ -161,5 +161,5 @@ def task_fields(made_by: Mapping[str, Any]) -> dict[str, str | int]:
 
 
 def folded(name: str) -> str:
-    """Return what two names have in common where a file system ignores case and how an accent is composed."""
+    """Return a form that is equal for two names if a file system ignores case and how an accent is composed."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -1,7 +1,7 @@
-"""Which files of a generation a save has begun to write, kept beside them until the sidecar stands there.
+"""Records which files of a generation a save has begun to write, until the sidecar is written.
 
 A save that is killed leaves files and no sidecar. This record tells the next try which of them are its own:
-to be kept where they are complete, to be written again where they are not.
+it keeps complete ones and writes the others again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SaveProgress:
         self._entries: dict[int, Mapping[str, Any]] = {}
 
     def found(self) -> dict[int, Mapping[str, Any]]:
-        """Return what an earlier try of this very save had begun to write, by index."""
+        """Return the files that an earlier try of this save had begun to write, by index."""
         self._entries = entries_of(self._destination.read_json(self.name), self._evolink_task_id)
         return dict(self._entries)
 
@@ -50,7 +50,7 @@ class SaveProgress:
             self._destination.publish(local, self.name, "application/json")
 
     def ends(self) -> None:
-        """Remove the record: the sidecar says it all now."""
+        """Remove the record, as the sidecar now has everything."""
         if self._entries:
             self._destination.remove(self.name)
 
@@ -67,16 +67,16 @@ def write_temporary(path: Path, text: str) -> None:
 
 
 def temporary_folder_failed(error: OSError) -> DestinationError:
-    """Say that it is not the storage that fails."""
+    """Return the error for this machine's temporary folder, not the storage."""
     return DestinationError(
         f"The temporary folder of this machine cannot be written to: {error}. Make room there, or set TMPDIR."
     )
 
 
 def entries_of(manifest: object, evolink_task_id: str) -> dict[int, Mapping[str, Any]]:
-    """Return the images that a stored manifest lists, by index, if it is this generation's.
+    """Return the images of a stored manifest by index, if it belongs to this generation.
 
-    People can edit what lies in their storage, so nothing about it is taken for granted.
+    People can edit files in their storage, so every field is checked.
     """
     if not isinstance(manifest, Mapping) or manifest.get("evolink_task_id") != evolink_task_id:
         return {}

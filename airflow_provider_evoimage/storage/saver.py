@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 # A dead link may be answered with 403, 404 or 410; before its time is over these mean something else.
 _GONE = 410
-# For what is being uploaded when a task is ended; the rest of a save ends at once.
+# Time for uploads in progress when a task is stopped; everything else stops at once.
 _LAST_UPLOADS_SECONDS = 10
 
 
@@ -64,7 +64,8 @@ _LAST_UPLOADS_SECONDS = 10
 class ImageToSave:
     """One image of one generation, and the name it will have; its extension is known after the download.
 
-    :param is_extra: whether nobody asked for it: a template without an index has no name for it.
+    :param is_extra: whether it exceeds the requested number, so that a template without an index has no name
+        for it.
     """
 
     generation: Generation
@@ -82,7 +83,7 @@ class ImageToSave:
 class GenerationToSave:
     """One finished generation of a save.
 
-    :param asked: what it was asked for; goes into the manifest.
+    :param asked: the request; goes into the manifest.
     :param item: its place among those of the save, for ``{item}`` in names.
     :param name: its own name, for ``{name}``; "" for its place.
     """
@@ -95,7 +96,7 @@ class GenerationToSave:
 
 @dataclass(frozen=True, kw_only=True)
 class SaveOutcome:
-    """What came of one generation: its manifest, or why images of it are missing."""
+    """The outcome for one generation: its manifest, or the errors of its missing images."""
 
     manifest: Manifest | None = None
     errors: Sequence[EvoImageError] = ()
@@ -103,10 +104,10 @@ class SaveOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What is to be done for one generation.
+    """The plan to save one generation.
 
-    :param has_sidecar: whether a sidecar of this very generation is there: an earlier save was complete.
-    :param earlier: the sidecar of another generation, where its files are to be written over.
+    :param has_sidecar: whether this generation already has a sidecar: an earlier save was complete.
+    :param earlier: the sidecar of another generation whose files are overwritten.
     :param written_before: files that an earlier try of this save wrote or began to write, by index.
     """
 
@@ -145,7 +146,7 @@ class ImageSaver:
     parallel: int = PARALLEL_DOWNLOADS
     may_follow_a_kill: bool = True
     on_image: Callable[[Mapping[str, Any]], None] | None = None
-    # Which generation has a name, of all that were saved so far.
+    # The generation that uses each name, over all saves so far.
     _named: dict[str, str] = field(default_factory=dict)
     _reread: dict[str, Generation] = field(default_factory=dict)
     _rereading: threading.Lock = field(default_factory=threading.Lock)
@@ -153,7 +154,7 @@ class ImageSaver:
     def save(self, generations: Sequence[Generation], asked: Sequence[RequestSummary]) -> list[Manifest]:
         """Save every image of finished generations, and a sidecar manifest for each generation.
 
-        :param asked: what each was asked for; goes into the manifest.
+        :param asked: the request of each; goes into the manifest.
         :returns: one manifest a generation, in order, its images with ``path``, ``sha256``, ``bytes``, …
         :raises SaveError: when an image could not be saved. The others are; a retry fetches the missing ones.
         """
@@ -171,7 +172,7 @@ class ImageSaver:
         return [outcome.manifest for outcome in outcomes if outcome.manifest is not None]
 
     def save_each(self, generations: Sequence[GenerationToSave]) -> list[SaveOutcome]:
-        """Save what can be saved, and tell for each generation what came of it, in order."""
+        """Save everything that can be saved; return the outcome of each generation, in order."""
         refused = self._refused_names(generations)
         planned = [
             SaveOutcome(errors=[refused[number]]) if number in refused else self._planned(each)
@@ -201,7 +202,7 @@ class ImageSaver:
                 pool.shutdown()
                 raise
             except BaseException:
-                # Airflow's execution_timeout, or its end of the task: nothing waits for downloads any more.
+                # Airflow's execution_timeout, or the task was stopped: do not wait for downloads.
                 client.abandon()
                 pool.shutdown(wait=False, cancel_futures=True)
                 running = [future for futures in work for future in futures if not future.cancelled()]
@@ -247,7 +248,7 @@ class ImageSaver:
         progress = SaveProgress(self.destination, sidecar_name, task)
         sidecar = self.destination.read_json(sidecar_name)
         before = entries_of(sidecar, task)
-        # Beside a sidecar there is a record only where a save was killed between the two.
+        # A record and a sidecar exist together only if a save was killed between writing them.
         begun = progress.found() if self.may_follow_a_kill or not before else {}
         return _Plan(
             to_save=each,
@@ -256,7 +257,7 @@ class ImageSaver:
             has_sidecar=bool(before),
             earlier=EarlierSidecar.of(sidecar, task) if self.if_exists == "overwrite" else None,
             written_before=before or begun,
-            # A single object that may be written over needs none: it is fetched again, and that is all.
+            # A single object that may be overwritten needs no record: it is simply fetched again.
             progress=progress
             if len(images) > 1 or self.if_exists == "error" or self.destination.leaves_parts
             else None,
@@ -299,14 +300,14 @@ class ImageSaver:
         return (self._name(image, extension) for extension in extensions)
 
     def _refused_names(self, generations: Sequence[GenerationToSave]) -> dict[int, InvalidRequestError]:
-        """Find names that are too long or would meet: of two images, or of an image and another's manifest.
+        """Find names that are too long or collide: of two images, or of an image and a manifest.
 
-        :returns: what is wrong with a generation's names, by its place.
+        :returns: the problem with each generation's names, by its place.
         """
         taken: dict[str, str] = {}
         refused: dict[int, InvalidRequestError] = {}
         images = [(place, image) for place, each in enumerate(generations) for image in self._images_of(each)]
-        # What nobody asked for takes no name that another needs.
+        # Extra images take no name that another image needs.
         for place, image in sorted(images, key=lambda placed: placed[1].is_extra):
             if place in refused:
                 continue
@@ -318,7 +319,7 @@ class ImageSaver:
         return refused
 
     def _take_name(self, image: ImageToSave, taken: dict[str, str]) -> None:
-        # The manifest has the name of the first image but for its extension, and so have all types.
+        # The manifest shares the first image's name, except for the extension, whatever its type.
         name = self._name(image, "json")
         self.destination.check_length(name, is_paid=True)
         key = _without_extension(name)
@@ -375,7 +376,7 @@ class ImageSaver:
     def _still_there(
         self, image: ImageToSave, entry: Mapping[str, Any], folder: Path, plan: _Plan
     ) -> dict[str, Any] | None:
-        """Check what an earlier try noted against the storage; None where the file must be fetched."""
+        """Check an earlier try's entry against the storage; return None if the file must be fetched."""
         name = self._name_in(entry, image)
         # The record is written before the file: another generation's may lie there still, as large as ours.
         if name is None or not self._existing(folder).is_as_described(
@@ -383,11 +384,11 @@ class ImageSaver:
         ):
             return None
         task = image.generation.evolink_task_id
-        self.log.info("Image %d of EvoLink task %s is there already: %s.", image.index, task, entry["path"])
+        self.log.info("Image %d of EvoLink task %s exists already: %s.", image.index, task, entry["path"])
         return dict(entry)
 
     def _name_in(self, entry: Mapping[str, Any], image: ImageToSave) -> str | None:
-        """Return the name that an entry tells of an image; None where that is no name of this save."""
+        """Return the name in an image's entry; None if it is no name of this save."""
         extension = extension_of(entry)
         if extension is None:
             return None
@@ -395,7 +396,7 @@ class ImageSaver:
         return name if entry.get("path") == self.destination.url(name) else None
 
     def _remove_earlier_images(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Remove the images of the generation written over that had names of this save and are not replaced."""
+        """Remove images of the overwritten generation that have names of this save and were not replaced."""
         if plan.earlier is None:
             return
         task = plan.generation.evolink_task_id
@@ -417,7 +418,7 @@ class ImageSaver:
             raise FileExistsAtDestinationError(
                 f"{path} exists and if_exists='error'.", evolink_task_id=image.generation.evolink_task_id
             )
-        self.log.info("Kept %s, which was there before (if_exists='skip').", path)
+        self.log.info("Kept %s, which existed before (if_exists='skip').", path)
         try:
             return _saved(image.index, path, self._existing(folder).described(name))
         except DownloadError as error:
@@ -443,7 +444,7 @@ class ImageSaver:
                 raise self._refused(image, fresh, again) from None
 
     def _read_again(self, generation: Generation) -> Generation:
-        """Read a generation once more for fresh links, once however many of its links fail."""
+        """Read a generation again for fresh links; only once, however many of its links fail."""
         with self._rereading:
             task = generation.evolink_task_id
             if task not in self._reread:
@@ -463,7 +464,7 @@ class ImageSaver:
         return DownloadError(
             f"{host_of(image.url)} refuses the result link of EvoLink task "
             f"{image.generation.evolink_task_id}, which should live until "
-            f"{expires_at or '24 hours after the generation'}, also after reading it anew: {error.message}",
+            f"{expires_at or '24 hours after the generation'}, also after reading it again: {error.message}",
             evolink_task_id=image.generation.evolink_task_id,
             http_status=error.http_status,
         )
@@ -513,7 +514,7 @@ class ImageSaver:
 @contextmanager
 def _temporary_folder(generation: Generation) -> Iterator[Path]:
     try:
-        # A download that was abandoned may still write into it.
+        # An abandoned download may still write to the folder.
         folder = tempfile.TemporaryDirectory(prefix="evoimage-", ignore_cleanup_errors=True)
     except OSError as error:
         raise temporary_folder_failed(error).restate(evolink_task_id=generation.evolink_task_id) from error

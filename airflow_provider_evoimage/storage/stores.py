@@ -1,4 +1,4 @@
-"""How each kind of store takes a complete local file, so that it appears there at once or not at all.
+"""How each kind of store receives a complete local file, so that it appears whole or not at all.
 
 ===============  ==========================================================  ================================
 store            how a file gets its final name                              compared after the upload
@@ -11,7 +11,7 @@ Azure Blob       blocks, each with its MD5, that one list makes a blob       siz
 any other        hidden part file, then the store's own move, or a copy      size
 ===============  ==========================================================  ================================
 
-Files are read in pieces of 5 MiB: fsspec's file systems hold far larger ones in memory when not told otherwise.
+Files are read in pieces of 5 MiB: by default fsspec's file systems hold far larger pieces in memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PIECES_AT_ONCE = 2
 
 
 class DamagedUploadError(Exception):
-    """What the store says it holds is not what was sent."""
+    """The store reports another size or checksum than was sent."""
 
 
 class MissingContainerError(Exception):
@@ -53,7 +53,7 @@ class RefusedCredentialsError(Exception):
 
 @dataclass(frozen=True)
 class Store:
-    """A store by its fsspec file system; this one for those that nothing is known of.
+    """A store by its fsspec file system; this class serves every store without a class of its own.
 
     :param fs: the file system, connected.
     """
@@ -65,15 +65,15 @@ class Store:
     leaves_parts: ClassVar[bool] = True
 
     def check(self, folder: str) -> None:
-        """Find out what can be known before anything is paid for.
+        """Check the store as far as possible before anything is paid for.
 
         :raises MissingContainerError: when the bucket or container is not there.
-        :raises RefusedCredentialsError: when the store does not accept the credentials. Merely not being
-            allowed to list is no such case: a role may be allowed to write only.
+        :raises RefusedCredentialsError: when the store does not accept the credentials. A missing right to
+            list is no error: a role may be allowed to write only.
         """
 
     def publish(self, local: Path, target: str, content_type: str) -> None:
-        """Bring a complete local file to its final name. The local file may be gone then.
+        """Publish a complete local file under its final name. This may move the local file away.
 
         :raises DamagedUploadError: when another size or checksum arrived; the file is not there then.
         """
@@ -93,7 +93,7 @@ class Store:
 
     @property
     def _moves(self) -> bool:
-        """Whether the file system has a move of its own; fsspec's copies, and takes ``[1]`` for a pattern."""
+        """Whether the file system implements a move itself; fsspec's default copies, and reads ``[1]`` as a pattern."""
         from fsspec import AbstractFileSystem
 
         return type(self.fs).mv is not AbstractFileSystem.mv
@@ -117,7 +117,7 @@ class Store:
                 self.fs.rm_file(aside)
 
     def _check_moved(self, part: str, target: str) -> None:
-        """Look at what a move did: some answer that they did nothing, and fsspec does not tell."""
+        """Check the result of a move: some file systems do nothing, and fsspec does not report it."""
         self._info(target)
         if self.fs.exists(part):
             raise FileExistsError(f"the store did not move {part} to {target}")
@@ -131,7 +131,7 @@ class Store:
             raise
 
     def _info(self, path: str) -> Any:
-        """Ask about a file, whatever an earlier listing of its folder said."""
+        """Read a file's details from the store, not from a cached listing."""
         self.fs.invalidate_cache()
         return self.fs.info(path)
 
@@ -191,7 +191,7 @@ class SftpFiles(Store):
     """Files of an SFTP server."""
 
     def check(self, folder: str) -> None:
-        """Do nothing but hush asyncssh: it is connected, and folders are made as they are needed."""
+        """Only silence asyncssh: it is connected, and folders are created as needed."""
         del folder
         _hush("asyncssh")
 
@@ -228,10 +228,10 @@ class ObjectStore(Store, ABC):
     leaves_parts = False
 
     def remove_parts(self, targets: Iterable[str]) -> None:
-        """Do nothing: an unfinished upload has no name."""
+        """Do nothing: an unfinished upload is not visible."""
 
     def publish(self, local: Path, target: str, content_type: str) -> None:
-        """Upload under the final name; remove what arrived damaged."""
+        """Upload under the final name; remove a damaged upload."""
         try:
             self._upload(local, target, content_type)
         except DamagedUploadError:
@@ -241,10 +241,10 @@ class ObjectStore(Store, ABC):
 
     @abstractmethod
     def _upload(self, local: Path, target: str, content_type: str) -> None:
-        """Upload a file, and compare what arrived."""
+        """Upload a file, and compare size and checksum."""
 
 
-# What S3 answers to credentials that are wrong, not merely without a right.
+# S3's codes for wrong credentials, as opposed to a missing right.
 _WRONG_S3_CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 )
@@ -282,7 +282,7 @@ class S3Objects(ObjectStore):
         except PermissionError:  # A role that may write and not read.
             return
         _same_size(local, {"size": head["ContentLength"]})
-        # Under a key of KMS or of the customer's the ETag is no MD5.
+        # With KMS or customer keys the ETag is no MD5.
         encrypted = str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
         if not encrypted and "SSECustomerAlgorithm" not in head:
             _same_etag(local, str(head.get("ETag", "")).strip('"'))
@@ -300,7 +300,8 @@ class GoogleObjects(ObjectStore):
 
         bucket, _, prefix = folder.partition("/")
         try:
-            # The file system's own look at a bucket lists all of it where the right to read its settings lacks.
+            # The file system's own look at a bucket lists all of it where the right to read its settings
+            # lacks.
             self._run(
                 self.fs._call,  # noqa: SLF001
                 "GET",
@@ -414,7 +415,7 @@ def store_of(path: ObjectStoragePath) -> Store:
 
 
 def _hush(logger: str) -> None:
-    """Keep out of the task's log what a library says of each request, unless somebody has set its level."""
+    """Keep a library's line for each request out of the task's log, unless its level is set."""
     if logging.getLogger(logger).level == logging.NOTSET:
         logging.getLogger(logger).setLevel(logging.WARNING)
 
@@ -428,7 +429,7 @@ def _part_of(target: str) -> str:
 
 
 def _final_name_of(part: str) -> str | None:
-    """Return the name that a part file would have been given; None for any other file."""
+    """Return the final name of a part file; None for any other file."""
     found = _PART_NAME.fullmatch(part)
     return found["final"] if found else None
 
@@ -450,12 +451,12 @@ _MD5_ETAG = re.compile(r"[0-9a-f]{32}(?:-(?P<parts>[0-9]+))?", re.IGNORECASE)
 
 
 def _same_etag(local: Path, there: str) -> None:
-    """Compare with the ETag of the store, where it says that it was made as Amazon's from what was sent."""
+    """Compare the ETag of the store, if it has the form of Amazon's ETags."""
     found = _MD5_ETAG.fullmatch(there)
     if found is None:
         return
     size = local.stat().st_size
-    # s3fs sends what is shorter than two pieces in one.
+    # s3fs sends a file shorter than two pieces in one request.
     parts = math.ceil(size / PIECE_BYTES) if size >= 2 * PIECE_BYTES else None
     if found["parts"] != (None if parts is None else str(parts)):
         return

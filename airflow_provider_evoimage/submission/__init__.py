@@ -1,1 +1,1 @@
-"""Asking for an image, once."""
+"""Submits a request once."""

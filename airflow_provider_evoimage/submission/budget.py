@@ -1,7 +1,7 @@
-"""What may be spent: checked before a request is sent, and kept while many are. Pure.
+"""Limits on cost: checked before a request is sent, and held while many are under way. Pure.
 
-An estimate is held with its upper end, so what EvoLink charges stays below the limit as long as its published
-prices hold. Where no price is known, a limit refuses: nothing is sent that might cost more than was allowed.
+The upper end of an estimate is held, so the charge stays below the limit as long as the published prices
+hold. If no price is known and a limit is set, nothing is sent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NOTHING_SENT = "Nothing was sent and no retry follows: top up, then clear the t
 
 
 def credit_limit(value: float | str | Decimal | None, *, name: str = "max_credits") -> Decimal | None:
-    """Read a limit as an argument or a template gives it; None where there is none.
+    """Read a limit from an argument or a rendered template; None if there is none.
 
     :raises InvalidRequestError: when it is not a number of credits, 0 or more.
     """
@@ -46,7 +46,8 @@ def credit_limit(value: float | str | Decimal | None, *, name: str = "max_credit
 def require_within(request: ImageRequest, max_credits: Decimal | None) -> CostEstimate | None:
     """Check one request against a limit and return its estimate; None where no price is known and no limit set.
 
-    :raises BudgetExceededError: when it may cost more, with the parts and the smallest changes that would fit.
+    :raises BudgetExceededError: when it may cost more, with the parts and the smallest changes that would
+        fit.
     :raises PriceUnknownError: when no price is known.
     """
     found = estimate_with_prompt(request)
@@ -75,16 +76,16 @@ def most_credits(requests: Iterable[ImageRequest]) -> Decimal:
     if unknown:
         models = ", ".join(f"{model} ({count} requests)" for model, count in unknown.items())
         raise PriceUnknownError(
-            f"No price is known for {models}, so what all of them need cannot be told. Take models with a published "
+            f"No price is known for {models}, so their total is unknown. Use models with a published "
             "price, or leave check_credits out."
         )
     return most
 
 
 def price_unknown(request: ImageRequest, max_credits: Decimal) -> PriceUnknownError:
-    """Return the error for a limit that cannot be held, as no price is known."""
+    """Return the error for a limit that cannot be enforced, as no price is known."""
     return PriceUnknownError(
-        f"No price is known for {request.summary}, so max_credits={max_credits:f} cannot be held. Take a model with "
+        f"No price is known for {request.summary}, so max_credits={max_credits:f} cannot be enforced. Use a model with "
         "a published price, or leave max_credits out and set a limit on the API key at EvoLink."
     )
 
@@ -101,7 +102,7 @@ class Change:
 
 
 def changes_that_fit(request: ImageRequest, max_credits: Decimal) -> list[Change]:
-    """Name what to change so that a request fits: one argument if that is enough, else several together.
+    """Return changes that make a request fit: of one argument if that is enough, else of several together.
 
     Of each argument the smallest change is named: the best quality, the most images that still fit.
     """
@@ -114,10 +115,10 @@ def changes_that_fit(request: ImageRequest, max_credits: Decimal) -> list[Change
 
 
 class Budget:
-    """What a batch may spend: holds an amount for each item before it is submitted, until its charge is known.
+    """The budget of a batch: holds an amount for each item from before it is submitted until its charge is known.
 
-    For an item it counts, in this order of what is known: the charge; what EvoLink reserved or the upper end of
-    the estimate, whichever is more. Their sum never exceeds the limit by an item that was let through. Each call
+    For each item it counts the charge or, while that is unknown, the larger of EvoLink's reservation and the
+    upper end of the estimate. No item is allowed that would lift their sum above the limit. Each call
     is one step under a lock, so any number of submissions may run at once, in threads or in one event loop.
 
     :param limit: credits; None for no limit.
@@ -148,9 +149,9 @@ class Budget:
             return None if self.limit is None else self.limit - self._committed()
 
     def hold(self, item: str, request: ImageRequest) -> CostEstimate | None:
-        """Hold the most that an item can cost, before it is submitted; an item that is held already stays so.
+        """Hold the most that an item can cost, before it is submitted; does nothing for an item that is held already.
 
-        :param item: what tells the items apart, for instance the idempotency key.
+        :param item: identifies the item, for instance its idempotency key.
         :returns: the estimate; None where no price is known and there is no limit.
         :raises BudgetExceededError: when it does not fit; nothing is held for it then.
         :raises PriceUnknownError: when there is a limit and no price is known.
@@ -169,13 +170,13 @@ class Budget:
         return found
 
     def accepted(self, item: str, reserved: float | Decimal | None) -> None:
-        """Note what EvoLink reserved for an item; it raises what is held, and never lowers it."""
+        """Record EvoLink's reservation for an item; it may raise the held amount, never lower it."""
         with self._lock:
             if item not in self._charged:
                 self._held[item] = max(self._held.get(item, Decimal(0)), _amount(reserved))
 
     def settle(self, item: str, charged: float | None) -> None:
-        """Note the charge of an item that has ended; None keeps what is held, as the charge is not known."""
+        """Record the charge of an ended item; None (unknown) keeps the held amount."""
         with self._lock:
             if charged is None:
                 return
@@ -183,7 +184,7 @@ class Budget:
             self._charged[item] = _amount(charged)
 
     def release(self, item: str) -> None:
-        """Hold nothing more for an item that was certainly not accepted."""
+        """Release the amount of an item that was certainly not accepted."""
         with self._lock:
             self._held.pop(item, None)
 
@@ -286,7 +287,7 @@ def _references(request: ImageRequest) -> Iterator[tuple[str, ImageRequest]]:
 
 
 def _everything_less(request: ImageRequest) -> Iterator[tuple[str, ImageRequest]]:
-    """Change one argument after the other to its least, in the order in which people give them up."""
+    """Reduce one argument after another to its minimum, least important first."""
     words: list[str] = []
     for changes in (_qualities, _counts, _sizes, _references):
         steps = [(*step, found) for step in changes(request) if (found := estimate_with_prompt(step[1]))]

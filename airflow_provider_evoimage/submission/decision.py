@@ -11,10 +11,10 @@ from airflow_provider_evoimage.submission.record import KEY_MEMORY_SECONDS, Subm
 
 @dataclass(frozen=True)
 class Submit:
-    """Ask EvoLink for this identity.
+    """Submit this identity.
 
-    :param recorded_key: the key of an earlier try, to be asked under again whatever it was made of.
-    :param moved: whether the item may have been asked for at another place of its list before the clear.
+    :param recorded_key: the key of an earlier try, to be used again as it is.
+    :param moved: whether the item may have been submitted from another place of its list before the clear.
     :param changed: whether this try's request differs from the one that was sent under the recorded key.
     """
 
@@ -26,7 +26,7 @@ class Submit:
 
     @property
     def key(self) -> str:
-        """The idempotency key to ask under."""
+        """The idempotency key to submit under."""
         return self.recorded_key or self.identity.idempotency_key
 
 
@@ -44,7 +44,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Refuse:
-    """Whether the request was accepted cannot be known, and asking again may pay twice."""
+    """Whether the request was accepted is unknown, and submitting again may pay twice."""
 
     because: str
 
@@ -64,11 +64,14 @@ def decide(
 ) -> Decision:
     """Decide what this try does about its request.
 
-    :param record: what an earlier try of this task instance left, if anything.
+    :param record: the record of an earlier try of this task instance, if there is one.
     :param identity: of the request as this try would send it, with sequence 0.
-    :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered, and submits a new
-        request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` resumes what is there.
-    :param on_change: what a retry does whose request differs from the one that was sent: ``resume`` goes on with what
+    :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered, and submits a
+        new
+        request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` resumes what is
+        there.
+    :param on_change: what a retry does whose request differs from the one that was sent: ``resume`` goes on
+        with what
         was sent, ``submit`` submits the new one.
     :param account: id and base URL of the connection; None where it is the record's.
     :param now: Unix seconds.
@@ -87,9 +90,9 @@ def decide(
             record, identity, on_clear, trust_idempotency=trust_idempotency, moved_account=moved_account
         )
     if record.epoch != identity.epoch:
-        anew = _after_clear(record, identity, on_clear)
-        if anew is not None:
-            return anew
+        new = _after_clear(record, identity, on_clear)
+        if new is not None:
+            return new
     return _go_on(record, identity, trust_idempotency=trust_idempotency, moved_account=moved_account, now=now)
 
 
@@ -125,19 +128,19 @@ def _another_request(
     trust_idempotency: bool,
     moved_account: str,
 ) -> Submit | Refuse:
-    """Tell what to do where the record is of another request than this try's."""
+    """Decide for a record that belongs to another request than this try's."""
     changed = Submit(identity, "the request has changed since the earlier try")
     if not identity.item or record.epoch == identity.epoch or on_clear == "regenerate":
         return changed
     if not trust_idempotency:
         return Refuse(
-            "the mapped list has changed since the clear, so it may stand under another place of the list, and the "
-            "connection says that EvoLink ignores idempotency keys"
+            "the mapped list has changed since the clear, so this item may have been submitted from another place of "
+            "it, and the connection says that EvoLink ignores idempotency keys"
         )
     if moved_account:
         return Refuse(moved_account)
-    # A list that was expanded anew: this item may have stood elsewhere. Under the key that it had then,
-    # EvoLink answers with what was paid for; if it is new to the list, it is asked for once.
+    # The list was expanded again, so this item may have had another place. Under its earlier key EvoLink
+    # returns the paid generation; a new item is submitted once.
     return Submit(
         replace(identity, epoch=record.asked_in), "the mapped list has changed since the clear", moved=True
     )

@@ -22,13 +22,13 @@ IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
 
 @dataclass(frozen=True, kw_only=True)
 class RequestIdentity:
-    """What tells one logical request from every other.
+    """Identifies one logical request.
 
     :param namespace: of the connection; empty unless two Airflows share an account.
-    :param item: of a mapped list, by what it says, see :mod:`.mapped_item`; "" for a task that is not mapped.
+    :param item: digest of a mapped item's content, see :mod:`.mapped_item`; "" for a task that is not mapped.
     :param epoch: Airflow's ``ti.max_tries``: constant over automatic retries, grows when a task is cleared.
     :param fingerprint: of everything billable, see :func:`fingerprint`.
-    :param occurrence: which one among equal items of a list; never the position.
+    :param occurrence: number among equal items of a list; not the position.
     :param sequence: grows only after a failed generation, or a deliberate regeneration.
     """
 
@@ -52,8 +52,8 @@ class RequestIdentity:
 def fingerprint(request: ImageRequest) -> str:
     """Hash everything that EvoLink bills for or draws from (hex, 64 characters).
 
-    References and the mask count by content where they are uploaded (``sha256:<hex>`` in the request), else they
-    count as all URLs of the request do: without what signing them again would change. Never by the URL of an upload.
+    Uploaded references and masks count by content (``sha256:<hex>`` in the request), never by the URL of the
+    upload. All other URLs count without the parameters that change when they are signed again.
     """
     return hashlib.sha256(_canonical(billable_body(request, unsigned)).encode()).hexdigest()
 

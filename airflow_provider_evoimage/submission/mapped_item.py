@@ -1,7 +1,7 @@
-"""Which item of a mapped list a task instance stands for: told by what the item says, not by where it stands.
+"""Identifies the item of a mapped list that a task instance stands for: by its content, not by its place.
 
-Airflow numbers mapped tasks by position. When a list is expanded anew after a clear, in another order or with an
-item inserted, the same position stands for another item. What EvoLink was asked for belongs to the item.
+Airflow numbers mapped tasks by position. When a list is expanded again after a clear, in another order or
+with an item inserted, a position stands for another item. A submission belongs to the item.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uuid import UUID
 from airflow_provider_evoimage.evolink.signed_urls import unsigned
 from airflow_provider_evoimage.exceptions import EvoImageError
 
-# Arguments that say where an image goes or who is told, not what is drawn.
+# Arguments that say where an image is saved or who is notified, not what is drawn.
 _NOT_ASKED = frozenset(
     {
         "save_to",
@@ -37,8 +37,8 @@ _NOT_ASKED = frozenset(
 class MappedItem:
     """One item of the list that a task is mapped over.
 
-    :param digest: of what the item says; "" for a task that is not mapped.
-    :param occurrence: how many items before it say the same.
+    :param digest: of the item's content; "" for a task that is not mapped.
+    :param occurrence: how many equal items come before it.
     """
 
     digest: str = ""
@@ -72,13 +72,13 @@ def mapped_item(context: Mapping[str, Any]) -> MappedItem:
 
 
 def _expand_input(task: Any) -> Any:
-    """Return what Airflow expands the task, or the mapped task group around it, over.
+    """Return the input over which Airflow expands the task or the mapped task group around it.
 
-    These are Airflow's own attributes, the same from 3.1 to 3.3. Where one is missing, the position has to do.
+    These are Airflow's own attributes, the same from 3.1 to 3.3. If one is missing, the position is used.
     """
     if task is None or not task.has_dag():
         return None
-    # The task that runs was made from one item; its definition in the DAG still knows them all.
+    # The running task was made from one item; its definition in the DAG has them all.
     definition = task.dag.task_dict[task.task_id]
     if hasattr(definition, "_get_specified_expand_input"):
         return definition._get_specified_expand_input()  # noqa: SLF001
@@ -121,7 +121,7 @@ def _digest(item: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a value into JSON that is the same in each process; what has no such form counts by its type."""
+    """Turn a value into JSON that is the same in each process; a value without such a form counts by its type."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):

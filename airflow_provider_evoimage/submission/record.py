@@ -1,10 +1,10 @@
-"""The record of one submission: what a later try finds of an earlier one.
+"""The record of one submission, for later tries.
 
-It lies in Airflow's task state store (Airflow 3.3 and later). Its life:
+It is kept in Airflow's task state store (Airflow 3.3 and later). Its life:
 
     submitting   written before the POST: a request may be on its way, no id is known
-    submitted    written after the answer: the id is known, EvoLink works or has finished
-    failed       the generation ended as failed, and the task knows it
+    submitted    written after the answer: the id is known, EvoLink is working or has finished
+    failed       the generation failed, and the task has reported it
     delivered    the images were handed over (or saved)
 """
 
@@ -39,7 +39,7 @@ Phase = Literal["submitting", "submitted", "failed", "delivered"]
 _PHASES = frozenset({"submitting", "submitted", "failed", "delivered"})
 # EvoLink's own clients recover a submission by its key for 23 hours.
 KEY_MEMORY_SECONDS = 23 * 3600
-# A request may be accepted as long after its first POST as that, and its result links live 24 hours.
+# A request may be accepted up to this long after its first POST; its result links then live 24 hours.
 OUTLIVED_SECONDS = KEY_MEMORY_SECONDS + RESULT_LINK_LIFETIME.total_seconds()
 
 
@@ -50,10 +50,10 @@ class SubmissionRecord:
     :param key: the idempotency key it was sent under.
     :param epoch: ``ti.max_tries`` of the try that last acted on it.
     :param asked_in: the epoch that is part of the key.
-    :param occurrence: which one among equal items of a list it was asked for.
+    :param occurrence: number among equal items of a list.
     :param posted_at: Unix seconds of the first POST under this key.
-    :param retryable: whether a failed generation may be asked for again.
-    :param credits_reserved: what EvoLink reserved; only the answer to the POST tells it.
+    :param retryable: whether a failed generation may be submitted again.
+    :param credits_reserved: EvoLink's reservation; only the answer to the POST holds it.
     :param item: of a mapped list, as in the identity; "" in records of earlier releases.
     :param sealed: the request as it was sent, encrypted; see :mod:`.sealed_request`.
     """
@@ -76,7 +76,7 @@ class SubmissionRecord:
     v: int = 1
 
     def is_outlived(self, now: float) -> bool:
-        """Whether the links of its images would be dead by now, had EvoLink kept the generation.
+        """Whether the links of its images are dead by now in any case.
 
         :param now: Unix seconds.
         """
@@ -90,9 +90,9 @@ class SubmissionRecord:
 
     @classmethod
     def read(cls, data: object) -> SubmissionRecord | None:
-        """Read a stored record; None where there is none, or one that this version cannot use.
+        """Read a stored record; return None if there is none, or this version cannot use it.
 
-        People can edit the store in Airflow's UI, so nothing about it is taken for granted.
+        People can edit the store in Airflow's UI, so every field is checked.
         """
         if not isinstance(data, Mapping) or data.get("v") != 1:
             return None
@@ -123,7 +123,7 @@ class SubmissionRecord:
             return record
         if not IDEMPOTENCY_KEY.fullmatch(record.key) or not math.isfinite(record.posted_at):
             return None
-        # Every later phase has an id; without one it is as good as "submitting".
+        # Every later phase has an id; without one the phase counts as "submitting".
         return replace(record, phase="submitting")
 
 
@@ -145,7 +145,7 @@ class StateStore(Protocol):
 
 
 class DamagedRecordError(Exception):
-    """Something is stored, and it is no record. Internal: :class:`RecordKeeper` decides what that means."""
+    """The stored value is no record. Internal: :class:`RecordKeeper` decides what that means."""
 
 
 class RecordStore(Protocol):
@@ -154,11 +154,11 @@ class RecordStore(Protocol):
     def read(self) -> SubmissionRecord | None:
         """Return the record; None where there is none.
 
-        :raises DamagedRecordError: when something is there that is no record.
+        :raises DamagedRecordError: when the stored value is no record.
         """
 
     def keep(self, record: SubmissionRecord | None) -> None:
-        """Replace the record; None forgets it."""
+        """Replace the record; None deletes it."""
 
 
 class TaskStateRecords:
@@ -176,7 +176,7 @@ class TaskStateRecords:
         return record
 
     def keep(self, record: SubmissionRecord | None) -> None:
-        """Write the record, or forget it; see :class:`RecordStore`."""
+        """Write or delete the record; see :class:`RecordStore`."""
         if record is None:
             self._store.delete(STATE_KEY)
         else:
@@ -184,7 +184,7 @@ class TaskStateRecords:
 
 
 class RecordKeeper:
-    """Reads and writes the record of one submission, and knows when a failing store matters.
+    """Reads and writes the record of one submission, and decides whether a failing store is an error.
 
     :param store: None below Airflow 3.3, where the idempotency key alone makes retries safe.
     """
@@ -205,10 +205,10 @@ class RecordKeeper:
         return self._store is not None
 
     def read(self, *, required: bool = False, key_protects: bool = True) -> SubmissionRecord | None:
-        """Return what an earlier try left; None where there is nothing.
+        """Return the record of an earlier try; None if there is none.
 
-        :param required: whether acting without knowing would be dangerous.
-        :param key_protects: whether a request that was accepted is free when it is asked for again.
+        :param required: whether going on without the record could pay twice.
+        :param key_protects: whether repeating an accepted request under its key is free.
         """
         if self._store is None:
             return None
@@ -232,9 +232,9 @@ class RecordKeeper:
             return None
 
     def keep(self, record: SubmissionRecord | None, *, required: bool = False) -> None:
-        """Write the record; a failing store is a warning unless a record must precede what follows.
+        """Write the record; a failing store only logs a warning, unless the next step requires a record.
 
-        :param record: None forgets what is there.
+        :param record: None deletes it.
         """
         if self._store is None:
             return
@@ -250,7 +250,7 @@ class RecordKeeper:
             self._log.warning("The record of this submission cannot be written (%s); continuing.", error)
 
     def mark(self, phase: Phase, generation: Generation) -> None:
-        """Record how far this generation has come, also where the record could not be told its id before."""
+        """Record the phase of this generation, also if its id could not be recorded before."""
         record = self.read()
         if record is not None and record.evolink_task_id in {None, generation.evolink_task_id}:
             self.keep(
@@ -263,7 +263,7 @@ class RecordKeeper:
             )
 
     def forget_if_old(self, evolink_task_id: str) -> bool:
-        """Give up a generation that EvoLink does not know any more, once its links would be dead anyway.
+        """Give up a generation that EvoLink no longer knows, once its links would be dead in any case.
 
         :returns: whether it was given up: a cleared task then submits a new request.
         """
@@ -285,8 +285,8 @@ def record_before_post(
 ) -> SubmissionRecord:
     """Make the record that precedes a POST.
 
-    :param epoch: of this try; that of the identity may be an earlier one.
-    :param earlier: what is there already; the first POST under a key tells how long EvoLink remembers it.
+    :param epoch: of this try; the identity may have an earlier one.
+    :param earlier: the present record; the time of the first POST under a key stays.
     """
     return SubmissionRecord(
         key=key,
@@ -304,7 +304,7 @@ def record_before_post(
 
 
 def unrepeatable(because: str) -> UnrepeatableSubmissionError:
-    """Return the error for a request that may have been accepted and must not be asked for again."""
+    """Return the error for a request that may have been accepted and must not be submitted again."""
     return UnrepeatableSubmissionError(
-        f"An earlier try may have submitted this request, and how that ended is unknown here: {because}."
+        f"An earlier try may have submitted this request, and its outcome is unknown: {because}."
     )

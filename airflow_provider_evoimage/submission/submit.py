@@ -1,4 +1,4 @@
-"""Carries out what ``decision.decide`` says: asks EvoLink once, and keeps the record of it."""
+"""Carries out the decision of ``decision.decide``: submits once, and keeps the record."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _EARLIER_TRY_MAY_HAVE_PAID = (
 
 
 class Uploads(Protocol):
-    """References that must be at EvoLink before a request that names them goes out."""
+    """References that must be uploaded before the request that uses them is sent."""
 
     def sendable(self, request: ImageRequest, key: str) -> ImageRequest:
-        """Upload them, and put their URLs into the request that goes out under this key."""
+        """Upload them, and put their URLs into the request that is sent under this key."""
 
     def as_sent_before(self, request: ImageRequest) -> list[ImageRequest]:
         """Return the request as earlier tries may have sent it with other URLs."""
@@ -58,11 +58,13 @@ class Submission:
     """One logical request of one task instance, from the first try to its delivery.
 
     :param is_retry: whether an earlier try since the last clear may have sent the request.
-    :param may_be_cleared: whether a clear may have changed the key: then only the record knows what was paid.
-    :param hands_over_early: whether the task ends before the generation does, so that a clear may find it failed.
+    :param may_be_cleared: whether a clear may have changed the key: then only the record shows what was paid.
+    :param hands_over_early: whether the task ends before the generation does, so that a clear may find it
+        failed.
     :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
     :param on_change: what a retry does whose request differs from the one that was sent.
-    :param before_submit: called with the request when this try is about to submit it, not when it resumes; may refuse
+    :param before_submit: called with the request when this try is about to submit it, not when it resumes;
+        may refuse
         by raising.
     :param described: the request in the form of a manifest, for the record.
     :param uploads: references that are uploaded first; None where there are none.
@@ -109,7 +111,7 @@ class Submission:
     def ensure(self, request: ImageRequest) -> Generation:
         """Return the generation of this request: an earlier try's, or a new one.
 
-        :raises UnrepeatableSubmissionError: when asking again could pay twice.
+        :raises UnrepeatableSubmissionError: when submitting again could pay twice.
         :raises EvoImageError: when EvoLink did not accept the request.
         """
         earlier = self._keeper.read(
@@ -234,7 +236,8 @@ class Submission:
             try:
                 submitted = self._post(sending, request, key, None if repeats else recorded)
             except EvoImageError as error:
-                # Certainly refused, so no later try need fear that it was accepted: the record is again what it
+                # Certainly refused, so no later try need fear that it was accepted: the record is again what
+                # it
                 # was before. A conflict says that an earlier submission was accepted.
                 if error.billed is False and not isinstance(error, IdempotencyConflictError):
                     self._keeper.keep(self._record)
@@ -249,7 +252,8 @@ class Submission:
                 )
             )
             if not submitted.replayed:
-                # One that has ended already was accepted before, whatever the answer forgot to say or to hold.
+                # One that has ended already was accepted before, whatever the answer forgot to say or to
+                # hold.
                 return self._reread(generation) if generation.is_terminal else generation
             self._log.info(
                 "EvoLink accepted this request earlier as task %s; nothing was paid again.",
@@ -266,14 +270,14 @@ class Submission:
             recorded = None
 
     def _is_spent(self, generation: Generation, *, after_clear: bool) -> bool:
-        """Whether nothing can come of a generation that an earlier try asked for."""
+        """Whether an earlier try's generation can no longer bring images."""
         if not after_clear:
             return is_retryable_failure(generation)
         is_expired = generation.has_expired(time.time())
         return generation.is_terminal and (generation.status != "completed" or is_expired)
 
     def _with_uploads(self, request: ImageRequest, key: str) -> ImageRequest:
-        """Upload the references before the record says "submitting": an upload pays for nothing."""
+        """Upload the references before the record says "submitting", as an upload costs nothing."""
         if self._uploads is None:
             return request
         try:
@@ -300,11 +304,11 @@ class Submission:
             raise
 
     def _reread(self, generation: Generation) -> Generation:
-        """Read the generation as it is now; when EvoLink cannot say, waiting will find out."""
+        """Read the generation's present state; if that fails, the wait reads it later."""
         try:
             return self._hook.get_generation(generation.evolink_task_id)
         except (EvoLinkUnreachableError, EvoLinkApiError, UnreadableAnswerError) as error:
-            # Just accepted, it may not be readable everywhere at once.
+            # A generation that was just accepted may not be readable everywhere yet.
             if not error.retryable and not isinstance(error, GenerationNotFoundError):
                 raise
             self._log.warning(
@@ -332,14 +336,14 @@ class Submission:
                 )
         elif decision.moved:
             self._log.info(
-                "EvoLink task %s was another item's, because %s; each item looks for its own.",
+                "EvoLink task %s belongs to another item, because %s; each item resumes its own.",
                 record.evolink_task_id,
                 decision.because,
             )
         elif record.phase == "submitted":
             self._log.warning(
-                "An earlier try submitted EvoLink task %s, which was paid for and not delivered; this try asks "
-                "for a new one, because %s. Collect the earlier one with EvoImageSaveOperator within 24 hours.",
+                "An earlier try submitted EvoLink task %s, which was paid for and not delivered; this try "
+                "submits a new request, because %s. Collect the earlier one with EvoImageSaveOperator within 24 hours.",
                 record.evolink_task_id,
                 decision.because,
             )
@@ -365,7 +369,7 @@ def sealed_item(request: ImageRequest, hook: EvoImageHook) -> str | None:
 
 
 def mention_earlier_try(error: EvoImageError) -> None:
-    """Add to an error that stops this try before its POST that an earlier try may have been accepted."""
+    """Add to an error before the POST that an earlier try may have been accepted."""
     on_retry = (
         "Nothing was submitted by this try, but an earlier one may have been accepted: look in EvoLink's list of "
         f"tasks, and collect it with EvoImageSaveOperator. {'A retry tries again.' if error.retryable else ''}"
@@ -377,7 +381,7 @@ def mention_earlier_try(error: EvoImageError) -> None:
 def naming_what_is_paid(evolink_task_id: Callable[[], str | None]) -> Iterator[None]:
     """Let an error that stops this try name the generation that was submitted before.
 
-    :param evolink_task_id: tells its id; None where nothing was submitted.
+    :param evolink_task_id: returns its id; None if nothing was submitted.
     """
     try:
         yield

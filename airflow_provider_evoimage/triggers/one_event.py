@@ -120,7 +120,7 @@ class OneEventWait(BaseTrigger):
         yield TriggerEvent(event.to_json())
 
     async def on_kill(self) -> None:
-        """Log what is still billed when somebody clears or marks the waiting task (Airflow 3.3 and later).
+        """Log what is still billed when a user clears or marks the waiting task (Airflow 3.3 and later).
 
         EvoLink has no cancel endpoint. This method awaits nothing: Airflow 3.3 cancels it after a second.
         """

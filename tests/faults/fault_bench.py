@@ -25,7 +25,7 @@ END_SECONDS = 240.0
 
 # What a task says in its log → the phase that it is in from there on.
 PHASES = (
-    ("Asking EvoLink for", "POST in flight"),
+    ("Requesting", "POST in flight"),
     ("Resuming EvoLink task", "going on with the recorded id"),
     ("Fault matrix: recorded", "recorded, not deferred"),
     ("Fault matrix: resumed", "resuming"),

@@ -144,7 +144,7 @@ def test_revoked_key_is_not_accepted(evolink, tested):
     ("status", "fragment"),
     [
         (402, "No credit: "),
-        (403, "The API key is known, but may not be used so"),
+        (403, "The API key is valid, but not allowed to do this"),
         (429, "HTTP 429"),
         (500, "HTTP 500"),
         (503, "HTTP 503"),
@@ -189,7 +189,7 @@ def test_host_that_is_not_evolink_says_to_check_the_base_url(tested, status, bod
     with http_server(status, body) as url:
         works, sentence = tested(url)
     assert works is False
-    assert sentence.startswith(f"{url} answers, but not as EvoLink's API does; check the base URL.")
+    assert sentence.startswith(f"{url} answers, but not like EvoLink's API; check the base URL.")
     assert fragment in sentence
 
 

@@ -458,7 +458,7 @@ def test_paid_generation_is_found_also_when_nothing_can_be_uploaded_any_more(
     evolink.state.settings.files_quota = 0
     assert task.run()["status"] == "completed"
     assert paid(evolink) == 1
-    assert any("asking for the earlier request as it was" in line["event"] for line in log_lines)
+    assert any("sending the earlier request unchanged" in line["event"] for line in log_lines)
 
 
 def test_paid_generation_is_delivered_also_when_the_reference_is_gone(

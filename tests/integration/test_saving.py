@@ -739,7 +739,7 @@ def test_too_large_a_result_is_not_taken(
     finished: Submit, tmp_path: Path, airflow_connection: Any, evolink: SimulatorServer
 ) -> None:
     airflow_connection(max_image_megabytes=0.0001)
-    with pytest.raises(TooLargeError, match="100 are not taken") as failed:
+    with pytest.raises(TooLargeError, match="the limit is 100") as failed:
         saving(finished(), tmp_path)
     assert not failed.value.retryable
     assert evolink.state.counters.downloads == 1
@@ -1066,7 +1066,7 @@ def test_name_that_the_storage_would_refuse_is_found_before_anything_is_paid(
         if kind == "generate"
         else batch(["a mug"], tmp_path, filename_template=template)
     )
-    with pytest.raises(InvalidRequestError, match="too long a name") as failed:
+    with pytest.raises(InvalidRequestError, match="is too long") as failed:
         TaskRun(asked).run()
     assert failed.value.billed is False
     assert evolink.state.counters.submissions == 0

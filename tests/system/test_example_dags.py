@@ -141,9 +141,7 @@ def test_waiting_task_is_deferred_shows_its_id_and_holds_no_worker_process(
     assert manifest["evolink_task_id"] == evolink_task_id
 
     log = airflow.task_log(dag_id, run_id, "generate")
-    assert any(
-        line.startswith("Asking EvoLink for 1 × gpt-image-1.5, 1024x1024, quality low") for line in log
-    )
+    assert any(line.startswith("Requesting 1 × gpt-image-1.5, 1024x1024, quality low") for line in log)
     assert any(f"EvoLink task {evolink_task_id} is pending" in line for line in log)
     assert any(f"EvoLink task {evolink_task_id}: processing." in line for line in log)
     assert any("1 of 1 images" in line and "credits charged" in line for line in log)

@@ -288,7 +288,7 @@ def test_balance_is_checked_before_anything_is_paid(evolink: SimulatorServer, tm
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"requests": []}, "nothing to ask for"),
+        ({"requests": []}, "nothing to submit"),
         ({"requests": ["a"] * 2001}, "one batch takes 2,000"),
         ({"requests": ["a", {"prompt": ""}, {"prompt": "b", "n": 99}]}, "2 of 3 requests cannot be sent"),
         ({"requests": [{"prompt": "a", "colour": "red"}]}, "colour: no such field"),

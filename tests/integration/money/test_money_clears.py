@@ -242,7 +242,7 @@ def test_generation_that_evolink_has_forgotten_is_asked_for_anew_once_its_links_
         task.run()
     fake_time.advance(24 * 3600)
     task.clear()
-    with pytest.raises(GenerationNotFoundError, match="clear the task to ask anew"):
+    with pytest.raises(GenerationNotFoundError, match="clear the task to submit a new request"):
         task.run()
     task.clear()
     assert task.run()["status"] == "completed"

@@ -123,5 +123,5 @@ def test_fewer_images_than_asked_are_delivered_with_a_warning(
 ) -> None:
     manifest = TaskRun(generate(prompt="a red fox [[results:2]]", n=3), store=store).run()
     assert (manifest["asked"], manifest["made"], len(manifest["images"])) == (3, 2, 2)
-    assert any("2 of the 3 images" in line["event"] for line in log_lines)
+    assert any("2 of the 3 requested images" in line["event"] for line in log_lines)
     assert paid(evolink) == 1

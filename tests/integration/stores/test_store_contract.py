@@ -167,7 +167,7 @@ def test_name_that_an_object_store_would_not_take_is_refused_before_any_download
 ) -> None:
     if not store.is_object_store:
         pytest.skip("the limit of a path is the file system's")
-    with pytest.raises(InvalidRequestError, match=r"too long a name: this store takes 1008 bytes"):
+    with pytest.raises(InvalidRequestError, match=r"is too long: this store takes 1008 bytes"):
         save_to(finished(), filename_template="/".join(["ж" * 90] * 6) + "-{index}.{ext}")
     assert evolink.state.counters.downloads == 0
     assert names_below(store, folder) == []

@@ -1,4 +1,5 @@
-"""Requests from lists, texts and files on any storage; what is wrong is named by its place, and nothing is billed."""
+"""Requests from lists, texts and files on any storage; what is wrong is named by its place, and nothing is
+billed."""
 
 from __future__ import annotations
 
@@ -104,7 +105,7 @@ def test_what_is_neither_list_nor_path_is_shown(requests: object):
 
 @pytest.mark.parametrize("requests", [[], (), "[]", iter([])], ids=lambda value: type(value).__name__)
 def test_empty_list_is_refused(requests: object):
-    assert refused(requests) == "requests is empty: there is nothing to ask for."
+    assert refused(requests) == "requests is empty: there is nothing to submit."
 
 
 @pytest.mark.parametrize("wrong", [None, 3, ["a fox"], 1.5, True], ids=repr)
@@ -162,12 +163,12 @@ def test_unusual_names_are_read(name: str, write: Write):
 @pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"], ids=["nothing", "blanks", "BOM"])
 def test_empty_file_is_named(name: str, content: str, write: Write):
     path = write(f"list.{name}", content)
-    assert refused(path) == f"{path} is empty: there is nothing to ask for."
+    assert refused(path) == f"{path} is empty: there is nothing to submit."
 
 
 def test_table_of_a_heading_alone_is_empty(write: Write):
     path = write("list.csv", "prompt,size\n")
-    assert refused(path) == f"{path} is empty: there is nothing to ask for."
+    assert refused(path) == f"{path} is empty: there is nothing to submit."
 
 
 @pytest.mark.parametrize("name", sorted({name.rpartition(".")[2].lower() for name in FILES}))

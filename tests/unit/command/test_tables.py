@@ -85,7 +85,7 @@ def test_resolution_that_has_no_say_is_left_out_with_a_note(size: str):
     assert cell.row == size
     assert cell.to_json() == plain.to_json()
     assert cell.to_json()["resolution"] is None
-    assert "Without the resolution 2K: it has no say" in drawn(tables.estimates_table(asked, [cell]), 80)
+    assert "Without the resolution 2K: it does not matter" in drawn(tables.estimates_table(asked, [cell]), 80)
 
 
 def test_resolution_of_a_flat_price_counts_with_any_size():
