@@ -23,16 +23,16 @@ EvoImageError
 │   └── EvoLinkUnavailableError      5xx: EvoLink or what stands before it
 ├── EvoLinkUnreachableError          no answer: network, DNS, TLS, time-out
 ├── UnreadableAnswerError            an answer that is none of EvoLink's
-├── OutcomeUnknownError              the POST may have been accepted; the same key asked again will tell
-│   └── UnrepeatableSubmissionError *  the same, where asking again may pay twice
+├── OutcomeUnknownError              the POST may have been accepted; a retry under the same key finds out
+│   └── UnrepeatableSubmissionError *  the same, where submitting again may pay twice
 ├── GenerationFailedError            the generation ended in failure (retryable codes)
-│   └── GenerationRefusedError *     the same, with a code that no retry mends
+│   └── GenerationRefusedError *     the same, with a code that no retry fixes
 │       └── ContentPolicyError *     moderation
 ├── GenerationCancelledError *       cancelled at EvoLink
 ├── GenerationTimeoutError           still unfinished at our deadline
 │   └── SensorTimeoutError           the same in a sensor, which Airflow never retries
 ├── GenerationLostError              the wait broke off: EvoLink could not be read for long
-├── GenerationUnfinishedError *      asked to save or hand over what is not finished
+├── GenerationUnfinishedError *      a finished generation was needed, and it still runs
 ├── BatchIncompleteError             items of a batch have no images yet; another try may bring them
 ├── BatchFailedError *               items of a batch have no images, and no retry brings them
 ├── NoImagesError *                  completed, charged, and without a single image
@@ -363,7 +363,7 @@ class BatchIncompleteError(EvoImageError):
 
 
 class BatchFailedError(EvoImageError, AirflowFailException):
-    """Items of a batch have no images, for reasons that no retry mends."""
+    """Items of a batch have no images, for reasons that no retry fixes."""
 
     default_on_retry = (
         "No retry follows. Correct those items and clear the task: the others are not submitted again."
@@ -448,7 +448,7 @@ class FileExistsAtDestinationError(DestinationError, AirflowFailException):
 
 
 def summed_up(failures: Sequence[EvoImageError], introduction: str) -> EvoImageError:
-    """Return the one error to raise for several: one that a retry may mend, if there is any, so that a retry comes.
+    """Return the one error to raise for several: one that a retry may fix, if there is any, so that a retry comes.
 
     :param introduction: a sentence that counts them; empty where only one thing was tried.
     """

@@ -45,7 +45,9 @@ class RequestSummary:
         """Describe a request, without ``callback_url`` (it may hold a secret), and with no secret in a URL."""
         body = billable_body(request, without_secrets)
         found = estimate_with_prompt(request)
-        return cls(request=body, images=request.asked, estimate=None if found is None else found.to_json())
+        return cls(
+            request=body, images=request.image_count, estimate=None if found is None else found.to_json()
+        )
 
     def kept(self) -> dict[str, Any]:
         """Return it in the form of a manifest, as :meth:`in_manifest` reads it."""
@@ -69,7 +71,7 @@ class RequestSummary:
 def build_manifest(
     generation: Generation,
     *,
-    asked: RequestSummary,
+    requested: RequestSummary,
     made_by: Mapping[str, Any],
     saved: Iterable[Mapping[str, Any]] = (),
 ) -> Manifest:
@@ -88,16 +90,16 @@ def build_manifest(
         "created": _iso(generation.created),
         "completed": _iso(completed),
         "expires_at": _iso(generation.expires_at),
-        "asked": asked.images,
+        "asked": requested.images,
         "made": len(generation.image_urls),
-        "request": dict(asked.request) if asked.request is not None else None,
+        "request": dict(requested.request) if requested.request is not None else None,
         "images": [
             {"index": index, "url": url} | dict(files.get(index, {}))
             for index, url in enumerate(generation.image_urls)
         ],
         "usage": {
-            "estimate": dict(asked.estimate) if asked.estimate is not None else None,
-            "reserved": asked.credits_reserved if reserved is None else reserved,
+            "estimate": dict(requested.estimate) if requested.estimate is not None else None,
+            "reserved": requested.credits_reserved if reserved is None else reserved,
             "charged": generation.usage.credits_used,
             "tokens": dict(generation.usage.tokens),
         },

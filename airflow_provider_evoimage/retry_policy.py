@@ -45,7 +45,7 @@ class EvoImageRetryPolicy(RetryPolicy):
             return RetryDecision.default()
         delay = timedelta(seconds=exception.retry_after * (1 + SPREAD_SHARE * _share(context, try_number)))
         return RetryDecision.retry(
-            delay=delay, reason=f"EvoLink asked to wait ({exception.code or 'Retry-After'})"
+            delay=delay, reason=f"EvoLink asks to wait ({exception.code or 'Retry-After'})"
         )
 
     def serialize(self) -> dict[str, Any]:

@@ -87,9 +87,9 @@ class BatchCollection:
         if outcome.manifest is not None:
             self._keep(saved(line, outcome.manifest))
             generation_ended(generation)
-            made, asked = len(generation.image_urls), line.asked.images
-            if asked is not None and made < asked:
-                self.log.warning("EvoLink made %d of the %d images of item %d.", made, asked, line.item)
+            made, requested = len(generation.image_urls), line.requested.images
+            if requested is not None and made < requested:
+                self.log.warning("EvoLink made %d of the %d images of item %d.", made, requested, line.item)
             return
         expired = next((error for error in outcome.errors if isinstance(error, LinkExpiredError)), None)
         if expired is not None:
@@ -128,5 +128,5 @@ class BatchCollection:
 
 def _to_save(line: LedgerLine, generation: Generation) -> GenerationToSave:
     reserved = line.record.credits_reserved if line.record else None
-    asked = replace(line.asked, credits_reserved=reserved)
-    return GenerationToSave(generation=generation, asked=asked, item=line.item, name=line.name)
+    requested = replace(line.requested, credits_reserved=reserved)
+    return GenerationToSave(generation=generation, requested=requested, item=line.item, name=line.name)

@@ -48,10 +48,10 @@ class BatchItem:
     occurrence: int
 
     @property
-    def asked(self) -> RequestSummary:
+    def requested(self) -> RequestSummary:
         """The request, as the manifest describes it."""
-        asked = RequestSummary.by(self.request)
-        return asked if self.references is None else with_sources(asked, self.references)
+        requested = RequestSummary.by(self.request)
+        return requested if self.references is None else with_sources(requested, self.references)
 
     @property
     def ledger_key(self) -> LedgerKey:

@@ -68,7 +68,7 @@ class ItemError:
 class LedgerLine:
     """The line of one item.
 
-    :param asked: the request, so that nothing after the submission needs the list of requests.
+    :param requested: the request, so that nothing after the submission needs the list of requests.
     :param manifest: of its generation, without links, once its images are saved.
     :param charge: credits that EvoLink charged for a generation without saved images; None while unknown.
     """
@@ -78,7 +78,7 @@ class LedgerLine:
     name: str
     fingerprint: str
     occurrence: int
-    asked: RequestSummary
+    requested: RequestSummary
     state: State = "waiting"
     record: SubmissionRecord | None = None
     manifest: Manifest | None = None
@@ -94,7 +94,7 @@ class LedgerLine:
             name=item.name,
             fingerprint=item.fingerprint,
             occurrence=item.occurrence,
-            asked=item.asked,
+            requested=item.requested,
         )
 
     @property
@@ -122,7 +122,7 @@ class LedgerLine:
     def most_credits(self) -> Decimal:
         """What it may cost while its charge is unknown: the larger of reservation and estimate."""
         reserved = self.record.credits_reserved if self.record else None
-        estimate = (self.asked.estimate or {}).get("credits_high")
+        estimate = (self.requested.estimate or {}).get("credits_high")
         return max(Decimal(str(number(each) or 0)) for each in (reserved, estimate))
 
     @property
@@ -134,7 +134,7 @@ class LedgerLine:
         """Return the line with the item's present place."""
         # A saved item keeps its name, as its files do.
         name = self.name if self.state == "saved" else item.name
-        return replace(self, position=item.position, name=name, asked=item.asked)
+        return replace(self, position=item.position, name=name, requested=item.requested)
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as plain JSON."""
@@ -154,7 +154,7 @@ class LedgerLine:
         }
 
     def _without_images(self) -> dict[str, Any]:
-        kept = self.asked.kept()
+        kept = self.requested.kept()
         kept["usage"]["charged"] = self.charge
         return {"evolink_task_id": self.evolink_task_id, **kept}
 
@@ -186,7 +186,7 @@ class LedgerLine:
             name=str(data.get("name") or ""),
             fingerprint=mark,
             occurrence=occurrence,
-            asked=RequestSummary.in_manifest(data),
+            requested=RequestSummary.in_manifest(data),
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,
             manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}

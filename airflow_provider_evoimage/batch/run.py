@@ -160,7 +160,7 @@ class BatchRun:
         self._log.info(
             "A batch of %s for %s, at most %s credits%s%s; its manifest is %s.",
             counted(len(items), "request"),
-            counted(sum(item.request.asked for item in items), "image"),
+            counted(sum(item.request.image_count for item in items), "image"),
             f"{most:,.2f}",
             f" and what {counted(len(unpriced), 'request')} without a known price may cost"
             if unpriced
@@ -357,7 +357,7 @@ class BatchRun:
                 item=line.item,
                 own_name=line.name or str(line.item),
                 model=item.request.model,
-                images=item.request.asked,
+                images=item.request.image_count,
                 of=f"request {item.position}",
             )
             for name in planned:

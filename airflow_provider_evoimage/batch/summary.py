@@ -34,7 +34,7 @@ def summary_of(lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[
         "left_out": sum(line.state == "left out" for line in missing),
         "images": sum(len(manifest.get("images") or ()) for manifest in manifests),
         "credits": {
-            "estimate": _sum((line.asked.estimate or {}).get("credits_high") for line in lines),
+            "estimate": _sum((line.requested.estimate or {}).get("credits_high") for line in lines),
             "charged": _sum(line.charged for line in lines),
         },
         "failures": [

@@ -99,7 +99,7 @@ def estimate(
     as_json: AsJson = False,
 ) -> None:
     """Show what a request will cost, by quality and size. Needs no account."""
-    asked = EstimatedRequest(
+    wanted = EstimatedRequest(
         model=model.strip(),
         n=n,
         references=references,
@@ -109,15 +109,15 @@ def estimate(
         prompt=prompt,
         times=times,
     )
-    cells = priced(asked)
+    cells = priced(wanted)
     data = {
-        "model": asked.model,
+        "model": wanted.model,
         "n": n,
         "references": references,
         "times": times,
         "estimates": [cell.to_json() for cell in cells],
     }
-    _print(tables.estimates_table(asked, cells), as_json=as_json, data=data)
+    _print(tables.estimates_table(wanted, cells), as_json=as_json, data=data)
 
 
 @app.command()

@@ -74,29 +74,29 @@ class Priced:
         }
 
 
-def priced(asked: EstimatedRequest) -> list[Priced]:
+def priced(wanted: EstimatedRequest) -> list[Priced]:
     """Estimate every chosen combination.
 
     :raises PriceUnknownError: when no price of the model is known.
     :raises InvalidRequestError: when the model has no such size, quality, resolution or number.
     """
-    if asked.model not in PUBLISHED.models:
+    if wanted.model not in PUBLISHED.models:
         raise PriceUnknownError(
-            f"No price is known for model {asked.model!r}; there are prices for {', '.join(PUBLISHED.models)}."
+            f"No price is known for model {wanted.model!r}; there are prices for {', '.join(PUBLISHED.models)}."
         )
-    if asked.resolution and not _has_resolution(asked.model):
-        raise InvalidRequestError(f"{asked.model} has no resolution, so --resolution must be left out.")
-    tokens = (0, 0) if asked.prompt is None else prompt_tokens(asked.prompt)
+    if wanted.resolution and not _has_resolution(wanted.model):
+        raise InvalidRequestError(f"{wanted.model} has no resolution, so --resolution must be left out.")
+    tokens = (0, 0) if wanted.prompt is None else prompt_tokens(wanted.prompt)
     found = []
-    for row, size, resolution in _rows(asked):
-        for quality in _qualities(asked):
+    for row, size, resolution in _rows(wanted):
+        for quality in _qualities(wanted):
             request = ImageRequest.build(
-                model=asked.model,
-                prompt=asked.prompt or "an image",
+                model=wanted.model,
+                prompt=wanted.prompt or "an image",
                 size=size,
                 quality=quality,
-                n=asked.n,
-                image_urls=[f"https://example.com/{number}.png" for number in range(asked.references)],
+                n=wanted.n,
+                image_urls=[f"https://example.com/{number}.png" for number in range(wanted.references)],
                 extra_body={"resolution": resolution} if resolution else {},
             )
             cost = estimate(request, tokens)
@@ -106,40 +106,40 @@ def priced(asked: EstimatedRequest) -> list[Priced]:
                 Priced(
                     row=row,
                     quality=quality or "any",
-                    resolution=resolution if _resolution_counts(asked.model, size) else None,
+                    resolution=resolution if _resolution_counts(wanted.model, size) else None,
                     request=request,
                     estimate=cost,
-                    times=asked.times,
+                    times=wanted.times,
                 )
             )
     return found
 
 
-def _qualities(asked: EstimatedRequest) -> list[str | None]:
-    facts = facts_of(asked.model)
-    if asked.quality is not None:
-        return [asked.quality]
-    if facts is None or PUBLISHED.models[asked.model].rule.name == "flat":
+def _qualities(wanted: EstimatedRequest) -> list[str | None]:
+    facts = facts_of(wanted.model)
+    if wanted.quality is not None:
+        return [wanted.quality]
+    if facts is None or PUBLISHED.models[wanted.model].rule.name == "flat":
         return [None]
     return list(facts.qualities) or [None]
 
 
-def _rows(asked: EstimatedRequest) -> Iterator[tuple[str, str | None, str | None]]:
+def _rows(wanted: EstimatedRequest) -> Iterator[tuple[str, str | None, str | None]]:
     """Give each row's name, size and resolution."""
-    facts = facts_of(asked.model)
-    if asked.size is not None or facts is None:
-        counts = asked.resolution and _resolution_counts(asked.model, asked.size)
+    facts = facts_of(wanted.model)
+    if wanted.size is not None or facts is None:
+        counts = wanted.resolution and _resolution_counts(wanted.model, wanted.size)
         yield (
-            f"{asked.size or 'any'}{f', {asked.resolution}' if counts else ''}",
-            asked.size,
-            asked.resolution,
+            f"{wanted.size or 'any'}{f', {wanted.resolution}' if counts else ''}",
+            wanted.size,
+            wanted.resolution,
         )
-    elif _has_resolution(asked.model):
-        for tier in [asked.resolution] if asked.resolution else _TIERS:
+    elif _has_resolution(wanted.model):
+        for tier in [wanted.resolution] if wanted.resolution else _TIERS:
             yield tier, "1:1", tier
-        if facts.qualities and not asked.resolution:
+        if facts.qualities and not wanted.resolution:
             yield "auto", "auto", None
-    elif PUBLISHED.models[asked.model].rule.name == "flat":
+    elif PUBLISHED.models[wanted.model].rule.name == "flat":
         yield "any size", None, None
     else:
         for size in _SHAPES:

@@ -1,4 +1,4 @@
-"""What ``evoimage save`` does: waits if asked to, then saves, with a progress bar for either."""
+"""``evoimage save``: waits with ``--wait``, then saves; both with a progress bar."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from airflow_provider_evoimage.evolink.pricing import in_usd, price_in_usd
 _STATUS_STYLES = {"completed": "green", "failed": "red", "cancelled": "red"}
 
 
-def estimates_table(asked: EstimatedRequest, cells: Sequence[Priced]) -> RenderableType:
+def estimates_table(wanted: EstimatedRequest, cells: Sequence[Priced]) -> RenderableType:
     """Draw qualities across and sizes down, each cell credits over USD; and what the table is for."""
     qualities = list(dict.fromkeys(cell.quality for cell in cells))
     table = Table(show_lines=True)
@@ -32,7 +32,7 @@ def estimates_table(asked: EstimatedRequest, cells: Sequence[Priced]) -> Rendera
     prices = cells[0].estimate
     if prices.rule != "tokens":
         prompt = "whatever the prompt"
-    elif asked.prompt is None:
+    elif wanted.prompt is None:
         prompt = "without the prompt (0.306 credits per 1,000 tokens)"
     else:
         prompt = "with the prompt"
@@ -45,12 +45,12 @@ def estimates_table(asked: EstimatedRequest, cells: Sequence[Priced]) -> Rendera
             1,
             "A range means that EvoLink's pages leave something open; max_credits is compared with its upper end.",
         )
-    if asked.resolution and not any(cell.resolution for cell in cells):
+    if wanted.resolution and not any(cell.resolution for cell in cells):
         notes.insert(
             0,
-            f"Without the resolution {asked.resolution}: it does not matter if the size is auto or in pixels.",
+            f"Without the resolution {wanted.resolution}: it does not matter if the size is auto or in pixels.",
         )
-    title = Text(_title(asked), style="bold")
+    title = Text(_title(wanted), style="bold")
     return Group(title, table, *(Text(note, style="dim") for note in notes))
 
 
@@ -179,11 +179,11 @@ def saved_lines(images: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _title(asked: EstimatedRequest) -> str:
-    images = "1 image" if asked.n == 1 else f"{asked.n} images"
-    references = {0: "", 1: ", 1 reference"}.get(asked.references, f", {asked.references} references")
-    times = "" if asked.times == 1 else f"{asked.times:,} requests of "
-    return f"{asked.model}: {times}{images}{references}"
+def _title(wanted: EstimatedRequest) -> str:
+    images = "1 image" if wanted.n == 1 else f"{wanted.n} images"
+    references = {0: "", 1: ", 1 reference"}.get(wanted.references, f", {wanted.references} references")
+    times = "" if wanted.times == 1 else f"{wanted.times:,} requests of "
+    return f"{wanted.model}: {times}{images}{references}"
 
 
 def _cell(cell: Priced) -> Text:

@@ -1,1 +1,1 @@
-"""EvoLink's image API as plain data: what can be asked, what is answered, what each error means."""
+"""EvoLink's image API as plain data: requests, answers, errors."""

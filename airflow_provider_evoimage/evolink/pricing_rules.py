@@ -193,7 +193,7 @@ class TokenRule:
         output = self.output.of(request)
         if output is None:
             return None
-        images = request.asked
+        images = request.image_count
         references = len(request.image_urls)
         masks = 1 if request.extra_body.get("mask_url") else 0
         quantities = (
@@ -241,7 +241,7 @@ class FlatRule:
         tier = str(request.extra_body.get("resolution") or "1K").upper()
         if self.tiers and tier not in self.tiers:
             return None
-        images = request.asked if self.has_n else 1
+        images = request.image_count if self.has_n else 1
         rate = self.price * self.tiers[tier] if self.tiers else self.price
         return (CostPart(name="image", unit="images", low=1, high=images, rate=rate),)
 
@@ -277,7 +277,11 @@ class MultiplierRule:
             return None
         shape = Decimal(1) if request.size in self.square else self.non_square
         rate = self.base * quality * shape
-        return (CostPart(name="image", unit="images", low=request.asked, high=request.asked, rate=rate),)
+        return (
+            CostPart(
+                name="image", unit="images", low=request.image_count, high=request.image_count, rate=rate
+            ),
+        )
 
 
 def _matching(table: Mapping[str, Value], quality: str | None) -> list[Value]:

@@ -269,14 +269,14 @@ class ImageRequest(BaseModel):
         return self.model_copy(update={"image_urls": image_urls, "extra_body": extra_body})
 
     @property
-    def asked(self) -> int:
+    def image_count(self) -> int:
         """How many images this request asks for."""
         return self.n or 1
 
     @property
     def summary(self) -> str:
         """The request in one line for a log: what, how large, how good, from how many references."""
-        parts = [f"{self.asked} × {self.model}", self.size or "size by the model"]
+        parts = [f"{self.image_count} × {self.model}", self.size or "size by the model"]
         if self.quality:
             parts.append(f"quality {self.quality}")
         if self.image_urls:
@@ -344,7 +344,7 @@ def _doubts(request: ImageRequest, facts: ModelFacts) -> Iterable[str]:
     disputed = []
     if request.quality in facts.disputed_qualities:
         disputed.append(f"quality={request.quality}")
-    if facts.disputed_n_above is not None and request.asked > facts.disputed_n_above:
+    if facts.disputed_n_above is not None and request.image_count > facts.disputed_n_above:
         disputed.append(f"n={request.n}")
     references = len(request.image_urls)
     if facts.disputed_references_above is not None and references > facts.disputed_references_above:

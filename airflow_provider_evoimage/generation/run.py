@@ -112,7 +112,7 @@ class GenerationRun:
         self._references = TaskReferences(
             hook=hook, context=context, cleanup=arguments.cleanup_references, log=log
         )
-        self._asked: RequestSummary | None = None
+        self._requested: RequestSummary | None = None
         #: The generation that is under way; None when there is nothing to wait for.
         self.waiting_for: Generation | None = None
         #: The images that this leg delivered.
@@ -130,14 +130,14 @@ class GenerationRun:
         with read as references:
             with self._naming_what_is_paid():
                 request = self._build_request(references)
-                asked = with_sources(RequestSummary.by(request), references)
+                requested = with_sources(RequestSummary.by(request), references)
                 # Open the destination before anything is paid, to find problems with it.
                 saver = self._saver
                 self._check_names(request)
             self._log.info("Requesting %s: %s", request.summary, request.short_prompt)
             for warning in request.warnings:
                 self._log.warning("%s", warning)
-            generation = self._ensure(request, asked, references, max_credits)
+            generation = self._ensure(request, requested, references, max_credits)
         self.waiting_for = generation
         # Log the id first, so that it is known whatever fails from here on.
         self._log_accepted(generation)
@@ -145,8 +145,8 @@ class GenerationRun:
         self._show(XCOM_EVOLINK_TASK_ID, generation.evolink_task_id)
         if not self._arguments.wait_for_completion:
             # Handed over, not delivered: a clear goes on with it while anything can come of it.
-            asked = self._with_reserved(self._described(), generation, generation.usage.credits_reserved)
-            return build_manifest(generation, asked=asked, made_by=self._made_by)
+            requested = self._with_reserved(self._described(), generation, generation.usage.credits_reserved)
+            return build_manifest(generation, requested=requested, made_by=self._made_by)
         if generation.is_terminal:
             return self._deliver(generation, saver, credits_reserved=generation.usage.credits_reserved)
         return None
@@ -254,8 +254,8 @@ class GenerationRun:
 
     def _described(self) -> RequestSummary:
         """Return the request as it was sent; a paid image is delivered also when that is unknown."""
-        if self._asked is not None:
-            return self._asked
+        if self._requested is not None:
+            return self._requested
         kept = kept_request(self._ti)
         if kept is not None:
             return kept
@@ -298,7 +298,12 @@ class GenerationRun:
         if saver is None:
             return
         planned = saver.names.planned(
-            self._made_by, item=0, own_name="0", model=request.model, images=request.asked, of="this request"
+            self._made_by,
+            item=0,
+            own_name="0",
+            model=request.model,
+            images=request.image_count,
+            of="this request",
         )
         for name in planned:
             saver.destination.check_length(name, is_paid=False)
@@ -306,11 +311,11 @@ class GenerationRun:
     def _ensure(
         self,
         request: ImageRequest,
-        asked: RequestSummary,
+        requested: RequestSummary,
         references: References,
         max_credits: Decimal | None,
     ) -> Generation:
-        own, is_kept = asked.kept(), False
+        own, is_kept = requested.kept(), False
 
         def before_submit(to_submit: ImageRequest) -> None:
             nonlocal is_kept
@@ -343,10 +348,10 @@ class GenerationRun:
             if error.billed is False and not error.retryable:
                 self._references.remove()
             raise
-        self._asked = RequestSummary.in_manifest(submission.sent)
+        self._requested = RequestSummary.in_manifest(submission.sent)
         if not is_kept or submission.sent is not own:
             # Resumed, or repeated as an earlier try had sent it: Airflow deleted what that try kept.
-            self._show(XCOM_REQUEST, self._asked.kept())
+            self._show(XCOM_REQUEST, self._requested.kept())
         return generation
 
     def _check_cost(self, request: ImageRequest, max_credits: Decimal | None) -> None:
@@ -371,13 +376,13 @@ class GenerationRun:
     def _deliver(
         self, generation: Generation, saver: ImageSaver | None, *, credits_reserved: float | None
     ) -> Manifest:
-        asked = self._with_reserved(self._described(), generation, credits_reserved)
+        requested = self._with_reserved(self._described(), generation, credits_reserved)
         self.waiting_for = None
         try:
             self._require_images(generation)
-            self._log.info("%s.", outcome_in_words(generation, asked.images))
-            self._warn_of_fewer_images(generation, asked)
-            manifest = self._hand_over(generation, asked, saver)
+            self._log.info("%s.", outcome_in_words(generation, requested.images))
+            self._warn_of_fewer_images(generation, requested)
+            manifest = self._hand_over(generation, requested, saver)
         finally:
             self._references.remove()
         self._log.info("%s.", cost_in_words(manifest))
@@ -391,24 +396,26 @@ class GenerationRun:
             generation_ended(generation)
             raise
 
-    def _warn_of_fewer_images(self, generation: Generation, asked: RequestSummary) -> None:
+    def _warn_of_fewer_images(self, generation: Generation, requested: RequestSummary) -> None:
         made = len(generation.image_urls)
-        if asked.images is not None and made < asked.images:
+        if requested.images is not None and made < requested.images:
             self._log.warning(
                 "EvoLink made %d of the %d requested images; the charge follows what was made (task %s).",
                 made,
-                asked.images,
+                requested.images,
                 generation.evolink_task_id,
             )
 
-    def _hand_over(self, generation: Generation, asked: RequestSummary, saver: ImageSaver | None) -> Manifest:
+    def _hand_over(
+        self, generation: Generation, requested: RequestSummary, saver: ImageSaver | None
+    ) -> Manifest:
         """Save the images, or hand on their links; then announce them and record the delivery."""
         if saver is None:
             self._warn_of_dead_links(generation)
-            manifest = build_manifest(generation, asked=asked, made_by=self._made_by)
+            manifest = build_manifest(generation, requested=requested, made_by=self._made_by)
         else:
             try:
-                (manifest,) = saver.save([generation], [asked])
+                (manifest,) = saver.save([generation], [requested])
             except LinkExpiredError:
                 # Nothing is left to resume: only then does a cleared task submit a new request.
                 self._keeper.mark("failed", generation)
@@ -441,7 +448,7 @@ class GenerationRun:
             )
 
     def _with_reserved(
-        self, asked: RequestSummary, generation: Generation, credits_reserved: float | None
+        self, requested: RequestSummary, generation: Generation, credits_reserved: float | None
     ) -> RequestSummary:
         """Add EvoLink's reservation, from this leg or the record."""
         reserved = credits_reserved
@@ -449,7 +456,7 @@ class GenerationRun:
             record = self._keeper.read()
             if record is not None and record.evolink_task_id == generation.evolink_task_id:
                 reserved = record.credits_reserved
-        return replace(asked, credits_reserved=reserved)
+        return replace(requested, credits_reserved=reserved)
 
 
 def kept_request(ti: Any) -> RequestSummary | None:

@@ -76,7 +76,7 @@ def describe_image(path: Path, *, size: int | None = None, sha256: str | None = 
     :param size: the file's size in bytes, where it is known already; likewise ``sha256``.
     :raises NotAnImageError: when it is no image of a known kind, is a decompression bomb, or has other data
         appended.
-    :raises DownloadError: when it is damaged or ends too early; another download may mend that.
+    :raises DownloadError: when it is damaged or ends too early; another download may fix that.
     """
     size = path.stat().st_size if size is None else size
     kind = _kind_of(path)

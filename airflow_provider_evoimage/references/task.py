@@ -28,12 +28,12 @@ def has_references(image_urls: object, extra_body: object) -> bool:
     return bool(image_urls) or (isinstance(extra_body, (str, Mapping)) and MASK in extra_body)
 
 
-def with_sources(asked: RequestSummary, references: References) -> RequestSummary:
+def with_sources(requested: RequestSummary, references: References) -> RequestSummary:
     """Add to a request's description the files that its content addresses stand for."""
     if not references.stored:
-        return asked
-    request = {**(asked.request or {}), "references": references.described()}
-    return replace(asked, request=request)
+        return requested
+    request = {**(requested.request or {}), "references": references.described()}
+    return replace(requested, request=request)
 
 
 class TaskReferences:

@@ -209,6 +209,6 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
         generation_ended(generation)
         require_images(generation, may_ask_again=False)
-        asked = RequestSummary.in_manifest(self.evolink_task_id)
-        self.log.info("%s.", outcome_in_words(generation, asked.images))
-        return build_manifest(generation, asked=asked, made_by=made_by(context))
+        requested = RequestSummary.in_manifest(self.evolink_task_id)
+        self.log.info("%s.", outcome_in_words(generation, requested.images))
+        return build_manifest(generation, requested=requested, made_by=made_by(context))

@@ -83,13 +83,13 @@ class ImageToSave:
 class GenerationToSave:
     """One finished generation of a save.
 
-    :param asked: the request; goes into the manifest.
+    :param requested: the request; goes into the manifest.
     :param item: its place among those of the save, for ``{item}`` in names.
     :param name: its own name, for ``{name}``; "" for its place.
     """
 
     generation: Generation
-    asked: RequestSummary
+    requested: RequestSummary
     item: int = 0
     name: str = ""
 
@@ -151,16 +151,16 @@ class ImageSaver:
     _reread: dict[str, Generation] = field(default_factory=dict)
     _rereading: threading.Lock = field(default_factory=threading.Lock)
 
-    def save(self, generations: Sequence[Generation], asked: Sequence[RequestSummary]) -> list[Manifest]:
+    def save(self, generations: Sequence[Generation], requested: Sequence[RequestSummary]) -> list[Manifest]:
         """Save every image of finished generations, and a sidecar manifest for each generation.
 
-        :param asked: the request of each; goes into the manifest.
+        :param requested: the request of each; goes into the manifest.
         :returns: one manifest a generation, in order, its images with ``path``, ``sha256``, ``bytes``, …
         :raises SaveError: when an image could not be saved. The others are; a retry fetches the missing ones.
         """
         to_save = [
-            GenerationToSave(generation=generation, asked=of, item=item)
-            for item, (generation, of) in enumerate(zip(generations, asked, strict=True))
+            GenerationToSave(generation=generation, requested=of, item=item)
+            for item, (generation, of) in enumerate(zip(generations, requested, strict=True))
         ]
         for refused in self._refused_names(to_save).values():
             raise refused
@@ -267,7 +267,7 @@ class ImageSaver:
         return [self._image(each, index) for index in range(len(each.generation.image_urls))]
 
     def _image(self, each: GenerationToSave, index: int) -> ImageToSave:
-        generation, asked = each.generation, each.asked.images
+        generation, requested = each.generation, each.requested.images
         fields: dict[str, str | int] = {
             **task_fields(self.made_by),
             "item": each.item,
@@ -276,7 +276,7 @@ class ImageSaver:
             "model": generation.model or "unknown-model",
             "index": index,
         }
-        is_extra = asked is not None and index >= max(asked, 1)
+        is_extra = requested is not None and index >= max(requested, 1)
         return ImageToSave(generation=generation, index=index, fields=fields, is_extra=is_extra)
 
     def _name(self, image: ImageToSave, extension: str) -> str:
@@ -471,7 +471,7 @@ class ImageSaver:
 
     def _finish(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> Manifest:
         manifest = build_manifest(
-            plan.generation, asked=plan.to_save.asked, made_by=self.made_by, saved=saved
+            plan.generation, requested=plan.to_save.requested, made_by=self.made_by, saved=saved
         )
         name = plan.sidecar_name
         try:

@@ -264,7 +264,7 @@ def _qualities(request: ImageRequest) -> Iterator[tuple[str, ImageRequest]]:
 
 
 def _counts(request: ImageRequest) -> Iterator[tuple[str, ImageRequest]]:
-    for n in range(request.asked - 1, 0, -1):
+    for n in range(request.image_count - 1, 0, -1):
         yield f"n={n}", _with(request, n=n)
 
 

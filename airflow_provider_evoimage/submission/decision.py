@@ -164,10 +164,10 @@ def _go_on(
     moved_account: str,
     now: float,
 ) -> Submit | Resume | Refuse:
-    asked = replace(identity, epoch=record.asked_in, sequence=record.sequence)
+    recorded = replace(identity, epoch=record.asked_in, sequence=record.sequence)
     if record.phase == "failed" and record.retryable:
         return Submit(
-            replace(asked, sequence=record.sequence + 1),
+            replace(recorded, sequence=record.sequence + 1),
             f"generation {record.evolink_task_id} failed with a transient error",
         )
     if record.evolink_task_id is not None:
@@ -178,4 +178,4 @@ def _go_on(
         return Refuse("the request is older than EvoLink remembers idempotency keys")
     if moved_account:
         return Refuse(moved_account)
-    return Submit(asked, "an earlier try sent it but died before the response arrived", record.key)
+    return Submit(recorded, "an earlier try sent it but died before the response arrived", record.key)

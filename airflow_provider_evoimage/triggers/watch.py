@@ -173,7 +173,7 @@ class _Shared:
         await asyncio.wait({lookup.task})
         error = lookup.task.exception()
         if error is not None:
-            # Every trigger that asked raises this same error: drop the frames that the others added.
+            # Every waiting trigger raises this same error: drop the frames that the others added.
             raise error.with_traceback(None)
         return lookup.task.result()
 

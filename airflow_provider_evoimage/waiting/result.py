@@ -83,10 +83,10 @@ def require_images(generation: Generation, *, may_ask_again: bool = True) -> Non
         )
 
 
-def outcome_in_words(generation: Generation, asked: int | None) -> str:
+def outcome_in_words(generation: Generation, requested: int | None) -> str:
     """Say in one line how many images a finished generation made and what it cost."""
     made = len(generation.image_urls)
-    images = f"{made} of {asked} images" if asked else f"{made} image{'' if made == 1 else 's'}"
+    images = f"{made} of {requested} images" if requested else f"{made} image{'' if made == 1 else 's'}"
     charged = generation.usage.credits_used
     credits_ = "charge unknown" if charged is None else f"{charged:,.4f} credits charged"
     took = "" if generation.duration is None else f" after {duration_in_words(generation.duration)}"

@@ -52,7 +52,7 @@ def prompts(**context: Any) -> list[str]:
 
 
 @task
-def draw_in_a_loop(asked: list[str], save_to: str) -> list[str]:
+def draw_in_a_loop(requested: list[str], save_to: str) -> list[str]:
     """Ask, look until it is done, fetch; then the next: what one writes without a provider."""
     import httpx
 
@@ -67,7 +67,7 @@ def draw_in_a_loop(asked: list[str], save_to: str) -> list[str]:
             answer = httpx.get(url, headers={"User-Agent": "campaign"}, trust_env=False)
             file.write_bytes(answer.raise_for_status().content)
 
-        for number, each in enumerate(asked):
+        for number, each in enumerate(requested):
             body = REQUEST | {"prompt": each, "n": 1}
             submitted = http.post("/v1/images/generations", json=body).raise_for_status().json()
             while True:

@@ -53,10 +53,12 @@ def every_failure_code(bench: Bench) -> Row:
     prompts = {code: f"A poster [[fail:{code}]] [[duration:1]]" for code in codes}
     run = bench.start("fault_failing", list(prompts.values()))
     run.end(600)
-    asked = Counter(each["prompt"] for each in bench.generations())
+    requested = Counter(each["prompt"] for each in bench.generations())
     for code, prompt in prompts.items():
         expected = TRIES if code in RETRYABLE else 1
-        bench.check(asked[prompt] == expected, f"{code}: {asked[prompt]} generations instead of {expected}")
+        bench.check(
+            requested[prompt] == expected, f"{code}: {requested[prompt]} generations instead of {expected}"
+        )
     final = len(codes) - len(RETRYABLE)
     return bench.row(
         f"retries=3 × each of the {len(codes)} failure codes",

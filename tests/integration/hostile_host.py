@@ -104,7 +104,7 @@ class HostileHost(socketserver.ThreadingTCPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.closing = threading.Event()
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
     @property
     def url(self) -> str:
@@ -148,7 +148,7 @@ class _Handler(socketserver.StreamRequestHandler):
             body = json.dumps({"data": [task]} if method == "POST" else task)
             exchange.answer(body.encode(), Content_Type="application/json")
             return
-        self.server.asked.append(path)
+        self.server.requested.append(path)
         self.server.behave(exchange)
 
 

@@ -429,12 +429,14 @@ class Host:
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
-        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.requested: list[tuple[str, dict[str, str]]] = []
         host = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                host.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+                host.requested.append(
+                    (self.path, {name.lower(): value for name, value in self.headers.items()})
+                )
                 length = int(self.headers.get("content-length") or 0)
                 self.rfile.read(length)
                 status, headers, body = host.answers.get(self.path, (404, {}, b""))
@@ -486,7 +488,7 @@ def test_redirect_of_the_api_is_never_followed_with_the_key(
         reader(base_url=host.url)(TASK)
     assert evolink.state.counters.submissions == 0
     assert evolink.state.counters.reads["task"] == 0
-    assert len(host.asked) == 2
+    assert len(host.requested) == 2
 
 
 def test_key_quoted_by_the_service_is_not_in_the_error(reader: Any, host: Host) -> None:
@@ -511,7 +513,7 @@ def fetched(url: str, *, evolink_host: str = "") -> bytes:
 def test_result_client_sends_no_credentials_and_names_the_product(host: Host) -> None:
     host.serve("/a.png")
     assert fetched(f"{host.url}/a.png", evolink_host="127.0.0.1") == b"image"
-    ((_, headers),) = host.asked
+    ((_, headers),) = host.requested
     assert not {"authorization", "cookie", "proxy-authorization"} & set(headers)
     assert headers["user-agent"].startswith("airflow-provider-evoimage/")
 
@@ -542,7 +544,7 @@ def test_links_to_internal_hosts_are_refused_unasked(host: Host, internal: str) 
     host.serve("/a.png")
     with pytest.raises(DownloadError, match="not a public host"):
         fetched(f"http://{internal}:{host.port}/a.png")
-    assert host.asked == []
+    assert host.requested == []
 
 
 @pytest.mark.parametrize(
@@ -594,7 +596,7 @@ def test_public_name_of_an_internal_address_is_refused(
     with pytest.raises(UnsafeLinkError, match="not a public address"):
         fetched(f"http://cdn.example.com:{internal_cdn.port}/a.png")
     # Refused when it was connected, before anything was sent to it.
-    assert internal_cdn.asked == []
+    assert internal_cdn.requested == []
 
 
 @pytest.fixture
@@ -631,7 +633,7 @@ def test_public_name_of_an_internal_address_is_refused_where_the_proxy_is_left_o
     monkeypatch.setenv("no_proxy", no_proxy)
     with pytest.raises(UnsafeLinkError, match="not a public address"):
         fetched(f"http://{written}:{internal_cdn.port}/a.png")
-    assert through_proxy.asked == []
+    assert through_proxy.requested == []
 
 
 @pytest.mark.parametrize("hops", [1, 2, 4])
@@ -643,7 +645,7 @@ def test_redirect_to_an_internal_host_is_refused_at_each_hop(through_proxy: Host
         through_proxy.redirect(f"http://cdn.example.com/{hop}", to)
     with pytest.raises(DownloadError, match=r"169\.254\.169\.254"):
         fetched("http://cdn.example.com/0")
-    assert secret not in [path for path, _ in through_proxy.asked]
+    assert secret not in [path for path, _ in through_proxy.requested]
 
 
 @pytest.mark.parametrize(("redirects", "arrives"), [(MAX_REDIRECTS, True), (MAX_REDIRECTS + 1, False)])
@@ -656,7 +658,7 @@ def test_five_redirects_are_followed_and_no_more(host: Host, redirects: int, arr
     else:
         with pytest.raises(DownloadError, match="redirects"):
             fetched(f"{host.url}/0", evolink_host="127.0.0.1")
-        assert len(host.asked) == MAX_REDIRECTS + 1
+        assert len(host.requested) == MAX_REDIRECTS + 1
 
 
 def test_redirect_loop_ends(host: Host) -> None:

@@ -166,7 +166,7 @@ def test_bad_result_host_gives_the_right_error_and_leaves_nothing(
     assert list(temporary.iterdir()) == []
     # What another download would not mend is not downloaded again.
     if kind in {TooLargeError, NotAnImageError}:
-        assert len(host.asked) == 1
+        assert len(host.requested) == 1
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_memory_stays_small_whatever_the_host_sends(
     before = peak_memory()
     with pytest.raises(DownloadError):
         saving(host, tmp_path / "images", monkeypatch)
-    assert host.asked
+    assert host.requested
     assert peak_memory() - before < MEMORY_BYTES
 
 
@@ -300,4 +300,4 @@ def test_five_redirects_lead_to_the_image(
 
     host.behave = redirects_five_times  # type: ignore[method-assign]
     assert saving(host, tmp_path / "images", monkeypatch)["images"][0]["width"] == 64
-    assert len(host.asked) == 6
+    assert len(host.requested) == 6

@@ -107,15 +107,15 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> list[httpx.AsyncClient]:
 @pytest.fixture
 def lookups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of the connections that are looked up."""
-    asked: list[str] = []
+    requested: list[str] = []
     look_up = EvoImageHook.aget_settings
 
     async def recorded(hook: EvoImageHook) -> Any:
-        asked.append(hook.evoimage_conn_id)
+        requested.append(hook.evoimage_conn_id)
         return await look_up(hook)
 
     monkeypatch.setattr(EvoImageHook, "aget_settings", recorded)
-    return asked
+    return requested
 
 
 @pytest.fixture(autouse=True)

@@ -471,7 +471,7 @@ def test_name_that_an_item_needs_is_not_given_to_what_nobody_asked_for(
     to_save = [
         GenerationToSave(
             generation=EvoImageHook().get_generation(task),
-            asked=RequestSummary(images=1),
+            requested=RequestSummary(images=1),
             item=item,
             name=name,
         )
@@ -924,10 +924,10 @@ class Ended(BaseException):
 def test_task_that_is_ended_waits_for_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with HostileHost() as host:
         host.images = 12  # type: ignore[misc]
-        asked = threading.Semaphore(0)
+        requested = threading.Semaphore(0)
 
         def stay_silent(exchange: Exchange) -> None:
-            asked.release()
+            requested.release()
             exchange.stay_silent()
 
         host.behave = stay_silent  # type: ignore[method-assign]
@@ -936,7 +936,7 @@ def test_task_that_is_ended_waits_for_no_download(tmp_path: Path, monkeypatch: p
 
         def ended(*arguments: Any) -> None:
             for _ in range(4):
-                assert asked.acquire(timeout=30)
+                assert requested.acquire(timeout=30)
             raise Ended
 
         monkeypatch.setattr(ImageSaver, "_outcome", ended)
@@ -947,7 +947,7 @@ def test_task_that_is_ended_waits_for_no_download(tmp_path: Path, monkeypatch: p
             host.closing.set()
             host.shutdown()
         # Those that were under way, and none of the eight that waited for their turn.
-        assert len(host.asked) == 4
+        assert len(host.requested) == 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("evoimage-save")]
     assert files_in(tmp_path) == []
 
@@ -1061,12 +1061,12 @@ def test_name_that_the_storage_would_refuse_is_found_before_anything_is_paid(
 ) -> None:
     monkeypatch.setattr(LocalFiles, "longest_path", len(str(tmp_path)) + 60)
     template = "{dag_id}/{task_id}-{evolink_task_id}-{index}.{ext}"
-    asked = (
+    requested = (
         generate(save_to=tmp_path.as_uri(), filename_template=template)
         if kind == "generate"
         else batch(["a mug"], tmp_path, filename_template=template)
     )
     with pytest.raises(InvalidRequestError, match="is too long") as failed:
-        TaskRun(asked).run()
+        TaskRun(requested).run()
     assert failed.value.billed is False
     assert evolink.state.counters.submissions == 0

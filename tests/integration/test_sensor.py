@@ -80,9 +80,9 @@ def test_manifest_of_the_finished_generation_is_returned(
 def test_manifest_of_the_submitting_task_can_be_given_and_is_kept(
     fake_time: FakeTime, mode: dict[str, Any], evolink: SimulatorServer
 ) -> None:
-    asked = TaskRun(generate(wait_for_completion=False)).run()
-    manifest = run(sense(asked, **mode), fake_time)
-    assert manifest["request"] == asked["request"]
+    requested = TaskRun(generate(wait_for_completion=False)).run()
+    manifest = run(sense(requested, **mode), fake_time)
+    assert manifest["request"] == requested["request"]
     assert (manifest["asked"], manifest["made"]) == (1, 1)
     assert evolink.state.counters.submissions == 1
 

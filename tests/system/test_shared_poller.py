@@ -50,17 +50,17 @@ def waited(airflow: LocalAirflow, simulator: str) -> tuple[str, list[str], dict[
     airflow.start_component("triggerer")
     airflow.wait_for_success(DAG_ID, run, deadline=180)
     after = counters(simulator)
-    asked = {route: after["reads"][route] - before["reads"][route] for route in ("task", "batch")}
-    return run, single, asked | {"paid": after["paid"] - before["paid"]}
+    requested = {route: after["reads"][route] - before["reads"][route] for route in ("task", "batch")}
+    return run, single, requested | {"paid": after["paid"] - before["paid"]}
 
 
 def test_waiting_tasks_share_their_requests_and_submit_nothing(
     waited: tuple[str, list[str], dict[str, int]],
 ) -> None:
-    _, single, asked = waited
-    assert asked["paid"] == 0
+    _, single, requested = waited
+    assert requested["paid"] == 0
     # The sensors read on a worker before and after their wait; a wait of 70 s takes some fifteen looks.
-    assert asked["task"] + asked["batch"] < 2 * len(single) + (SINGLE + MANY) * 2
+    assert requested["task"] + requested["batch"] < 2 * len(single) + (SINGLE + MANY) * 2
 
 
 def test_task_log_has_its_own_lines_and_nobody_elses(

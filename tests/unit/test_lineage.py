@@ -31,7 +31,7 @@ def saved_to(save_to: str | None, **changes: Any) -> NewImages:
     ]
     manifest = build_manifest(
         Generation.read(ANSWER | changes),
-        asked=RequestSummary(),
+        requested=RequestSummary(),
         made_by=MADE_BY,
         saved=files if save_to else [],
     )

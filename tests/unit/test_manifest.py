@@ -50,7 +50,10 @@ SAVED = {
 def a_manifest(**changes: Any) -> Manifest:
     request = ImageRequest.build(model="gpt-image-1.5", prompt="a red fox", n=2)
     return build_manifest(
-        Generation.read(ANSWER | changes), asked=RequestSummary.by(request), made_by=MADE_BY, saved=[SAVED]
+        Generation.read(ANSWER | changes),
+        requested=RequestSummary.by(request),
+        made_by=MADE_BY,
+        saved=[SAVED],
     )
 
 
@@ -94,13 +97,13 @@ def test_cost_in_words_tells_charge_estimate_and_reservation() -> None:
 
 
 def test_cost_in_words_without_any_of_them() -> None:
-    manifest = build_manifest(Generation(evolink_task_id=TASK), asked=RequestSummary(), made_by=MADE_BY)
+    manifest = build_manifest(Generation(evolink_task_id=TASK), requested=RequestSummary(), made_by=MADE_BY)
     assert cost_in_words(manifest) == f"EvoLink task {TASK} cost an unknown number of credits"
 
 
 def test_reservation_of_the_submission_is_kept_where_a_later_answer_lacks_it() -> None:
-    asked = RequestSummary(credits_reserved=9.5)
-    manifest = build_manifest(Generation(evolink_task_id=TASK), asked=asked, made_by=MADE_BY)
+    requested = RequestSummary(credits_reserved=9.5)
+    manifest = build_manifest(Generation(evolink_task_id=TASK), requested=requested, made_by=MADE_BY)
     assert manifest["usage"]["reserved"] == 9.5
     assert RequestSummary.in_manifest(manifest).credits_reserved == 9.5
 
@@ -117,10 +120,10 @@ def test_request_in_the_manifest_holds_no_callback_and_no_signature() -> None:
         callback_url="https://hooks.example.com/done?token=secret",
         image_urls=["https://bucket.s3.amazonaws.com/a.png?versionId=3&X-Amz-Signature=secret&X-Amz-Date=1"],
     )
-    asked = RequestSummary.by(request)
-    assert "secret" not in json.dumps(asked.request)
-    assert asked.request is not None
-    assert asked.request["image_urls"] == ["https://bucket.s3.amazonaws.com/a.png?versionId=3"]
+    requested = RequestSummary.by(request)
+    assert "secret" not in json.dumps(requested.request)
+    assert requested.request is not None
+    assert requested.request["image_urls"] == ["https://bucket.s3.amazonaws.com/a.png?versionId=3"]
 
 
 def test_request_in_the_manifest_holds_no_secret_of_any_url() -> None:
@@ -131,13 +134,13 @@ def test_request_in_the_manifest_holds_no_secret_of_any_url() -> None:
         image_urls=[url],
         extra_body={"mask_url": url, "layers": [{"image": url, "opacity": 0.5}], "seed": 7},
     )
-    asked = RequestSummary.by(request)
+    requested = RequestSummary.by(request)
     shown = "https://bucket.s3.amazonaws.com/a.png?v=3&token=***"
-    assert asked.request is not None
-    assert asked.request["image_urls"] == [shown]
-    assert asked.request["mask_url"] == shown
-    assert asked.request["layers"] == [{"image": shown, "opacity": 0.5}]
-    assert asked.request["seed"] == 7
+    assert requested.request is not None
+    assert requested.request["image_urls"] == [shown]
+    assert requested.request["mask_url"] == shown
+    assert requested.request["layers"] == [{"image": shown, "opacity": 0.5}]
+    assert requested.request["seed"] == 7
     assert request.extra_body["layers"][0]["image"] == url
 
 
@@ -157,8 +160,8 @@ def test_leaving_out_links_leaves_the_manifest_alone() -> None:
 
 def test_what_a_manifest_says_of_the_request_is_read_back() -> None:
     manifest = a_manifest()
-    asked = RequestSummary.in_manifest(json.loads(json.dumps(manifest)))
-    again = build_manifest(Generation.read(ANSWER), asked=asked, made_by=MADE_BY, saved=[SAVED])
+    requested = RequestSummary.in_manifest(json.loads(json.dumps(manifest)))
+    again = build_manifest(Generation.read(ANSWER), requested=requested, made_by=MADE_BY, saved=[SAVED])
     assert again == manifest
 
 
@@ -190,7 +193,7 @@ def test_what_people_edit_never_keeps_the_cost_from_being_told(
     answer: dict[str, Any], edited: dict[str, Any]
 ) -> None:
     manifest = build_manifest(
-        Generation.read(answer), asked=RequestSummary.in_manifest(edited), made_by=MADE_BY
+        Generation.read(answer), requested=RequestSummary.in_manifest(edited), made_by=MADE_BY
     )
     assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
     assert cost_in_words(manifest).startswith(f"EvoLink task {TASK} cost ")
@@ -198,7 +201,7 @@ def test_what_people_edit_never_keeps_the_cost_from_being_told(
 
 @given(answers)
 def test_any_answer_of_evolink_makes_a_manifest_of_plain_json(answer: dict[str, Any]) -> None:
-    manifest = build_manifest(Generation.read(answer), asked=RequestSummary(), made_by=MADE_BY)
+    manifest = build_manifest(Generation.read(answer), requested=RequestSummary(), made_by=MADE_BY)
     assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
 
 
@@ -214,8 +217,8 @@ def test_unfinished_generation_has_no_time_of_completion() -> None:
 
 @given(json_values)
 def test_any_json_reads_as_some_knowledge_of_the_request(value: Any) -> None:
-    asked = RequestSummary.in_manifest(value)
-    assert asked.images is None or isinstance(asked.images, int)
+    requested = RequestSummary.in_manifest(value)
+    assert requested.images is None or isinstance(requested.images, int)
 
 
 @pytest.mark.parametrize(
@@ -243,9 +246,9 @@ def test_each_entry_of_a_list_counts_also_where_it_names_a_generation_again() ->
 
 
 def test_manifest_tells_what_was_asked_of_the_generation_it_names() -> None:
-    (asked,) = generations_named_by([a_manifest()]).values()
-    assert asked.images == 2
-    assert asked.request is not None
+    (requested,) = generations_named_by([a_manifest()]).values()
+    assert requested.images == 2
+    assert requested.request is not None
 
 
 @pytest.mark.parametrize(

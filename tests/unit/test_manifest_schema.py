@@ -67,8 +67,10 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
         without_links(a_manifest()),
         a_manifest(status="processing", results=[], usage=None),
         a_manifest(created=None, duration=None, model=None),
-        build_manifest(Generation.read(ANSWER), asked=RequestSummary(), made_by=MADE_BY | {"map_index": 7}),
-        build_manifest(Generation.read({"id": ANSWER["id"]}), asked=RequestSummary(), made_by=MADE_BY),
+        build_manifest(
+            Generation.read(ANSWER), requested=RequestSummary(), made_by=MADE_BY | {"map_index": 7}
+        ),
+        build_manifest(Generation.read({"id": ANSWER["id"]}), requested=RequestSummary(), made_by=MADE_BY),
     ],
     ids=["saved", "sidecar", "unfinished", "without times", "mapped, by id", "nothing known"],
 )

@@ -311,15 +311,15 @@ SIDECAR_JSON: dict[str, Any] = {**MANIFEST_JSON, "images": [{"index": 0}, SAVED]
 
 def test_manifest_is_written_as_in_earlier_release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest_module, "__version__", "0.1.0")
-    manifest = build_manifest(Generation.read(ANSWER), asked=ASKED, made_by=MADE_BY, saved=[SAVED])
+    manifest = build_manifest(Generation.read(ANSWER), requested=ASKED, made_by=MADE_BY, saved=[SAVED])
     assert manifest == MANIFEST_JSON
     assert without_links(manifest) == SIDECAR_JSON
 
 
 @pytest.mark.parametrize("stored", [MANIFEST_JSON, SIDECAR_JSON], ids=["xcom", "sidecar"])
 def test_manifest_of_earlier_release_names_its_generation_and_request(stored: dict[str, Any]) -> None:
-    asked = RequestSummary(request=REQUEST_JSON, images=2, estimate=ESTIMATE, credits_reserved=8.5)
-    assert generations_given(stored) == [(TASK, asked)]
+    requested = RequestSummary(request=REQUEST_JSON, images=2, estimate=ESTIMATE, credits_reserved=8.5)
+    assert generations_given(stored) == [(TASK, requested)]
 
 
 def test_kept_request_is_written_and_read_as_in_earlier_release() -> None:
@@ -353,7 +353,7 @@ def test_files_that_a_killed_save_of_earlier_release_began_are_found(tmp_path: P
 # The ledger of a batch, beside the images, and its XCom.
 
 PLACE: dict[str, Any] = {"item": 5, "position": 3, "name": "größer"}
-LINE: dict[str, Any] = {**PLACE, "fingerprint": FINGERPRINT, "occurrence": 1, "asked": ASKED}
+LINE: dict[str, Any] = {**PLACE, "fingerprint": FINGERPRINT, "occurrence": 1, "requested": ASKED}
 WITHOUT_RECORD: dict[str, Any] = {"fingerprint": FINGERPRINT, "occurrence": 1}
 WITHOUT_IMAGES: dict[str, Any] = {
     "request": REQUEST_JSON,
@@ -392,7 +392,7 @@ LEDGER: dict[str, tuple[LedgerLine, dict[str, Any]]] = {
         LedgerLine(
             **{
                 **LINE,
-                "asked": RequestSummary(
+                "requested": RequestSummary(
                     request=REQUEST_JSON, images=2, estimate=ESTIMATE, credits_reserved=8.5
                 ),
             },

@@ -52,13 +52,13 @@ class SavedImage:
     """One file the run has saved, as its manifest says and as the file is.
 
     :param path: where it is.
-    :param asked: the `size` of the request: `1024x1024`, `16:9`, `auto`, or empty if unknown.
+    :param requested: the `size` of the request: `1024x1024`, `16:9`, `auto`, or empty if unknown.
     :param real: width and height read from the file; None if it is missing or no image.
     :param size: bytes of the file.
     """
 
     path: Path
-    asked: str
+    requested: str
     real: tuple[int, int] | None
     size: int
 
@@ -67,7 +67,7 @@ class SavedImage:
         """Whether the file is an image of the asked size; a size left to the model is always right."""
         if self.real is None:
             return False
-        numbers = re.fullmatch(r"(\d+)([x:])(\d+)", self.asked)
+        numbers = re.fullmatch(r"(\d+)([x:])(\d+)", self.requested)
         if numbers is None:
             return True
         width, height = int(numbers[1]), int(numbers[3])
@@ -154,7 +154,10 @@ class Demo:
             pixels = f"{image.real[0]}x{image.real[1]}" if image.real else "no image"
             colour = "green" if image.is_as_asked else "red"
             table.add_row(
-                str(image.path.relative_to(folder)), image.asked, f"[{colour}]{pixels}[/]", f"{image.size:,}"
+                str(image.path.relative_to(folder)),
+                image.requested,
+                f"[{colour}]{pixels}[/]",
+                f"{image.size:,}",
             )
         self.console.print(f"\nSaved in {_short(folder)}", soft_wrap=True)
         self.console.print(table)
@@ -192,10 +195,11 @@ def read_manifests(airflow: LocalAirflow, dag_id: str, run_id: str) -> list[Json
 
 def saved_images(manifest: Json) -> list[SavedImage]:
     """Return the images of a manifest that were saved; one that only has links gives none."""
-    asked = str((manifest.get("request") or {}).get("size") or "")
+    requested = str((manifest.get("request") or {}).get("size") or "")
     paths = [Path(image["path"].removeprefix("file://")) for image in manifest["images"] if image.get("path")]
     return [
-        SavedImage(path=path, asked=asked, real=real_size(path), size=_bytes(path)) for path in sorted(paths)
+        SavedImage(path=path, requested=requested, real=real_size(path), size=_bytes(path))
+        for path in sorted(paths)
     ]
 
 

@@ -28,9 +28,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def check_whole(evolink: SimulatorServer, folder: Path, prompts: list[str]) -> None:
     """Each item has an image of its own, made from its own prompt, and each was paid for once."""
     assert paid(evolink) == len(prompts)
-    asked = {key: each.order.prompt for key, each in evolink.state.generations.items()}
+    requested = {key: each.order.prompt for key, each in evolink.state.generations.items()}
     ledger = lines(folder)
-    assert [asked[line["evolink_task_id"]] for line in ledger] == prompts
+    assert [requested[line["evolink_task_id"]] for line in ledger] == prompts
     assert len({line["evolink_task_id"] for line in ledger}) == len(prompts)
     files = sorted(folder.rglob("*.png"))
     assert len(files) == len(prompts)

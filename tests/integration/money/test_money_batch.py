@@ -70,8 +70,8 @@ def test_ignored_keys_never_pay_twice(
     with contextlib.suppress(BatchFailedError):
         run_until_it_lives(task)
     # What died unheard is asked for no second time; everything else is.
-    asked = Counter(each.order.prompt for each in evolink.state.generations.values())
-    assert asked <= Counter(PROMPTS)
+    requested = Counter(each.order.prompt for each in evolink.state.generations.values())
+    assert requested <= Counter(PROMPTS)
 
 
 def test_moved_and_inserted_rows_re_buy_nothing(evolink: SimulatorServer, tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_incomplete_batch_that_is_cleared_asks_only_for_what_is_missing(
     assert paid(evolink) == 3
     task.clear()
     assert task.run()["failed"] == 1
-    asked = Counter(each.order.prompt for each in evolink.state.generations.values())
-    assert asked == Counter({prompts[0]: 1, prompts[1]: 2, prompts[2]: 1})
+    requested = Counter(each.order.prompt for each in evolink.state.generations.values())
+    assert requested == Counter({prompts[0]: 1, prompts[1]: 2, prompts[2]: 1})
 
 
 def test_retry_redoes_only_what_may_succeed(evolink: SimulatorServer, tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_retry_redoes_only_what_may_succeed(evolink: SimulatorServer, tmp_path: 
     task = TaskRun(batch([passing, final, "a lamp"], tmp_path), retries=2)
     summary = task.run_with_retries()
     assert (summary["saved"], summary["failed"]) == (1, 2)
-    asked = Counter(each.order.prompt for each in evolink.state.generations.values())
-    assert asked == Counter({passing: 3, final: 1, "a lamp": 1})
+    requested = Counter(each.order.prompt for each in evolink.state.generations.values())
+    assert requested == Counter({passing: 3, final: 1, "a lamp": 1})
     keys = [each.idempotency_key for each in evolink.state.generations.values()]
     assert len(set(keys)) == len(keys)
 

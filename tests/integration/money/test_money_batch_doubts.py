@@ -209,8 +209,8 @@ def test_kill_with_ignored_keys_leaves_no_more_in_doubt_than_were_under_way(
 def test_balance_that_was_enough_is_not_asked_for_twice_after_a_crash(
     evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = [ImageRequest.build(model="gpt-image-1", quality="low", prompt=each) for each in prompts(10)]
-    evolink.state.configure({"credits": float(most_credits(asked)) + 0.5})
+    requested = [ImageRequest.build(model="gpt-image-1", quality="low", prompt=each) for each in prompts(10)]
+    evolink.state.configure({"credits": float(most_credits(requested)) + 0.5})
     die_at("after POST", 8, monkeypatch)
     task = TaskRun(batch(prompts(10), tmp_path, check_credits=True, parallel=1))
     assert run_until_it_lives(task)["saved"] == 10
@@ -338,9 +338,9 @@ def test_limit_holds_where_evolink_does_not_tell(
 def test_limit_counts_what_was_charged_and_could_not_be_saved(
     evolink: SimulatorServer, tmp_path: Path, word: str
 ) -> None:
-    asked = [f"{each} {word}" for each in prompts(12)]
+    requested = [f"{each} {word}" for each in prompts(12)]
     with pytest.raises((BatchFailedError, BatchIncompleteError)):
-        limited(tmp_path, asked, 2.1, max_active_generations=1).run()
+        limited(tmp_path, requested, 2.1, max_active_generations=1).run()
     assert 1 < charged(evolink) <= 2.1
 
 
@@ -353,9 +353,9 @@ def test_charge_of_what_could_not_be_saved_is_in_the_summary(
 
 
 def test_limit_counts_what_may_have_been_paid(evolink: SimulatorServer, tmp_path: Path) -> None:
-    asked = [text for each in prompts(8) for text in (f"{each} [[cut:after times=2]]", f"{each}, again")]
+    requested = [text for each in prompts(8) for text in (f"{each} [[cut:after times=2]]", f"{each}, again")]
     with pytest.raises(BatchIncompleteError):
-        limited(tmp_path, asked, 4.1, max_active_generations=1, parallel=1).run()
+        limited(tmp_path, requested, 4.1, max_active_generations=1, parallel=1).run()
     evolink.state.clock.advance(1000)
     evolink.state.settle()
     assert 3 < charged(evolink) <= 4.1

@@ -100,11 +100,11 @@ def test_failed_item_is_asked_again_by_a_retry_only(evolink: SimulatorServer, tm
     task = TaskRun(batch([passing, *PROMPTS], tmp_path, max_active_generations=MOST), retries=1)
     with pytest.raises(BatchIncompleteError):
         task.run()
-    asked = Counter(each.order.prompt for each in evolink.state.generations.values())
-    assert asked == Counter([passing, *PROMPTS])
+    requested = Counter(each.order.prompt for each in evolink.state.generations.values())
+    assert requested == Counter([passing, *PROMPTS])
     assert task.run()["failed"] == 1
-    asked = Counter(each.order.prompt for each in evolink.state.generations.values())
-    assert asked == Counter([passing, passing, *PROMPTS])
+    requested = Counter(each.order.prompt for each in evolink.state.generations.values())
+    assert requested == Counter([passing, passing, *PROMPTS])
 
 
 def test_items_refused_at_once_do_not_hold_up_the_others(evolink: SimulatorServer, tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ def test_rows_that_move_while_others_wait_for_their_turn(evolink: SimulatorServe
     listed.reverse()
     summary = after(task, deferred)
     assert summary["saved"] == summary["items"] == len(listed) == paid(evolink)
-    asked = {each.order.prompt for each in evolink.state.generations.values()}
-    assert removed["prompt"] not in asked
+    requested = {each.order.prompt for each in evolink.state.generations.values()}
+    assert removed["prompt"] not in requested
 
 
 def test_rows_that_take_the_name_of_others_meanwhile_overwrite_nothing(

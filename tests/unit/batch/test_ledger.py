@@ -18,10 +18,10 @@ def test_lone_surrogate_is_written_as_its_escape(tmp_path: Path) -> None:
         name="",
         fingerprint="a" * 64,
         occurrence=0,
-        asked=RequestSummary(request=request, images=1),
+        requested=RequestSummary(request=request, images=1),
     )
     ledger = BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl")
     ledger.write([line])
     assert "größer" in (tmp_path / "a.batch.jsonl").read_text(encoding="utf-8")
     (found,) = ledger.read().values()
-    assert found.asked.request == request
+    assert found.requested.request == request

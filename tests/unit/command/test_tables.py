@@ -35,9 +35,9 @@ def ask(model: str, **fields: Any) -> EstimatedRequest:
 @pytest.mark.parametrize("times", [1, 1000])
 @pytest.mark.parametrize("model", PUBLISHED.models)
 def test_estimates_of_every_model_fit(model: str, times: int, width: int):
-    asked = ask(model, times=times)
-    cells = priced(asked)
-    output = drawn(tables.estimates_table(asked, cells), width)
+    wanted = ask(model, times=times)
+    cells = priced(wanted)
+    output = drawn(tables.estimates_table(wanted, cells), width)
 
     assert output.startswith(f"{model}: ")
     assert json.dumps([cell.to_json() for cell in cells])
@@ -48,9 +48,9 @@ def test_estimates_of_every_model_fit(model: str, times: int, width: int):
 @widths
 @pytest.mark.parametrize("model", ["gpt-image-1", "gpt-image-2.5-flare"])
 def test_the_dearest_request_fits(model: str, width: int):
-    asked = ask(model, n=10, references=16, times=1000)
-    cells = priced(asked)
-    output = drawn(tables.estimates_table(asked, cells), width)
+    wanted = ask(model, n=10, references=16, times=1000)
+    cells = priced(wanted)
+    output = drawn(tables.estimates_table(wanted, cells), width)
 
     assert "1,000 requests of 10 images, 16 references" in output
     for cell in cells:
@@ -78,22 +78,24 @@ def test_resolution_is_refused_where_the_model_has_none(model: str, size: str | 
 
 @pytest.mark.parametrize("size", ["auto", "1024x1024", "3840x2160"])
 def test_resolution_that_has_no_say_is_left_out_with_a_note(size: str):
-    asked = ask("gpt-image-2", size=size, quality="low", resolution="2K")
-    (cell,) = priced(asked)
+    wanted = ask("gpt-image-2", size=size, quality="low", resolution="2K")
+    (cell,) = priced(wanted)
     (plain,) = priced(ask("gpt-image-2", size=size, quality="low"))
 
     assert cell.row == size
     assert cell.to_json() == plain.to_json()
     assert cell.to_json()["resolution"] is None
-    assert "Without the resolution 2K: it does not matter" in drawn(tables.estimates_table(asked, [cell]), 80)
+    assert "Without the resolution 2K: it does not matter" in drawn(
+        tables.estimates_table(wanted, [cell]), 80
+    )
 
 
 def test_resolution_of_a_flat_price_counts_with_any_size():
-    asked = ask("gpt-image-2-beta", size="auto", resolution="4K")
-    (cell,) = priced(asked)
+    wanted = ask("gpt-image-2-beta", size="auto", resolution="4K")
+    (cell,) = priced(wanted)
 
     assert (cell.row, cell.to_json()["resolution"]) == ("auto, 4K", "4K")
-    assert "Without the resolution" not in drawn(tables.estimates_table(asked, [cell]), 80)
+    assert "Without the resolution" not in drawn(tables.estimates_table(wanted, [cell]), 80)
 
 
 def test_unknown_model_and_wrong_size_are_told_apart():

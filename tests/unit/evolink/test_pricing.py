@@ -321,7 +321,7 @@ def test_an_estimate_is_a_sum_of_rounded_up_parts_and_never_negative(request_: I
 
 @given(requests())
 def test_more_images_never_cost_less(request_: ImageRequest):
-    more = request_.model_copy(update={"n": request_.asked + 1})
+    more = request_.model_copy(update={"n": request_.image_count + 1})
 
     assert all(now <= then for now, then in zip(ends(request_), ends(more), strict=True))
 
