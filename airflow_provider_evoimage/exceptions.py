@@ -5,6 +5,7 @@ Classes marked * also inherit ``AirflowFailException``: no retry can mend them, 
 EvoImageError
 ├── InvalidRequestError *            our own check said no, before anything was sent
 ├── ConnectionSettingsError *        the Airflow connection cannot be used as it stands
+├── ConnectionNotFoundError          Airflow finds no such connection, or its secrets backend fails
 ├── BudgetExceededError *            it may cost more than max_credits, so it was not sent
 │   └── PriceUnknownError *          max_credits is set and no price is known
 ├── ReferenceUnreadableError         your storage did not give a reference image
@@ -153,6 +154,13 @@ class ConnectionSettingsError(EvoImageError, AirflowFailException):
 
     default_billed = False
     default_on_retry = "Nothing was sent and no retry follows: correct the connection, then clear the task."
+
+
+class ConnectionNotFoundError(EvoImageError):
+    """Airflow finds no such connection. It reports the same when a secrets backend fails, so a retry may find it."""
+
+    default_billed = False
+    default_on_retry = "Nothing was sent by this try; a retry reads the connection again."
 
 
 class BudgetExceededError(EvoImageError, AirflowFailException):

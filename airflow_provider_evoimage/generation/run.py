@@ -16,6 +16,7 @@ from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generatio
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
+    GenerationLostError,
     GenerationNotFoundError,
     LinkExpiredError,
 )
@@ -172,6 +173,7 @@ class GenerationRun:
             deadline=deadline,
             poll_interval=self._arguments.poll_interval,
             estimated_time=generation.estimated_time,
+            was_accepted=True,
         )
         event = wait_on_worker(self._hook, [wait], self._log)
         return self.collect(event, credits_reserved=generation.usage.credits_reserved)
@@ -183,17 +185,24 @@ class GenerationRun:
         """
         evolink_task_id = event.only_task
         self.waiting_for = Generation(evolink_task_id=evolink_task_id)
-        try:
-            generation = read_ended(self._hook, evolink_task_id, event.endings[evolink_task_id], event.reason)
-        except GenerationNotFoundError as error:
-            if self._keeper.forget_if_old(evolink_task_id):
-                error.restate(
-                    on_retry="No retry follows. Its images are gone by now: clear the task to submit a new request."
-                )
-            raise
         with naming_what_is_paid(lambda: evolink_task_id):
+            generation = self._read_ended(event)
             saver = self._saver
         return self._deliver(generation, saver, credits_reserved=credits_reserved)
+
+    def _read_ended(self, event: WaitEvent) -> Generation:
+        evolink_task_id = event.only_task
+        try:
+            return read_ended(
+                self._hook, evolink_task_id, event.endings[evolink_task_id], event.reason, was_accepted=True
+            )
+        except GenerationLostError as error:
+            not_found = error.__cause__
+            if isinstance(not_found, GenerationNotFoundError) and self._keeper.forget_if_old(evolink_task_id):
+                raise not_found.restate(
+                    on_retry="No retry follows. Its images are gone by now: clear the task to submit a new request."
+                ) from None
+            raise
 
     @property
     def recorded_id(self) -> str | None:

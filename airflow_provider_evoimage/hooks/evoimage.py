@@ -23,6 +23,7 @@ from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
+    ConnectionNotFoundError,
     ConnectionSettingsError,
     EvoImageError,
     EvoLinkUnreachableError,
@@ -82,7 +83,8 @@ class EvoImageHook(BaseHook):
     def settings(self) -> ConnectionSettings:
         """The connection, read once.
 
-        :raises ConnectionSettingsError: when it is missing or cannot be used.
+        :raises ConnectionNotFoundError: when Airflow does not find it.
+        :raises ConnectionSettingsError: when it cannot be used.
         """
         try:
             connection = self.get_connection(self.evoimage_conn_id)
@@ -239,10 +241,11 @@ class EvoImageHook(BaseHook):
             client = self._made_client = self._made_client or EvoLinkClient(self.settings.account)
         return client
 
-    def _no_connection(self) -> ConnectionSettingsError:
-        return ConnectionSettingsError(
-            f"There is no Airflow connection {self.evoimage_conn_id!r}: create one of type 'evoimage' with the "
-            "API key in the password field."
+    def _no_connection(self) -> ConnectionNotFoundError:
+        return ConnectionNotFoundError(
+            f"Airflow finds no connection {self.evoimage_conn_id!r}. If there is none, create one of type 'evoimage' "
+            "with the API key in the password field. If there is one, a secrets backend may have failed, or the "
+            "connection cannot be parsed: in a URI the characters / and # of a key are written %2F and %23."
         )
 
     def _quota_in_words(self) -> str:
@@ -252,7 +255,7 @@ class EvoImageHook(BaseHook):
             return ""
 
     def _failure_in_words(self, error: EvoImageError) -> str:
-        if isinstance(error, ConnectionSettingsError):
+        if isinstance(error, (ConnectionNotFoundError, ConnectionSettingsError)):
             return error.message
         host = self.settings.account.base_url
         if isinstance(error, AuthenticationError):

@@ -17,7 +17,11 @@ from airflow_provider_evoimage.defaults import (
     MANY_GENERATIONS,
     OnClear,
 )
-from airflow_provider_evoimage.exceptions import TRANSIENT_ERRORS, InvalidRequestError
+from airflow_provider_evoimage.exceptions import (
+    TRANSIENT_ERRORS,
+    ConnectionNotFoundError,
+    InvalidRequestError,
+)
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
@@ -179,7 +183,7 @@ class EvoImageBatchOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit what is missing; then save ended generations and wait for the rest, in turn."""
-        run = self._run(context)
+        run = self._run(context, has_submitted=context["ti"].try_number > 1)
         run.submit()
         return self._go_on(context, run, deadline=time.time() + self.timeout)
 
@@ -190,7 +194,7 @@ class EvoImageBatchOperator(BaseOperator):
         from airflow_provider_evoimage.waiting.event import WaitEvent
 
         ended = WaitEvent.read(event)
-        run = self._run(context)
+        run = self._run(context, has_submitted=True)
         run.resume()
         if deadline is None:  # dag.test() does not hand it over.
             deadline = time.time() + self.timeout
@@ -205,7 +209,7 @@ class EvoImageBatchOperator(BaseOperator):
             from airflow_provider_evoimage.waiting.deferral import event_of_ended_deferral
 
             self.log.warning("Airflow ended the wait: %s", error)
-            run = self._run(context)
+            run = self._run(context, has_submitted=True)
             run.resume()
             event = event_of_ended_deferral(error, run.waiting)
             run.collect(event.endings, event.reason)
@@ -243,6 +247,7 @@ class EvoImageBatchOperator(BaseOperator):
                         evolink_task_id=each,
                         deadline=deadline,
                         poll_interval=self.poll_interval,
+                        was_accepted=True,
                     )
                     for each in waiting
                 ],
@@ -307,16 +312,30 @@ class EvoImageBatchOperator(BaseOperator):
             timeout=deferral_timeout(left),
         )
 
-    def _run(self, context: Context) -> BatchRun:
+    def _run(self, context: Context, *, has_submitted: bool) -> BatchRun:
+        """Make the run of this leg.
+
+        :param has_submitted: whether an earlier leg or try may have paid for generations.
+        """
         from airflow_provider_evoimage.batch.run import BatchArguments, BatchRun
 
         save_to = filled("save_to", self.save_to)
         if save_to is None:
             raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
+        try:
+            default_model = self.hook.settings.default_model
+        except ConnectionNotFoundError as error:
+            if has_submitted:
+                error.restate(
+                    billed=None,
+                    on_retry="This try submitted nothing. The batch manifest below save_to names the generations that "
+                    "were submitted before; a retry resumes them.",
+                )
+            raise
         arguments = BatchArguments(
             requests=self.requests,
             defaults={
-                "model": filled("model", self.model) or self.hook.settings.default_model,
+                "model": filled("model", self.model) or default_model,
                 "size": self.size,
                 "quality": self.quality,
                 "n": self.n,

@@ -264,6 +264,7 @@ class EvoImageGenerateOperator(BaseOperator):
                 deadline=deadline,
                 poll_interval=self.poll_interval,
                 estimated_time=generation.estimated_time,
+                was_accepted=True,
             ),
             method_name="execute_complete",
             # Only the answer to the POST says it, and below Airflow 3.3 there is no record to keep it in.

@@ -54,6 +54,7 @@ class EvoImageBatchTrigger(OneEventWait):
             deadline=deadline,
             poll_interval=poll_interval,
             estimated_time=estimated_time,
+            was_accepted=True,
         )
         self.save_every = save_every
         self.save_after = save_after

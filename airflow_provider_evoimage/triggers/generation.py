@@ -21,6 +21,7 @@ class EvoImageGenerationTrigger(OneEventWait):
     :param deadline: Unix seconds at which the wait ends; fixed by the task, so a restart does not extend it.
     :param poll_interval: seconds between polls; None adapts to each generation.
     :param estimated_time: seconds that EvoLink expected when the generation was submitted.
+    :param was_accepted: whether EvoLink gave these ids to a task of ours, so that a 404 is transient for longer.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class EvoImageGenerationTrigger(OneEventWait):
         deadline: float,
         poll_interval: float | None = None,
         estimated_time: float | None = None,
+        was_accepted: bool = False,
     ) -> None:
         super().__init__(
             evolink_task_ids=evolink_task_ids,
@@ -38,6 +40,7 @@ class EvoImageGenerationTrigger(OneEventWait):
             deadline=deadline,
             poll_interval=poll_interval,
             estimated_time=estimated_time,
+            was_accepted=was_accepted,
         )
         self._watch: Watch | None = None
 

@@ -66,6 +66,7 @@ class OneEventWait(BaseTrigger):
     :param deadline: Unix seconds at which the wait ends; fixed by the task, so a restart does not extend it.
     :param poll_interval: seconds between polls; None adapts to each generation.
     :param estimated_time: seconds that EvoLink expects a generation to take.
+    :param was_accepted: whether EvoLink gave these ids to a task of ours, so that a 404 is transient for longer.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class OneEventWait(BaseTrigger):
         deadline: float,
         poll_interval: float | None = None,
         estimated_time: float | None = None,
+        was_accepted: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not annotated
         self.evolink_task_ids = list(evolink_task_ids)
@@ -85,6 +87,7 @@ class OneEventWait(BaseTrigger):
         self.deadline = deadline
         self.poll_interval = poll_interval
         self.estimated_time = estimated_time
+        self.was_accepted = was_accepted
         self._endings: dict[str, Ending] = {}
         self._earliest = 0.0
         self._has_ended = False
@@ -139,6 +142,7 @@ class OneEventWait(BaseTrigger):
                 deadline=self.deadline,
                 poll_interval=self.poll_interval,
                 estimated_time=self.estimated_time,
+                was_accepted=self.was_accepted,
             )
 
     @property

@@ -53,7 +53,8 @@ class Watch:
     async def __aenter__(self) -> Self:
         """Join the poller of the account.
 
-        :raises ConnectionSettingsError: when the connection is missing or cannot be used.
+        :raises ConnectionNotFoundError: when Airflow does not find the connection.
+        :raises ConnectionSettingsError: when it cannot be used.
         """
         account = await _shared().account(self._conn_id)
         self._poller = _shared().poller(account)

@@ -37,7 +37,8 @@ JITTER_SHARE = 0.2
 FAILURE_BUDGET_SECONDS = 600.0
 # Never pause longer, whatever Retry-After says: generations end meanwhile, and their links expire.
 LONGEST_PAUSE_SECONDS = 600.0
-# A generation that was just accepted may not be readable everywhere yet, and a single 404 may be a mistake.
+# A generation that was just accepted may not be readable everywhere yet, and a single 404 may be a mistake. This long
+# for an id from elsewhere, which may be mistyped; an id that EvoLink gave us has the budget above.
 NOT_FOUND_GRACE_SECONDS = 60.0
 
 
@@ -65,6 +66,7 @@ class Wait:
 
     :param deadline: Unix seconds; the last poll happens then, and a generation still running times out.
     :param poll_interval: fixed seconds between polls; None adapts to the generation.
+    :param was_accepted: whether EvoLink gave this id to a task of ours; then a 404 is taken for a transient error.
     :param started: Unix seconds of the first step.
     """
 
@@ -72,6 +74,7 @@ class Wait:
     deadline: float
     poll_interval: float | None = None
     estimated_time: float | None = None
+    was_accepted: bool = False
     started: float = 0.0
     failing_since: float | None = None
     status: str = "pending"
@@ -106,13 +109,14 @@ class Wait:
         """Take the error of a failed poll; return when to poll next, or how the wait ended.
 
         A transient error does not end the wait: the generation is paid for and goes on. It ends after a budget of
-        time. An unknown id ends the wait after a grace period. A refused key ends it at once, as the caller has read
-        the connection again by then, and so does any other error that no retry fixes.
+        time. An unknown id ends it after a grace period, or after the same budget if EvoLink gave us the id. A
+        refused key ends it at once, as the caller has read the connection again by then, and so does any other error
+        that no retry fixes.
         """
         after = self if self.failing_since is not None else replace(self, failing_since=now)
         failing_for = now - (after.failing_since or now)
         if isinstance(error, GenerationNotFoundError):
-            if failing_for >= NOT_FOUND_GRACE_SECONDS:
+            if failing_for >= (FAILURE_BUDGET_SECONDS if self.was_accepted else NOT_FOUND_GRACE_SECONDS):
                 return after, End(ending="lost", reason="not found")
         elif isinstance(error, AuthenticationError):
             return after, End(ending="lost", reason="unauthorized")

@@ -24,24 +24,36 @@ _REASONS = {
 }
 
 
-def read_ended(hook: EvoImageHook, evolink_task_id: str, ending: Ending, reason: str = "") -> Generation:
+def read_ended(
+    hook: EvoImageHook,
+    evolink_task_id: str,
+    ending: Ending,
+    reason: str = "",
+    *,
+    was_accepted: bool = False,
+) -> Generation:
     """Read a generation after the wait for it: events carry no links, and time has passed since.
 
+    :param was_accepted: whether EvoLink gave the id to a task of ours; then a 404 is never final.
     :raises GenerationTimeoutError: when it is still running.
-    :raises GenerationLostError: when it is still running and the wait broke off, or when EvoLink reported it a
-        moment ago but now returns 404.
-    :raises GenerationNotFoundError: when EvoLink has returned 404 for a while.
+    :raises GenerationLostError: when it is still running and the wait broke off, or when EvoLink reported it
+        earlier but now returns 404.
+    :raises GenerationNotFoundError: when EvoLink has returned 404 for a while, for an id from elsewhere.
     :raises EvoImageError: when it cannot be read.
     """
     try:
         generation = hook.get_generation(evolink_task_id)
     except GenerationNotFoundError as error:
-        if ending == "lost":
+        if ending == "lost" and not was_accepted:
             raise
         raise GenerationLostError(
             f"EvoLink reported task {evolink_task_id} earlier but now returns 404.",
             evolink_task_id=evolink_task_id,
             request_id=error.request_id,
+            on_retry="It is paid for or reserved, and may be readable again later: a retry, or clearing the task, "
+            "waits for it and submits nothing. For a new request clear the task with on_clear='regenerate'."
+            if was_accepted
+            else None,
         ) from error
     if generation.is_terminal:
         return generation

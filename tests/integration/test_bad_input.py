@@ -12,6 +12,7 @@ from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
+    ConnectionNotFoundError,
     ConnectionSettingsError,
     ContentPolicyError,
     ContentRefusedError,
@@ -221,8 +222,8 @@ BEFORE_THE_POST = [
         InvalidRequestError,
         "the same name: add {index}",
     ),
-    ("conn-unknown", {"evoimage_conn_id": "nowhere"}, ConnectionSettingsError, "no Airflow connection"),
-    ("conn-empty", {"evoimage_conn_id": ""}, ConnectionSettingsError, "no Airflow connection ''"),
+    ("conn-unknown", {"evoimage_conn_id": "nowhere"}, ConnectionNotFoundError, "finds no connection"),
+    ("conn-empty", {"evoimage_conn_id": ""}, ConnectionNotFoundError, "finds no connection ''"),
 ]
 
 
@@ -531,7 +532,7 @@ def test_save_of_what_is_no_generation_is_refused(evolink, context, tmp_path, ge
         ({"save_to": "nosuch://x"}, DestinationError, "cannot be opened"),
         ({"filename_template": "{oops}"}, InvalidRequestError, "unknown field {oops}"),
         ({"filename_template": "a/../../b"}, InvalidRequestError, "must not leave save_to"),
-        ({"evoimage_conn_id": "nowhere"}, ConnectionSettingsError, "no Airflow connection"),
+        ({"evoimage_conn_id": "nowhere"}, ConnectionNotFoundError, "finds no connection"),
     ],
     ids=lambda value: repr(value)[:40] if isinstance(value, dict) else None,
 )

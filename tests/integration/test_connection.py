@@ -256,7 +256,7 @@ def test_mistake_in_the_connection_is_told_without_asking_anybody(tested, fields
 def test_missing_connection_is_told():
     works, sentence = EvoImageHook("nowhere").test_connection()
     assert works is False
-    assert "There is no Airflow connection 'nowhere'" in sentence
+    assert "Airflow finds no connection 'nowhere'" in sentence
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 402, 403, 404, 429, 500, 502])

@@ -340,7 +340,7 @@ async def test_failure_of_one_trigger_does_not_touch_the_others(
     events = await asyncio.wait_for(asyncio.gather(*(event_of(each) for each in triggers)), 60)
     assert [event["status"] for event in events] == ["completed", "lost", "lost", "failed", "timeout"]
     assert [event.get("reason") for event in events[1:3]] == [
-        "ConnectionSettingsError",
+        "ConnectionNotFoundError",
         "InvalidRequestError",
     ]
 
@@ -554,7 +554,7 @@ async def test_batch_whose_connection_is_gone_names_what_it_knows(
         "status": "lost",
         "generations": {},
         "waiting": 3,
-        "reason": "ConnectionSettingsError",
+        "reason": "ConnectionNotFoundError",
     }
 
 

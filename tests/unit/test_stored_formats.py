@@ -203,8 +203,10 @@ def test_ids_that_an_earlier_release_packed_are_read(packed: str, ids: list[str]
 def test_generation_trigger_of_earlier_release_is_restored() -> None:
     assert EvoImageGenerationTrigger(**GENERATION_TRIGGER).serialize() == (
         "airflow_provider_evoimage.triggers.generation.EvoImageGenerationTrigger",
-        GENERATION_TRIGGER,
+        GENERATION_TRIGGER | {"was_accepted": False},
     )
+    later = GENERATION_TRIGGER | {"was_accepted": True}
+    assert EvoImageGenerationTrigger(**later).serialize()[1] == later
 
 
 @pytest.mark.parametrize("ids", [BATCH_TRIGGER["evolink_task_ids"], [TASK, OTHER]], ids=["packed", "list"])

@@ -12,6 +12,7 @@ from airflow.exceptions import TaskDeferred
 
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
+    GenerationLostError,
     GenerationNotFoundError,
     GenerationRefusedError,
     GenerationTimeoutError,
@@ -238,7 +239,7 @@ def test_generation_that_evolink_has_forgotten_is_asked_for_anew_once_its_links_
     fake_time.advance(26 * 3600)
     # Accepted so late under its key, its images might still be there.
     task.clear()
-    with pytest.raises(GenerationNotFoundError, match="check the id"):
+    with pytest.raises(GenerationLostError, match="may be readable again later"):
         task.run()
     fake_time.advance(24 * 3600)
     task.clear()

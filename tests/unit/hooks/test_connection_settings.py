@@ -9,7 +9,7 @@ from airflow.sdk import Connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_evoimage.exceptions import ConnectionSettingsError
+from airflow_provider_evoimage.exceptions import ConnectionNotFoundError, ConnectionSettingsError
 from airflow_provider_evoimage.get_provider_info import get_provider_info
 from airflow_provider_evoimage.hooks.connection import ConnectionSettings
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -280,13 +280,15 @@ def test_host_that_cannot_be_the_apis_is_refused(host):
 
 @pytest.mark.parametrize("conn_id", ["nowhere", "", None, 5], ids=repr)
 def test_missing_connection_is_named_with_what_to_create(conn_id):
-    with pytest.raises(ConnectionSettingsError, match="create one of type 'evoimage'") as caught:
+    with pytest.raises(ConnectionNotFoundError, match="create one of type 'evoimage'") as caught:
         _ = EvoImageHook(conn_id).settings
     assert repr(conn_id) in str(caught.value)
+    # Airflow says the same when a secrets backend fails.
+    assert caught.value.retryable
 
 
 async def test_missing_connection_is_named_to_a_trigger_too():
-    with pytest.raises(ConnectionSettingsError, match="There is no Airflow connection 'nowhere'"):
+    with pytest.raises(ConnectionNotFoundError, match="Airflow finds no connection 'nowhere'"):
         await EvoImageHook("nowhere").aget_settings()
 
 

@@ -22,6 +22,7 @@ GENERATION = (
         "deadline": 1757160000.5,
         "poll_interval": None,
         "estimated_time": 100.0,
+        "was_accepted": True,
     },
 )
 BATCH = (
@@ -44,7 +45,16 @@ def made_from(path: str, arguments: dict[str, Any]) -> Any:
     return getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
 
 
-@pytest.mark.parametrize("row", [GENERATION, BATCH], ids=["generation", "batch"])
+# Before version 0.2.
+EARLIER_GENERATION = (
+    GENERATION[0],
+    {name: value for name, value in GENERATION[1].items() if name != "was_accepted"},
+)
+
+
+@pytest.mark.parametrize(
+    "row", [GENERATION, EARLIER_GENERATION, BATCH], ids=["generation", "earlier generation", "batch"]
+)
 def test_stored_arguments_make_the_trigger(row: tuple[str, dict[str, Any]]) -> None:
     path, arguments = row
     trigger = made_from(path, arguments)

@@ -51,7 +51,7 @@ def test_event_of_thousands_names_the_first_and_stays_small(length: int) -> None
 
 
 def test_event_of_a_wait_that_broke_off_at_once_names_nothing() -> None:
-    sent = WaitEvent.of_some({}, total=2000, reason="ConnectionSettingsError")
+    sent = WaitEvent.of_some({}, total=2000, reason="ConnectionNotFoundError")
     assert sent.status == "lost"
     assert WaitEvent.read(sent.to_json()) == sent
 

@@ -1,5 +1,6 @@
 """When to poll and when to give up: pure decisions, so every clock here is a number."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -230,6 +231,16 @@ def test_unknown_id_is_given_a_grace_then_lost() -> None:
     wait, outcome = begun().missed(error, NOW + 1)
     assert isinstance(outcome, NextPoll)
     _, outcome = wait.missed(error, NOW + 1 + NOT_FOUND_GRACE_SECONDS)
+    assert outcome == End(ending="lost", reason="not found")
+
+
+def test_404_of_an_id_that_evolink_gave_us_is_transient_as_any_other_failure() -> None:
+    error = GenerationNotFoundError("404")
+    wait, outcome = replace(begun(), was_accepted=True).missed(error, NOW + 1)
+    assert isinstance(outcome, NextPoll)
+    wait, outcome = wait.missed(error, NOW + FAILURE_BUDGET_SECONDS)
+    assert isinstance(outcome, NextPoll)
+    _, outcome = wait.missed(error, NOW + 1 + FAILURE_BUDGET_SECONDS)
     assert outcome == End(ending="lost", reason="not found")
 
 
