@@ -15,6 +15,7 @@ import pytest
 import tests.faults.fault_rows_clear
 import tests.faults.fault_rows_ended
 import tests.faults.fault_rows_network
+import tests.faults.fault_rows_refused
 import tests.faults.fault_rows_tries
 import tests.faults.fault_rows_triggerer
 import tests.faults.fault_rows_worker  # noqa: F401 - fills the matrix

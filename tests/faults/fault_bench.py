@@ -324,7 +324,7 @@ Fault = Callable[[Bench], Row]
 
 
 # The order of the table.
-CHAPTERS = ("worker", "network", "triggerer", "tries", "clear", "ended")
+CHAPTERS = ("worker", "network", "triggerer", "tries", "clear", "ended", "refused")
 
 
 class Matrix:

@@ -22,20 +22,57 @@ def stay(hold: str) -> None:
         time.sleep(float(hold))
 
 
+def is_there(file: str) -> bool:
+    return bool(file) and Path(file).exists()
+
+
+def refuse_xcoms(kind: type, *, but: str) -> None:
+    """Let every XCom of this process fail but one, as a broken backend does."""
+    push = kind.xcom_push
+
+    def pushes(ti: Any, key: str, value: Any) -> None:
+        if key != but:
+            raise ConnectionError("the XCom backend is away")
+        push(ti, key, value)
+
+    kind.xcom_push = pushes
+
+
 class MarkedGenerateOperator(EvoImageGenerateOperator):
     """Says in its log where it is, and can be held where EvoLink has no part in what happens.
 
     :param hold_first: before anything; a file: stay there as long as it exists; or seconds to stay there.
     :param hold: the same, between the record and the deferral.
+    :param hold_resume: a file: after the wait, stay there as long as it exists.
+    :param refuse_result: a file: as long as it exists, Airflow cannot store the result.
+    :param refuse_xcom: a file: as long as it exists, Airflow stores no XCom after the POST.
     :param deferral_seconds: after which Airflow ends the deferral itself, before the trigger does.
     """
 
-    template_fields = (*EvoImageGenerateOperator.template_fields, "hold_first", "hold")
+    template_fields = (
+        *EvoImageGenerateOperator.template_fields,
+        "hold_first",
+        "hold",
+        "hold_resume",
+        "refuse_result",
+        "refuse_xcom",
+    )
 
     def __init__(
-        self, *, hold_first: str = "", hold: str = "", deferral_seconds: float | None = None, **kwargs: Any
+        self,
+        *,
+        hold_first: str = "",
+        hold: str = "",
+        hold_resume: str = "",
+        refuse_result: str = "",
+        refuse_xcom: str = "",
+        deferral_seconds: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.hold_resume = hold_resume
+        self.refuse_result = refuse_result
+        self.refuse_xcom = refuse_xcom
         self.deferral_seconds = deferral_seconds
         self.hold_first = hold_first
         self.hold = hold
@@ -43,6 +80,8 @@ class MarkedGenerateOperator(EvoImageGenerateOperator):
     def execute(self, context: Any) -> Any:
         self.log.info("Fault matrix: taken.")
         stay(self.hold_first)
+        if is_there(self.refuse_xcom):
+            refuse_xcoms(type(context["ti"]), but="evoimage_asked")
         return super().execute(context)
 
     def defer(self, **kwargs: Any) -> None:
@@ -54,7 +93,10 @@ class MarkedGenerateOperator(EvoImageGenerateOperator):
 
     def execute_complete(self, context: Any, event: Any = None, **kwargs: Any) -> Any:
         self.log.info("Fault matrix: resumed.")
-        return super().execute_complete(context, event, **kwargs)
+        stay(self.hold_resume)
+        result = super().execute_complete(context, event, **kwargs)
+        # Nothing that an XCom could hold.
+        return object() if is_there(self.refuse_result) else result
 
 
 ASKED = {
@@ -78,6 +120,9 @@ def one(dag_id: str, dagrun_timeout: timedelta | None = None, **arguments: Any) 
                 "prompt": "{{ dag_run.conf['prompt'] }}",
                 "hold_first": "{{ dag_run.conf.get('hold_first', '') }}",
                 "hold": "{{ dag_run.conf.get('hold', '') }}",
+                "hold_resume": "{{ dag_run.conf.get('hold_resume', '') }}",
+                "refuse_result": "{{ dag_run.conf.get('refuse_result', '') }}",
+                "refuse_xcom": "{{ dag_run.conf.get('refuse_xcom', '') }}",
             }
             | ASKED
             | {"retries": 3}
