@@ -36,6 +36,7 @@ EvoImageError
 ├── GenerationUnfinishedError *      a finished generation was needed, and it still runs
 ├── BatchIncompleteError             items of a batch have no images yet; another try may bring them
 ├── BatchFailedError *               items of a batch have no images, and no retry brings them
+├── SupersededTryError *             a later try of the same task has taken over
 ├── NoImagesError *                  completed, charged, and without a single image
 └── SaveError                        the images exist at EvoLink, the files do not
     ├── DownloadError                the link gave no complete image
@@ -375,6 +376,14 @@ class BatchFailedError(EvoImageError, AirflowFailException):
 
     default_on_retry = (
         "No retry follows. Correct those items and clear the task: the others are not submitted again."
+    )
+
+
+class SupersededTryError(EvoImageError, AirflowFailException):
+    """A later try of the same task has taken over, for instance because this process was frozen; it stops here."""
+
+    default_on_retry = (
+        "This process submits and writes nothing more; the later try delivers what was paid for."
     )
 
 

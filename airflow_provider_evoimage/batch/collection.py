@@ -66,7 +66,8 @@ class BatchCollection:
                     error = unfinished_error(evolink_task_id, generation, endings[evolink_task_id], reason)
                     self._unfinished(line, generation, error)
             self._save(ended)
-            self.ledger.write_if_possible(self.lines.values(), self.log)
+            # A storage that takes no manifest takes no images: end this try, and let a retry go on from the ledger.
+            self.ledger.write(self.lines.values())
             self.log.info("%s.", progress_in_words(self.lines.values()).capitalize())
 
     def _save(self, ended: Iterable[tuple[LedgerLine, Generation]]) -> None:
@@ -99,7 +100,7 @@ class BatchCollection:
         # The images exist and are paid for: the line stays "waiting", and a retry saves them.
         error = next((each for each in outcome.errors if each.retryable), outcome.errors[0])
         self.log.warning("Item %d could not be saved: %s", line.item, error)
-        self._keep(replace(line, error=ItemError.of(error)))
+        self._keep(replace(line, charge=generation.usage.credits_used, error=ItemError.of(error)))
 
     def _failed(self, line: LedgerLine, generation: Generation, error: EvoImageError) -> None:
         if line.record is not None:

@@ -9,7 +9,7 @@ manifests (:mod:`airflow_provider_evoimage.manifest`) with these additional fiel
 ``name``           the item's own name, "" where it has none
 ``state``          ``queued`` (not submitted yet), ``waiting``, ``saved``, ``failed`` or ``left out``
 ``error``          why it failed or was left out: ``code``, ``message``, ``retryable``; else None
-``submission``     the key it was submitted under, and its phase
+``submission``     the key it was submitted under, its phase, and the ``try_number`` of the Airflow task
 =================  ==========================================================================================
 """
 
@@ -28,6 +28,7 @@ from airflow_provider_evoimage.evolink.json_values import number
 from airflow_provider_evoimage.exceptions import (
     DestinationError,
     EvoImageError,
+    SupersededTryError,
     UnrepeatableSubmissionError,
 )
 from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Manifest, RequestSummary, without_links
@@ -213,11 +214,13 @@ class BatchLedger:
     """The ledger file of one batch.
 
     :param name: below the destination.
+    :param try_number: of the Airflow task that writes; a process of an earlier try may still be alive.
     """
 
-    def __init__(self, destination: Destination, name: str) -> None:
+    def __init__(self, destination: Destination, name: str, *, try_number: int) -> None:
         self._destination = destination
         self._name = name
+        self._try_number = try_number
 
     @property
     def url(self) -> str:
@@ -255,21 +258,40 @@ class BatchLedger:
     def write(self, lines: Iterable[LedgerLine]) -> None:
         """Write all lines; if that fails, the earlier file stays.
 
+        :raises SupersededTryError: when a later try has written the file.
         :raises DestinationError: when the storage refuses.
         """
+        self._require_latest_try()
         with tempfile.TemporaryDirectory(prefix="evoimage-") as folder:
             local = Path(folder) / "ledger.jsonl"
             # A lone surrogate becomes the escape that JSON has for it.
             with local.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 for line in sorted(lines, key=lambda each: each.position):
-                    file.write(json.dumps(line.to_json(), ensure_ascii=False).translate(_LINE_BREAKS) + "\n")
+                    row = line.to_json()
+                    row["submission"]["try_number"] = self._try_number
+                    file.write(json.dumps(row, ensure_ascii=False).translate(_LINE_BREAKS) + "\n")
             self._destination.publish(local, self._name, "application/x-ndjson")
 
+    def _require_latest_try(self) -> None:
+        """Stop a process of an earlier try, for instance one that was frozen, before it overwrites a later one.
+
+        :raises SupersededTryError: when a later try has written the file.
+        """
+        text = self._destination.read_text(self._name) or ""
+        row = _json(text.partition("\n")[0])
+        submission = row.get("submission") if isinstance(row, Mapping) else None
+        written_by = submission.get("try_number") if isinstance(submission, Mapping) else None
+        if isinstance(written_by, int) and written_by > self._try_number:
+            raise SupersededTryError(
+                f"Try {written_by} of this task has written the batch manifest {self.url}; this is try "
+                f"{self._try_number}, and it stops."
+            )
+
     def write_if_possible(self, lines: Iterable[LedgerLine], log: Logger) -> None:
-        """Write all lines; a failing storage only logs a warning, as the keys protect."""
+        """Write all lines; a failing storage only logs a warning, as another error ends this try anyway."""
         try:
             self.write(lines)
-        except DestinationError as error:
+        except (DestinationError, SupersededTryError) as error:
             log.warning("The batch manifest cannot be written (%s); continuing.", error.message)
 
 

@@ -93,7 +93,7 @@ class BatchRun:
         self._names = FileNames(arguments.filename_template)
         destination = self._destination = Destination(arguments.save_to)
         name = FileNames(LEDGER_NAME).name({**task_fields(self._made_by), "ext": "jsonl"})
-        self._ledger = BatchLedger(destination, name)
+        self._ledger = BatchLedger(destination, name, try_number=self._ti.try_number)
         self._lines: Lines = {}
         self._budget = Budget(credit_limit(arguments.max_credits))
         self._references = BatchReferences(
@@ -261,7 +261,7 @@ class BatchRun:
     def finish(
         self, context: Mapping[str, Any], outlets: Sequence[object]
     ) -> tuple[dict[str, Any], NewImages]:
-        """Sum up, announce the images, and mark a complete batch as delivered.
+        """Sum up and announce the images.
 
         :returns: the summary, and the images for lineage.
         :raises BatchIncompleteError: when another try may complete the batch.
@@ -284,8 +284,6 @@ class BatchRun:
         )
         made.announce(context, outlets, self._log)
         if not missing:
-            # Last, as everything before may be interrupted: from now on a clear asks for new images.
-            self._mark_delivered()
             self._ledger.write(self._lines.values())
         return summary_of(list(self._lines.values()), self._ledger.url, self._made_by), made
 
@@ -319,10 +317,18 @@ class BatchRun:
             raise BatchFailedError(words)
         self._log.warning("%s", words)
 
-    def _mark_delivered(self) -> None:
+    def mark_delivered(self) -> None:
+        """Record that a complete batch was delivered, once Airflow has the result of the task.
+
+        From then on a clear submits all requests again. Not before: a task that Airflow counts as failed goes on with
+        what was paid when it is cleared.
+        """
+        if any(line.state != "saved" for line in self._lines.values()):
+            return
         for key, line in self._lines.items():
             if line.record is not None:
                 self._lines[key] = replace(line, record=replace(line.record, phase="delivered"))
+        self._ledger.write_if_possible(self._lines.values(), self._log)
 
     def _identity_of(self, item: BatchItem) -> RequestIdentity:
         return RequestIdentity(
@@ -404,6 +410,13 @@ def _lines(
             "%d generations of an earlier try are of requests that are no longer in the list. They are paid for: "
             "collect them with EvoImageSaveOperator within 24 hours.",
             len(gone),
+        )
+    in_doubt = sum(line.outcome_unknown for key, line in found.items() if key not in lines)
+    if in_doubt:
+        log.warning(
+            "%d requests that an earlier try sent are no longer in the list, and no response to them arrived. They may "
+            "be paid for: look in EvoLink's list of tasks, and collect them with EvoImageSaveOperator within 24 hours.",
+            in_doubt,
         )
     # The new manifest does not name them.
     for start in range(0, len(gone), _IDS_A_LINE):

@@ -27,6 +27,7 @@ from airflow_provider_evoimage.exceptions import (
     InsufficientCreditsError,
     OutcomeUnknownError,
     RateLimitError,
+    SupersededTryError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.submission.budget import Budget
@@ -49,18 +50,14 @@ if TYPE_CHECKING:
 #: cannot be repeated.
 CHUNK = 50
 PARALLEL_SUBMISSIONS = 8
-#: Attempts to write the ledger before the storage counts as failing, if no submission may go unrecorded.
+#: Attempts to write the ledger before the storage counts as failing.
 LEDGER_ATTEMPTS = 5
+# Ids that an error names; the log of a batch has them all.
+_NAMED_IDS = 10
 
 # These errors would hit every item, so stop submitting.
-_STOPPING = (
-    AuthenticationError,
-    BudgetExceededError,
-    EvoLinkUnavailableError,
-    EvoLinkUnreachableError,
-    InsufficientCreditsError,
-    RateLimitError,
-)
+_OF_THE_ACCOUNT = (AuthenticationError, BudgetExceededError, InsufficientCreditsError)
+_STOPPING = (EvoLinkUnavailableError, EvoLinkUnreachableError, RateLimitError)
 # These reasons for 403 concern the key or the account; others may concern one model.
 _KEY_IS_BARRED = frozenset({"key_disabled", "key_expired", "user_disabled", "ip_restricted"})
 
@@ -107,8 +104,8 @@ class BatchSubmission:
         Items without room stay queued: call again once some generations have ended.
 
         :param before_first: called with all items to submit, if there are any; may raise.
-        :raises DestinationError: when keys are not trusted and the ledger cannot be written before a
-            submission.
+        :raises DestinationError: when the ledger, which precedes each submission, cannot be written.
+        :raises SupersededTryError: when a later try of this task has written it.
         """
         self._on_record = self._accepted
         chosen = [item for item in items if self._begin(item)]
@@ -260,19 +257,17 @@ class BatchSubmission:
             announced[item.ledger_key] = replace(line, record=record)
         try:
             self._write(announced)
-        except DestinationError:
+        except (DestinationError, SupersededTryError):
             for item in chunk:
                 self._put_back(item)
             raise
 
     def _write(self, lines: Lines) -> None:
-        """Write the ledger; if keys are not trusted, a later try depends on it alone.
+        """Write the ledger: nothing may be submitted that it does not hold.
 
-        :raises DestinationError: naming the generations that it lacks, if keys are not trusted.
+        :raises SupersededTryError: when a later try has written it.
+        :raises DestinationError: when the storage refuses; names the generations that the ledger lacks.
         """
-        if self._trusted:
-            self.ledger.write_if_possible(lines.values(), self.log)
-            return
         try:
             tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type(DestinationError),
@@ -291,13 +286,25 @@ class BatchSubmission:
         return frozenset(line.evolink_task_id for line in self.lines.values() if line.evolink_task_id)
 
     def _name_what_is_not_written(self, error: DestinationError) -> None:
-        paid = sorted(self._accepted - self._on_record)
-        on_retry = (
-            "Nothing more was submitted, as the connection says that EvoLink ignores keys. A retry resumes what the "
-            "batch manifest names."
-        )
-        if paid:
-            on_retry += f" It does not name these: collect them with EvoImageSaveOperator: {', '.join(paid)}."
+        lacking = sorted(self._accepted - self._on_record)
+        paid = bool(self._accepted)
+        if not paid:
+            on_retry = "Nothing was submitted, as the batch manifest comes first; a retry tries again."
+        elif self._trusted:
+            on_retry = (
+                "Nothing more was submitted. A retry goes on with the generations that the batch manifest names, and "
+                "submits the others again under the same keys, which costs nothing."
+            )
+        else:
+            on_retry = (
+                "Nothing more was submitted, as the connection says that EvoLink ignores keys. A retry resumes the "
+                "generations that the batch manifest names."
+            )
+        if lacking:
+            named = lacking if not self._trusted else lacking[:_NAMED_IDS]
+            more = "" if len(named) == len(lacking) else f" and {len(lacking) - len(named)} more"
+            collect = "" if self._trusted else ": collect them with EvoImageSaveOperator"
+            on_retry += f" It does not name these{collect}: {', '.join(named)}{more}."
         error.restate(billed=None if paid else False, on_retry=on_retry)
 
     def _submit_chunk(self, chunk: Sequence[BatchItem]) -> None:
@@ -372,6 +379,8 @@ def _stops_all(error: EvoImageError) -> bool:
         return error.http_status == HTTPStatus.SERVICE_UNAVAILABLE
     if isinstance(error, AccessDeniedError):
         return error.code in _KEY_IS_BARRED
+    if isinstance(error, _OF_THE_ACCOUNT):
+        return True
     return isinstance(error, _STOPPING) and error.billed is False
 
 

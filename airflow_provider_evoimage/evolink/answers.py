@@ -167,11 +167,13 @@ class Generation(_Answer):
     def billed(self) -> bool | None:
         """Whether this generation was charged: True, False, or None where no answer settles it.
 
-        Failed ones are documented as not charged. A refund is taken as done only when EvoLink's newer
-        ``billing`` part says released, completed, and as many credits as were reserved.
+        Failed ones are documented as not charged, which a charge in the answer overrules. A refund is taken as done
+        only when EvoLink's newer ``billing`` part says released, completed, and as many credits as were reserved.
         """
         billing = mapping(self.raw.get("billing"))
         if billing.get("charge_status") == "charged" or self.status == "completed":
+            return True
+        if (self.usage.credits_used or 0) > 0 and not _is_refunded(billing):
             return True
         if self.status == "failed" or _is_refunded(billing):
             return False

@@ -22,6 +22,7 @@ from airflow_provider_evoimage.exceptions import (
     ConnectionNotFoundError,
     InvalidRequestError,
 )
+from airflow_provider_evoimage.operators.after_success import call_after_success
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
@@ -355,4 +356,6 @@ class EvoImageBatchOperator(BaseOperator):
             submit_timeout=self.submit_timeout,
             on_clear=self.on_clear,
         )
-        return BatchRun(context, hook=self.hook, arguments=arguments, log=self.log)
+        run = BatchRun(context, hook=self.hook, arguments=arguments, log=self.log)
+        call_after_success(self, run.mark_delivered)
+        return run

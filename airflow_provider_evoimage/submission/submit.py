@@ -175,8 +175,7 @@ class Submission:
         try:
             self._before_submit(request)
         except EvoImageError as error:
-            is_repeat = self._record is not None and self._record.key == decision.key
-            if is_repeat or (self._is_retry and not self._keeper.has_store):
+            if self._may_have_been_accepted(decision.key):
                 if error.retryable:
                     mention_earlier_try(error)
                 else:
@@ -241,6 +240,8 @@ class Submission:
                 # was before. A conflict says that an earlier submission was accepted.
                 if error.billed is False and not isinstance(error, IdempotencyConflictError):
                     self._keeper.keep(self._record)
+                    if self._may_have_been_accepted(key):
+                        mention_earlier_try(error)
                 raise
             generation = submitted.generation
             self._keeper.keep(
@@ -269,6 +270,12 @@ class Submission:
                 self._before_submit(request)
             recorded = None
 
+    def _may_have_been_accepted(self, key: str) -> bool:
+        """Whether an earlier try may have been accepted under this key."""
+        if self._record is not None and self._record.key == key:
+            return True
+        return self._is_retry and not self._keeper.has_store
+
     def _is_spent(self, generation: Generation, *, after_clear: bool) -> bool:
         """Whether an earlier try's generation can no longer bring images."""
         if not after_clear:
@@ -283,8 +290,7 @@ class Submission:
         try:
             return self._uploads.sendable(request, key)
         except EvoImageError as error:
-            recorded = self._record is not None and self._record.key == key
-            if recorded or (self._is_retry and not self._keeper.has_store):
+            if self._may_have_been_accepted(key):
                 mention_earlier_try(error)
             raise
 

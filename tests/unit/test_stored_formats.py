@@ -484,7 +484,18 @@ def test_ledger_file_of_earlier_release_is_read(tmp_path: Path) -> None:
     line, stored = LEDGER["failed"]
     text = json.dumps(version_1(stored), ensure_ascii=False) + "\n"
     (tmp_path / "a.batch.jsonl").write_text(text, encoding="utf-8")
-    assert BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl").read() == {(FINGERPRINT, 1): line}
+    assert BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl", try_number=1).read() == {
+        (FINGERPRINT, 1): line
+    }
+
+
+def test_ledger_file_says_which_try_wrote_it(tmp_path: Path) -> None:
+    line, stored = LEDGER["failed"]
+    ledger = BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl", try_number=3)
+    ledger.write([line])
+    row = json.loads((tmp_path / "a.batch.jsonl").read_text())
+    assert row == stored | {"submission": stored["submission"] | {"try_number": 3}}
+    assert ledger.read() == {(FINGERPRINT, 1): line}
 
 
 def test_batch_summary_is_written_in_version_2() -> None:

@@ -15,11 +15,9 @@ from airflow.exceptions import TaskDeferred
 from PIL import Image
 
 from airflow_provider_evoimage.batch import collection, submission
-from airflow_provider_evoimage.batch.ledger import BatchLedger
 from airflow_provider_evoimage.exceptions import (
     BatchFailedError,
     BatchIncompleteError,
-    DestinationError,
     InvalidRequestError,
     PriceUnknownError,
     UnrepeatableSubmissionError,
@@ -315,26 +313,6 @@ def test_ledger_that_is_lost_while_waiting_costs_nothing(evolink: SimulatorServe
     event = task.wait_in_triggerer(task.stored(deferred.value))
     (ledger,) = tmp_path.rglob("*.batch.jsonl")
     ledger.unlink()
-    with contextlib.suppress(TaskDeferred):
-        task.resume(deferred.value, event)
-    task.run()
-    check_whole(evolink, tmp_path, PROMPTS)
-
-
-def test_storage_that_takes_no_ledger_costs_nothing(
-    evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = BatchLedger.write
-
-    def refuse(*_: Any) -> None:
-        raise DestinationError("the storage is full")
-
-    task = TaskRun(batch(PROMPTS, tmp_path))
-    monkeypatch.setattr(BatchLedger, "write", refuse)
-    with pytest.raises(TaskDeferred) as deferred:
-        task.start()
-    event = task.wait_in_triggerer(task.stored(deferred.value))
-    monkeypatch.setattr(BatchLedger, "write", write)
     with contextlib.suppress(TaskDeferred):
         task.resume(deferred.value, event)
     task.run()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from airflow.exceptions import TaskDeferred
 
+from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     EvoLinkUnavailableError,
@@ -254,3 +255,27 @@ def test_invalid_request_of_a_later_try_names_what_was_paid(
     assert failed.value.billed is None
     assert "submitted before" in str(failed.value)
     assert paid(evolink) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403])
+def test_refusal_on_the_second_try_does_not_say_that_nothing_was_billed(
+    evolink: SimulatorServer, maybe_store: StateStore | None, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    task = TaskRun(generate(submit_timeout=5), retries=3, store=maybe_store)
+    crash(task, "after POST", monkeypatch)
+    evolink.state.faults.post("submit", Fault("status", status))
+    with pytest.raises(EvoImageError, match="an earlier one may have been accepted") as caught:
+        task.run()
+    assert caught.value.billed is None
+    evolink.state.faults.clear()
+    if maybe_store is not None:
+        task.clear()
+        task.run()
+        assert paid(evolink) == 1
+
+
+def test_failed_generation_with_a_charge_is_billed() -> None:
+    failed = {"id": "task-unified-1-abcdefgh", "status": "failed", "error": {"code": "service_error"}}
+    assert Generation.read(failed).billed is False
+    assert Generation.read(failed | {"usage": {"credits_used": 0}}).billed is False
+    assert Generation.read(failed | {"usage": {"credits_used": 1.5}}).billed is True

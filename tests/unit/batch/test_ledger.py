@@ -20,7 +20,7 @@ def test_lone_surrogate_is_written_as_its_escape(tmp_path: Path) -> None:
         occurrence=0,
         requested=RequestSummary(request=request, images=1),
     )
-    ledger = BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl")
+    ledger = BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl", try_number=1)
     ledger.write([line])
     assert "größer" in (tmp_path / "a.batch.jsonl").read_text(encoding="utf-8")
     (found,) = ledger.read().values()
