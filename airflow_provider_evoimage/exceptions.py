@@ -383,7 +383,7 @@ class SupersededTryError(EvoImageError, AirflowFailException):
     """A later try of the same task has taken over, for instance because this process was frozen; it stops here."""
 
     default_on_retry = (
-        "This process submits and writes nothing more; the later try delivers what was paid for."
+        "No retry follows: this process submits and writes nothing more, and the later try delivers."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.batch.collection import BatchCollection
@@ -44,6 +45,7 @@ from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.budget import (
     Budget,
     credit_limit,
+    more_than_expected,
     most_credits,
     price_unknown,
     require_balance,
@@ -70,6 +72,7 @@ class BatchArguments:
     save_to: str
     filename_template: str
     max_credits: float | str | None
+    has_limit: bool
     check_credits: bool
     cleanup_references: bool
     accepts_failures: bool
@@ -95,7 +98,7 @@ class BatchRun:
         name = FileNames(LEDGER_NAME).name({**task_fields(self._made_by), "ext": "jsonl"})
         self._ledger = BatchLedger(destination, name, try_number=self._ti.try_number)
         self._lines: Lines = {}
-        self._budget = Budget(credit_limit(arguments.max_credits))
+        self._budget = Budget(credit_limit(arguments.max_credits, is_given=arguments.has_limit))
         self._references = BatchReferences(
             TaskReferences(
                 hook=hook,
@@ -273,6 +276,7 @@ class BatchRun:
         )
         missing = [line for line in self._lines.values() if line.state != "saved"]
         self._log.info("%s: %s.", counted(len(self._lines), "item"), progress_in_words(self._lines.values()))
+        self._warn_of_charges()
         if not any(line.state == "waiting" or line.outcome_unknown for line in missing):
             self._references.remove()
         if missing:
@@ -286,6 +290,18 @@ class BatchRun:
         if not missing:
             self._ledger.write(self._lines.values())
         return summary_of(list(self._lines.values()), self._ledger.url, self._made_by), made
+
+    def _warn_of_charges(self) -> None:
+        """Say so where EvoLink charged more than the limit or the estimate, which its published prices exclude."""
+        charged = sum((Decimal(str(line.charged or 0)) for line in self._lines.values()), Decimal(0))
+        estimates = [
+            Decimal(str((line.requested.estimate or {}).get("credits_high") or 0))
+            for line in self._lines.values()
+            if line.charged is not None
+        ]
+        warning = more_than_expected(charged, limit=self._budget.limit, estimate=sum(estimates, Decimal(0)))
+        if warning:
+            self._log.warning("%s", warning)
 
     def _leave_out_queued(self, because: EvoImageError) -> None:
         for key, line in self._lines.items():

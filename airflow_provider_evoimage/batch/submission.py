@@ -52,6 +52,7 @@ CHUNK = 50
 PARALLEL_SUBMISSIONS = 8
 #: Attempts to write the ledger before the storage counts as failing.
 LEDGER_ATTEMPTS = 5
+_MAY_BE_PAID = "An earlier try may have submitted this item, so it may be paid for; a later try that is not stopped collects it."
 # Ids that an error names; the log of a batch has them all.
 _NAMED_IDS = 10
 
@@ -161,6 +162,9 @@ class BatchSubmission:
     def _held_chunk(self, queue: deque[BatchItem], room: int) -> list[BatchItem]:
         """Take the next items, as far as room and budget allow, and hold their cost."""
         most = CHUNK if self._trusted else self.parallel
+        if self.budget.limit is not None and not self.budget.knows_rates:
+            # The first answer shows what this account really pays.
+            most = 1
         chunk: list[BatchItem] = []
         while queue and len(chunk) < min(room, most):
             try:
@@ -195,10 +199,12 @@ class BatchSubmission:
             self.log.info("Queued items are submitted when some of those under way have ended.")
             return
         for item in chosen:
-            if self.lines[item.ledger_key].state == "queued":
-                self._keep(
-                    replace(self.lines[item.ledger_key], state="left out", error=ItemError.of(because))
-                )
+            line = self.lines[item.ledger_key]
+            if line.state == "queued":
+                error = ItemError.of(because)
+                if line.outcome_unknown:
+                    error = replace(error, message=f"{_MAY_BE_PAID} {error.message}")
+                self._keep(replace(line, state="left out", error=error))
 
     @property
     def _trusted(self) -> bool:

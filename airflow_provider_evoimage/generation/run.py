@@ -35,7 +35,7 @@ from airflow_provider_evoimage.references.task import TaskReferences, has_refere
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
-from airflow_provider_evoimage.submission.budget import credit_limit, require_within
+from airflow_provider_evoimage.submission.budget import credit_limit, more_than_expected, require_within
 from airflow_provider_evoimage.submission.identity import fingerprint
 from airflow_provider_evoimage.submission.record import RecordKeeper
 from airflow_provider_evoimage.submission.sealed_request import unseal
@@ -77,6 +77,7 @@ class GenerationArguments:
     callback_url: str | None
     extra_body: Any
     max_credits: float | str | None
+    has_limit: bool
     save_to: str | None
     filename_template: str
     wait_for_completion: bool
@@ -126,7 +127,7 @@ class GenerationRun:
         :returns: the manifest where there is nothing to wait for; None where ``waiting_for`` is under way.
         """
         with self._naming_what_is_paid():
-            max_credits = credit_limit(self._arguments.max_credits)
+            max_credits = credit_limit(self._arguments.max_credits, is_given=self._arguments.has_limit)
             read = self._read_references()
         with read as references:
             with self._naming_what_is_paid():
@@ -395,7 +396,22 @@ class GenerationRun:
         finally:
             self._references.remove()
         self._log.info("%s.", cost_in_words(manifest))
+        self._warn_of_charge(manifest)
         return manifest
+
+    def _warn_of_charge(self, manifest: Manifest) -> None:
+        """Say so where EvoLink charged more than the limit or the estimate; the images are delivered all the same."""
+        usage = manifest["usage"]
+        if usage["charged"] is None:
+            return
+        try:
+            limit = credit_limit(self._arguments.max_credits, is_given=False)
+        except EvoImageError:
+            limit = None
+        estimate = None if usage["estimate"] is None else Decimal(str(usage["estimate"]["credits_high"]))
+        warning = more_than_expected(Decimal(str(usage["charged"])), limit=limit, estimate=estimate)
+        if warning:
+            self._log.warning("%s", warning)
 
     def _require_images(self, generation: Generation) -> None:
         try:

@@ -156,6 +156,8 @@ class EvoImageBatchOperator(BaseOperator):
         self.extra_body = extra_body
         self.filename_template = filename_template
         self.max_credits = max_credits
+        # Told apart before templates are rendered: a limit that renders to nothing must not vanish.
+        self.has_limit = max_credits is not None
         self.check_credits = check_credits
         self.on_item_failure = one_of("on_item_failure", on_item_failure, get_args(OnItemFailure))
         self.save_every = whole_number("save_every", save_every)
@@ -348,6 +350,7 @@ class EvoImageBatchOperator(BaseOperator):
             save_to=save_to,
             filename_template=self.filename_template,
             max_credits=self.max_credits,
+            has_limit=self.has_limit,
             check_credits=self.check_credits,
             cleanup_references=self.cleanup_references,
             accepts_failures=self.on_item_failure == "continue",

@@ -152,6 +152,8 @@ class EvoImageGenerateOperator(BaseOperator):
         self.callback_url = callback_url
         self.extra_body = extra_body
         self.max_credits = max_credits
+        # Told apart before templates are rendered: a limit that renders to nothing must not vanish.
+        self.has_limit = max_credits is not None
         self.save_to = save_to
         self.filename_template = filename_template
         self.wait_for_completion = wait_for_completion
@@ -232,6 +234,7 @@ class EvoImageGenerateOperator(BaseOperator):
             callback_url=self.callback_url,
             extra_body=self.extra_body,
             max_credits=self.max_credits,
+            has_limit=self.has_limit,
             save_to=self.save_to,
             filename_template=self.filename_template,
             wait_for_completion=self.wait_for_completion,

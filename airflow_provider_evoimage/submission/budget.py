@@ -24,15 +24,26 @@ from airflow_provider_evoimage.exceptions import (
 )
 
 _MOST_SUGGESTIONS = 3
+_OTHER_RATES = (
+    "your account may have other rates than the published ones; set a limit on the API key at EvoLink."
+)
 _NOTHING_SENT = "Nothing was sent and no retry follows: top up, then clear the task."
 
 
-def credit_limit(value: float | str | Decimal | None, *, name: str = "max_credits") -> Decimal | None:
+def credit_limit(
+    value: float | str | Decimal | None, *, is_given: bool = False, name: str = "max_credits"
+) -> Decimal | None:
     """Read a limit from an argument or a rendered template; None if there is none.
 
-    :raises InvalidRequestError: when it is not a number of credits, 0 or more.
+    :param is_given: whether the DAG author gave one: if it renders to nothing, the task fails rather than run without.
+    :raises InvalidRequestError: when it is not a number of credits, 0 or more, or was given and is nothing.
     """
-    if value is None or (isinstance(value, str) and value.strip() in {"", "None", "null"}):
+    if value is None or (isinstance(value, str) and value.strip().lower() in {"", "none", "null"}):
+        if is_given:
+            raise InvalidRequestError(
+                f"{name} was given and renders to {value!r}, which is no limit: the task it comes from was skipped or "
+                "returned nothing. Leave it out where there is to be none."
+            )
         return None
     try:
         limit = None if isinstance(value, bool) else Decimal(str(value).strip())
@@ -128,6 +139,10 @@ class Budget:
         self.limit = limit
         self._lock = threading.Lock()
         self._held: dict[str, Decimal] = {}
+        self._estimated: dict[str, Decimal] = {}
+        self._worst_rate = Decimal(1)
+        #: Whether EvoLink has reserved credits for an item of this batch: until then its rates are unknown.
+        self.knows_rates = False
         self._charged: dict[str, Decimal] = {}
 
     @property
@@ -149,7 +164,10 @@ class Budget:
             return None if self.limit is None else self.limit - self._committed()
 
     def hold(self, item: str, request: ImageRequest) -> CostEstimate | None:
-        """Hold the most that an item can cost, before it is submitted; does nothing for an item that is held already.
+        """Hold the most that an item can cost, or check again that it still fits, right before it is submitted.
+
+        Accounts may have other rates than the published ones: where EvoLink reserved more than the estimate of an
+        earlier item, estimates count in that proportion.
 
         :param item: identifies the item, for instance its idempotency key.
         :returns: the estimate; None where no price is known and there is no limit.
@@ -159,12 +177,17 @@ class Budget:
         found = estimate_with_prompt(request)
         if found is None and self.limit is not None:
             raise price_unknown(request, self.limit)
-        most = Decimal(0) if found is None else found.credits_high
+        estimate = Decimal(0) if found is None else found.credits_high
         with self._lock:
-            if item in self._held or item in self._charged:
+            self._estimated[item] = estimate
+            most = estimate * self._worst_rate
+            if item in self._charged:
                 return found
-            committed = self._committed()
+            # Held already: what EvoLink reserved for others meanwhile may have left too little.
+            committed = self._committed() - self._held.get(item, Decimal(0))
+            most = max(most, self._held.get(item, most))
             if self.limit is not None and committed + most > self.limit:
+                self._held.pop(item, None)
                 raise _spent(most, committed, self.limit)
             self._held[item] = most
         return found
@@ -174,6 +197,9 @@ class Budget:
         with self._lock:
             if item not in self._charged:
                 self._held[item] = max(self._held.get(item, Decimal(0)), _amount(reserved))
+            if self._estimated.get(item):
+                self._worst_rate = max(self._worst_rate, _amount(reserved) / self._estimated[item])
+                self.knows_rates = True
 
     def settle(self, item: str, charged: float | None) -> None:
         """Record the charge of an ended item; None (unknown) keeps the held amount."""
@@ -181,7 +207,8 @@ class Budget:
             if charged is None:
                 return
             self._held.pop(item, None)
-            self._charged[item] = _amount(charged)
+            # A negative charge, whatever it means, makes no room for others.
+            self._charged[item] = max(_amount(charged), Decimal(0))
 
     def release(self, item: str) -> None:
         """Release the amount of an item that was certainly not accepted."""
@@ -190,6 +217,18 @@ class Budget:
 
     def _committed(self) -> Decimal:
         return sum(self._held.values(), Decimal(0)) + sum(self._charged.values(), Decimal(0))
+
+
+def more_than_expected(charged: Decimal, *, limit: Decimal | None, estimate: Decimal | None) -> str:
+    """Describe a charge above the limit or above the upper end of the estimate; empty where it is neither.
+
+    :param estimate: upper end, in credits; None or 0 where no price is known.
+    """
+    if limit is not None and charged > limit:
+        return f"EvoLink charged {charged:,.4f} credits, more than max_credits={limit:f}: {_OTHER_RATES}"
+    if estimate and charged > estimate:
+        return f"EvoLink charged {charged:,.4f} credits, more than the estimate of {estimate:,.4f}: {_OTHER_RATES}"
+    return ""
 
 
 def require_balance(balance: Credits, needed: Decimal) -> None:

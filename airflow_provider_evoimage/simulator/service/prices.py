@@ -5,7 +5,7 @@ are a finding.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 
 from airflow_provider_evoimage.simulator.service.orders import Order
@@ -75,21 +75,29 @@ def billing_rule(model: str) -> str:
     return "per_token" if model in TOKEN_RATES else "per_call"
 
 
-def reservation(order: Order) -> Decimal:
-    """Credits held at submission: the most this order can cost."""
+def reservation(order: Order, factor: float = 1.0) -> Decimal:
+    """Credits held at submission: the most this order can cost.
+
+    :param factor: of an account with other rates than the listed ones.
+    """
     if order.model not in TOKEN_RATES:
-        return _flat(order, order.images)
+        return _flat(order, order.images) * Decimal(str(factor))
     # Inputs count once per image here and once at settlement: no page says which is right.
     once = _token_charge(order, 1, "high" if order.quality == "auto" else order.quality)
-    return once.credits * order.images
+    return once.credits * order.images * Decimal(str(factor))
 
 
-def settlement(order: Order, made: int) -> Charge:
-    """Return the final charge for the images really made."""
+def settlement(order: Order, made: int, factor: float = 1.0) -> Charge:
+    """Return the final charge for the images really made.
+
+    :param factor: of an account with other rates than the listed ones.
+    """
     if order.model not in TOKEN_RATES:
         # "Per request" and "charged per image" stand on the same page: one is always paid.
-        return Charge(_flat(order, max(made, 1)), {})
-    return _token_charge(order, made, "medium" if order.quality == "auto" else order.quality)
+        charge = Charge(_flat(order, max(made, 1)), {})
+    else:
+        charge = _token_charge(order, made, "medium" if order.quality == "auto" else order.quality)
+    return replace(charge, credits=charge.credits * Decimal(str(factor)))
 
 
 def _flat(order: Order, images: int) -> Decimal:

@@ -30,6 +30,8 @@ class Settings:
     :param file_lifetime: real seconds for which uploaded files are kept.
     :param unavailable_models: models the service has no capacity for.
     :param slow_start: seconds after its start for which every request is refused with status 503.
+    :param charge_factor: the account pays this many times the listed prices.
+    :param reserve_factor: the service reserves this many times what an order can cost by the listed prices.
     :param duration: seconds every new generation takes, before the division by the speed; None: by its model.
     """
 
@@ -49,6 +51,8 @@ class Settings:
     file_lifetime: float = 72 * 3600.0
     unavailable_models: list[str] = field(default_factory=list)
     slow_start: float = 0.0
+    charge_factor: float = 1.0
+    reserve_factor: float = 1.0
     duration: float | None = None
 
 
@@ -141,6 +145,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "batch": _flag,
     "error_style": _one_of(ERROR_STYLES),
     "billing_object": _flag,
+    "charge_factor": number,
+    "reserve_factor": number,
     "duration": _optional,
     "n_behaviour": _one_of(N_BEHAVIOURS),
     "rps": number,

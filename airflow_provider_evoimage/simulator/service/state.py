@@ -193,7 +193,7 @@ class SimulatorState:
         self.settle()
         self._check_capacity(caller, order.model)
         inspected = inspected or Inspected()
-        reserved = reservation(order)
+        reserved = reservation(order, self.settings.reserve_factor)
         now = self.clock.now()
         self.bank.reserve(caller, reserved, now)
         failure = script.failure or inspected.failure
@@ -292,7 +292,7 @@ class SimulatorState:
         generation.ended_at = at
         del self._open[generation.id]
         if generation.ends_as == "completed":
-            generation.charge = settlement(generation.order, generation.made)
+            generation.charge = settlement(generation.order, generation.made, self.settings.charge_factor)
         charged = generation.charge.credits
         self.bank.settle(generation.caller, generation.reserved, charged, generation.accepted_at)
         self.counters.credits_charged += charged

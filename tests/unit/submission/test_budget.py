@@ -61,6 +61,40 @@ def test_limit_is_read_from_numbers_and_from_what_templates_leave(value: object,
     assert credit_limit(value) == (None if limit is None else Decimal(str(limit)))
 
 
+@pytest.mark.parametrize("value", [None, "", " ", "None", "none", "null"])
+def test_limit_that_was_given_and_renders_to_nothing_is_refused(value: object):
+    with pytest.raises(InvalidRequestError, match="max_credits was given and renders to"):
+        credit_limit(value, is_given=True)
+
+
+def test_negative_charge_makes_no_room():
+    budget = Budget(Decimal(1))
+    budget.hold("a", ask(quality="low"))
+    budget.settle("a", -50.0)
+    assert budget.left == 1
+
+
+def test_reservation_above_the_estimate_counts_for_every_later_item():
+    budget = Budget(Decimal(20))
+    found = budget.hold("a", ask(quality="low"))
+    budget.accepted("a", 12.5)
+    assert found is not None
+    assert budget.knows_rates
+    with pytest.raises(BudgetExceededError):
+        budget.hold("b", ask(quality="low"))
+    assert budget.held == Decimal("12.5")
+
+
+def test_item_that_is_held_is_checked_again_before_its_post():
+    budget = Budget(Decimal(20))
+    for item in ("a", "b"):
+        budget.hold(item, ask(quality="low"))
+    budget.accepted("a", 19.9)
+    with pytest.raises(BudgetExceededError):
+        budget.hold("b", ask(quality="low"))
+    assert budget.held == Decimal("19.9")
+
+
 @pytest.mark.parametrize("value", [-1, "-0.5", True, "a lot", float("nan"), "inf", []])
 def test_anything_else_is_no_limit(value: object):
     with pytest.raises(InvalidRequestError, match="max_credits must be a number of credits"):
