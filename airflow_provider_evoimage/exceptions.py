@@ -45,6 +45,7 @@ EvoImageError
     │   ├── TooLargeError *          the result is larger than the connection allows
     │   └── NotAnImageError *        the bytes are no image
     └── DestinationError             the storage refused
+        ├── NameTakenError *                 another task of the same run has files of that name
         └── FileExistsAtDestinationError *   if_exists="error"
 """
 
@@ -456,6 +457,15 @@ class NotAnImageError(DownloadError, AirflowFailException):
 
 class DestinationError(SaveError):
     """The storage did not take a file."""
+
+
+class NameTakenError(DestinationError, AirflowFailException):
+    """Another task instance of the same DAG run has saved images under these names; they were left alone."""
+
+    default_on_retry = (
+        "No retry follows: put a field that tells the tasks apart, such as {task_id} or {map_suffix}, into "
+        "filename_template, and clear this task within 24 hours: it saves the same images and pays nothing."
+    )
 
 
 class FileExistsAtDestinationError(DestinationError, AirflowFailException):

@@ -49,6 +49,13 @@ class RequestSummary:
             request=body, images=request.image_count, estimate=None if found is None else found.to_json()
         )
 
+    def completed_by(self, other: RequestSummary) -> RequestSummary:
+        """Return it with what it lacks taken from another description of the same generation."""
+        names = ("request", "images", "estimate", "credits_reserved")
+        return RequestSummary(
+            **{name: getattr(other if getattr(self, name) is None else self, name) for name in names}
+        )
+
     def kept(self) -> dict[str, Any]:
         """Return it in the form of a manifest, as :meth:`in_manifest` reads it."""
         return {"request": self.request, "asked": self.images, "usage": {"estimate": self.estimate}}

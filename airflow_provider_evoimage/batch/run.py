@@ -25,7 +25,7 @@ from airflow_provider_evoimage.batch.summary import (
     ranges_in_words,
     summary_of,
 )
-from airflow_provider_evoimage.defaults import OnClear
+from airflow_provider_evoimage.defaults import MANY_GENERATIONS, OnClear
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.exceptions import (
     BatchFailedError,
@@ -51,6 +51,7 @@ from airflow_provider_evoimage.submission.budget import (
     require_balance,
 )
 from airflow_provider_evoimage.submission.identity import RequestIdentity
+from airflow_provider_evoimage.submission.mapped_item import require_names_by_item
 from airflow_provider_evoimage.waiting.polling import Ending
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class BatchRun:
     def __init__(
         self, context: Mapping[str, Any], *, hook: EvoImageHook, arguments: BatchArguments, log: Logger
     ) -> None:
+        self._context = context
         self._ti = context["ti"]
         self._hook = hook
         self._arguments = arguments
@@ -371,6 +373,12 @@ class BatchRun:
     def _check_names(self, items: Sequence[BatchItem], lines: Mapping[LedgerKey, LedgerLine]) -> None:
         """Find two images with the same name before anything is paid; saved images keep their names."""
         names = self._names
+        require_names_by_item(
+            self._context,
+            template=names.template,
+            tells_tasks_apart=names.tells_tasks_apart,
+            default=MANY_GENERATIONS,
+        )
         taken: dict[str, BatchItem] = {}
         for item in items:
             line = lines[item.ledger_key]

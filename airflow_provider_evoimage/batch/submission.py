@@ -52,7 +52,10 @@ CHUNK = 50
 PARALLEL_SUBMISSIONS = 8
 #: Attempts to write the ledger before the storage counts as failing.
 LEDGER_ATTEMPTS = 5
-_MAY_BE_PAID = "An earlier try may have submitted this item, so it may be paid for; a later try that is not stopped collects it."
+_MAY_BE_PAID = (
+    "An earlier try may have submitted this item, so it may be paid for; "
+    "a later try that is not stopped collects it."
+)
 # Ids that an error names; the log of a batch has them all.
 _NAMED_IDS = 10
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.arguments import filled
-from airflow_provider_evoimage.defaults import OnChange, OnClear
+from airflow_provider_evoimage.defaults import ONE_GENERATION, IfExists, OnChange, OnClear
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
@@ -37,6 +37,7 @@ from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.budget import credit_limit, more_than_expected, require_within
 from airflow_provider_evoimage.submission.identity import fingerprint
+from airflow_provider_evoimage.submission.mapped_item import require_names_by_item
 from airflow_provider_evoimage.submission.record import RecordKeeper
 from airflow_provider_evoimage.submission.sealed_request import unseal
 from airflow_provider_evoimage.submission.submit import Submission, identity_of, naming_what_is_paid
@@ -80,6 +81,7 @@ class GenerationArguments:
     has_limit: bool
     save_to: str | None
     filename_template: str
+    if_exists: IfExists
     wait_for_completion: bool
     poll_interval: float | None
     submit_timeout: float
@@ -295,8 +297,7 @@ class GenerationRun:
             hook=self._hook,
             destination=Destination(save_to),
             names=FileNames(self._arguments.filename_template),
-            # A re-run of the same DAG run replaces its files; another run has other names.
-            if_exists="overwrite",
+            if_exists=self._arguments.if_exists,
             made_by=self._made_by,
             log=self._log,
             may_follow_a_kill=self._ti.try_number > 1,
@@ -307,6 +308,12 @@ class GenerationRun:
         saver = self._saver
         if saver is None:
             return
+        require_names_by_item(
+            self._context,
+            template=saver.names.template,
+            tells_tasks_apart=saver.names.tells_tasks_apart,
+            default=ONE_GENERATION,
+        )
         planned = saver.names.planned(
             self._made_by,
             item=0,

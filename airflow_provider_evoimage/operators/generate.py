@@ -14,7 +14,9 @@ from airflow_provider_evoimage.arguments import one_of, seconds
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_SUBMIT_TIMEOUT,
+    IF_EXISTS,
     ONE_GENERATION,
+    IfExists,
     OnChange,
     OnClear,
 )
@@ -68,6 +70,8 @@ class EvoImageGenerateOperator(BaseOperator):
     :param save_to: folder by any URL of Airflow's object storage, for instance ``file:///data/images``; the
         images are saved as soon as they exist. Without it the result holds links that live 24 hours.
     :param filename_template: names below ``save_to``; fields in ``storage.file_names.NAME_FIELDS``.
+    :param if_exists: ``overwrite`` (a re-run replaces its own files), ``skip`` (keep a file of the same name, and
+        fetch nothing), or ``error``. Files of another task of the same DAG run are never overwritten.
     :param wait_for_completion: False returns once the request is accepted, to collect later.
     :param deferrable: wait in the triggerer. True by default, whatever Airflow's own default: holding no
         worker is what this operator is for. False waits on the worker.
@@ -125,6 +129,7 @@ class EvoImageGenerateOperator(BaseOperator):
         max_credits: float | str | None = None,
         save_to: str | None = None,
         filename_template: str = ONE_GENERATION,
+        if_exists: IfExists = "overwrite",
         wait_for_completion: bool = True,
         deferrable: bool = True,
         timeout: float | timedelta = 1800,
@@ -156,6 +161,7 @@ class EvoImageGenerateOperator(BaseOperator):
         self.has_limit = max_credits is not None
         self.save_to = save_to
         self.filename_template = filename_template
+        self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.timeout = seconds("timeout", timeout)
@@ -237,6 +243,7 @@ class EvoImageGenerateOperator(BaseOperator):
             has_limit=self.has_limit,
             save_to=self.save_to,
             filename_template=self.filename_template,
+            if_exists=self.if_exists,
             wait_for_completion=self.wait_for_completion,
             poll_interval=self.poll_interval,
             submit_timeout=self.submit_timeout,

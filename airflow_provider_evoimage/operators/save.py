@@ -103,6 +103,7 @@ class EvoImageSaveOperator(BaseOperator):
         from airflow_provider_evoimage.storage.destination import Destination
         from airflow_provider_evoimage.storage.file_names import FileNames
         from airflow_provider_evoimage.storage.saver import ImageSaver
+        from airflow_provider_evoimage.submission.mapped_item import require_names_by_item
 
         given = generations_given(self.generation)
         named = dict(given)
@@ -110,11 +111,15 @@ class EvoImageSaveOperator(BaseOperator):
         save_to = filled("save_to", self.save_to)
         if save_to is None:
             raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
+        names = FileNames(self.filename_template or (ONE_GENERATION if is_single else MANY_GENERATIONS))
+        require_names_by_item(
+            context, template=names.template, tells_tasks_apart=names.tells_tasks_apart, default=None
+        )
         saver = ImageSaver(
             hook=self.hook,
             # The images are paid for; if there are several generations, errors name the first.
             destination=Destination(save_to, evolink_task_id=next(iter(named))),
-            names=FileNames(self.filename_template or (ONE_GENERATION if is_single else MANY_GENERATIONS)),
+            names=names,
             if_exists=self.if_exists,
             made_by=made_by(context),
             log=self.log,

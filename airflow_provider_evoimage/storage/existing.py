@@ -39,6 +39,26 @@ class EarlierSidecar:
         return cls(entries=entries_of(sidecar, other))
 
 
+def other_task_of(sidecar: object, made_by: Mapping[str, Any]) -> str:
+    """Name the other task instance of the same DAG run that a sidecar belongs to; empty where there is none.
+
+    :param made_by: of the task that is about to save.
+    """
+    owner = sidecar.get("made_by") if isinstance(sidecar, Mapping) else None
+    if not isinstance(owner, Mapping):
+        return ""
+    is_same_run = all(owner.get(name) == made_by[name] for name in ("dag_id", "run_id"))
+    is_same_task = all(owner.get(name) == made_by[name] for name in ("task_id", "map_index"))
+    return task_in_words(owner) if is_same_run and not is_same_task else ""
+
+
+def task_in_words(made_by: Mapping[str, Any]) -> str:
+    """Name a task instance for a message: ``dag_id.task_id[map_index] of run run_id``."""
+    index = made_by.get("map_index", -1)
+    mapped = f"[{index}]" if isinstance(index, int) and index >= 0 else ""
+    return f"{made_by.get('dag_id')}.{made_by.get('task_id')}{mapped} of run {made_by.get('run_id')}"
+
+
 @dataclass(frozen=True)
 class ExistingFiles:
     """Compares the files of a destination with what manifests say about them.

@@ -95,6 +95,11 @@ class FileNames:
             return self
         return FileNames(f"{self.template.removesuffix(_EXTENSION)}-{{index}}{_EXTENSION}")
 
+    @property
+    def tells_tasks_apart(self) -> bool:
+        """Whether two items of a mapped task never have one name."""
+        return not self.fields.isdisjoint({"map_index", "map_suffix", "evolink_task_id"})
+
     def planned(
         self, made_by: Mapping[str, Any], *, item: int, own_name: str, model: str, images: int, of: str
     ) -> list[str]:

@@ -22,6 +22,7 @@ from airflow_provider_evoimage.exceptions import (
     FileExistsAtDestinationError,
     InvalidRequestError,
     LinkExpiredError,
+    NameTakenError,
     SaveError,
     summed_up,
 )
@@ -41,6 +42,8 @@ from airflow_provider_evoimage.storage.existing import (
     ExistingFiles,
     extension_of,
     new_file_in,
+    other_task_of,
+    task_in_words,
 )
 from airflow_provider_evoimage.storage.file_names import FileNames, folded, task_fields
 from airflow_provider_evoimage.storage.progress import (
@@ -54,8 +57,6 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 
-# A dead link may be answered with 403, 404 or 410; before its time is over these mean something else.
-_GONE = 410
 # Time for uploads in progress when a task is stopped; everything else stops at once.
 _LAST_UPLOADS_SECONDS = 10
 
@@ -148,6 +149,7 @@ class ImageSaver:
     on_image: Callable[[Mapping[str, Any]], None] | None = None
     # The generation that uses each name, over all saves so far.
     _named: dict[str, str] = field(default_factory=dict)
+    _warned_of_overwriting: bool = False
     _reread: dict[str, Generation] = field(default_factory=dict)
     _rereading: threading.Lock = field(default_factory=threading.Lock)
 
@@ -248,6 +250,11 @@ class ImageSaver:
         progress = SaveProgress(self.destination, sidecar_name, task)
         sidecar = self.destination.read_json(sidecar_name)
         before = entries_of(sidecar, task)
+        if _belongs_to(sidecar, task):
+            # A save by the bare id does not know the request; an earlier one may have.
+            each = replace(each, requested=each.requested.completed_by(RequestSummary.in_manifest(sidecar)))
+        else:
+            self._refuse_anothers_name(sidecar, sidecar_name)
         # A record and a sidecar exist together only if a save was killed between writing them.
         begun = progress.found() if self.may_follow_a_kill or not before else {}
         return _Plan(
@@ -262,6 +269,27 @@ class ImageSaver:
             if len(images) > 1 or self.if_exists == "error" or self.destination.leaves_parts
             else None,
         )
+
+    def _refuse_anothers_name(self, sidecar: object, name: str) -> None:
+        """Leave the files of another task of this run alone; say once that another run's are overwritten.
+
+        :raises NameTakenError: when another task instance of this DAG run has saved under this name.
+        """
+        other = other_task_of(sidecar, self.made_by)
+        if other and self.if_exists != "error":
+            raise NameTakenError(
+                f"{self.destination.url(name)} belongs to {other}; {task_in_words(self.made_by)} would save under the "
+                "same name."
+            )
+        if isinstance(sidecar, Mapping) and self.if_exists == "overwrite" and not self._warned_of_overwriting:
+            owner = sidecar.get("made_by")
+            if isinstance(owner, Mapping) and owner.get("run_id") != self.made_by["run_id"]:
+                self._warned_of_overwriting = True
+                self.log.warning(
+                    "Overwriting images of %s (EvoLink task %s), which have the same names.",
+                    task_in_words(owner),
+                    sidecar.get("evolink_task_id"),
+                )
 
     def _images_of(self, each: GenerationToSave) -> list[ImageToSave]:
         return [self._image(each, index) for index in range(len(each.generation.image_urls))]
@@ -453,7 +481,8 @@ class ImageSaver:
 
     def _refused(self, image: ImageToSave, fresh: Generation, error: RefusedLinkError) -> DownloadError:
         expires_at = fresh.expires_at
-        if fresh.has_expired(time.time()) or error.http_status == _GONE:
+        # A 410 before its time may be a mistake, so a retry comes.
+        if fresh.has_expired(time.time()):
             when = f" (they ended at {expires_at:%Y-%m-%d %H:%M} UTC)" if expires_at else ""
             return LinkExpiredError(
                 f"The result links of EvoLink task {image.generation.evolink_task_id} are dead{when}: "
@@ -475,7 +504,11 @@ class ImageSaver:
         )
         name = plan.sidecar_name
         try:
-            if self.if_exists != "skip" or plan.has_sidecar or not self.destination.exists(name):
+            if self.if_exists != "skip" or self._has_changed(plan, saved):
+                present = self.destination.read_json(name)
+                if not _belongs_to(present, plan.generation.evolink_task_id):
+                    # A task that saves at the same time may have come first.
+                    self._refuse_anothers_name(present, name)
                 sidecar = folder / "manifest.json"
                 write_temporary(sidecar, json.dumps(without_links(manifest), indent=2, ensure_ascii=False))
                 self.destination.publish(sidecar, name, "application/json")
@@ -485,6 +518,14 @@ class ImageSaver:
             error.restate(evolink_task_id=plan.generation.evolink_task_id)
             raise
         return manifest
+
+    def _has_changed(self, plan: _Plan, saved: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the sidecar is absent, or lists other images than are there now."""
+        if not plan.has_sidecar:
+            return not self.destination.exists(plan.sidecar_name)
+        return any(
+            plan.written_before.get(image["index"], {}).get("sha256") != image["sha256"] for image in saved
+        )
 
     def _finish_with_lost(
         self,
@@ -509,6 +550,10 @@ class ImageSaver:
     @property
     def _limits(self) -> DownloadLimits:
         return self.hook.settings.download_limits
+
+
+def _belongs_to(sidecar: object, evolink_task_id: str) -> bool:
+    return isinstance(sidecar, Mapping) and sidecar.get("evolink_task_id") == evolink_task_id
 
 
 @contextmanager

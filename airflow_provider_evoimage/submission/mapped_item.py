@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from airflow_provider_evoimage.evolink.signed_urls import unsigned
-from airflow_provider_evoimage.exceptions import EvoImageError
+from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
 
 # Arguments that say where an image is saved or who is notified, not what is drawn.
 _NOT_ASKED = frozenset(
@@ -69,6 +69,49 @@ def mapped_item(context: Mapping[str, Any]) -> MappedItem:
         return MappedItem(f"position {map_index}")
     *earlier, digest = [_digest(item) for item in items]
     return MappedItem(digest, earlier.count(digest))
+
+
+def require_names_by_item(
+    context: Mapping[str, Any], *, template: str, tells_tasks_apart: bool, default: str | None
+) -> None:
+    """Check before anything is paid that the items of a mapped task do not save under one name.
+
+    :param template: of the file names, as rendered.
+    :param tells_tasks_apart: whether a field of the template differs from item to item.
+    :param default: the argument's default.
+    :raises InvalidRequestError: when every item would have the same name.
+    """
+    if tells_tasks_apart or not is_same_for_all_items(context, "filename_template", default):
+        return
+    if is_same_for_all_items(context, "save_to"):
+        raise InvalidRequestError(
+            f"filename_template {template!r} gives every item of this mapped task the same name: add {{map_index}}, "
+            "{map_suffix} or {evolink_task_id} to it, or map filename_template or save_to."
+        )
+
+
+def is_same_for_all_items(context: Mapping[str, Any], argument: str, default: Any = None) -> bool:
+    """Tell whether every item of a mapped task has the same text as this argument; False for a task that is not mapped.
+
+    :param argument: of the operator; a text.
+    :param default: the argument's default, which no author wrote.
+    """
+    ti = context["ti"]
+    task = getattr(ti, "task", None)
+    if ti.map_index is None or ti.map_index < 0 or task is None or not task.has_dag():
+        return False
+    definition = task.dag.task_dict[task.task_id]
+    if hasattr(definition, "partial_kwargs"):
+        # What is not among these is the default, or mapped.
+        written = definition.partial_kwargs.get(argument, _MAPPED)
+    else:
+        written = getattr(definition, argument)
+    if written is _MAPPED:
+        return bool(getattr(task, argument) == default)
+    return written is None or (isinstance(written, str) and "{{" not in written and "{%" not in written)
+
+
+_MAPPED = object()
 
 
 def _expand_input(task: Any) -> Any:

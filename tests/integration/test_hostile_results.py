@@ -16,7 +16,6 @@ from PIL import Image
 
 from airflow_provider_evoimage.exceptions import (
     DownloadError,
-    LinkExpiredError,
     NotAnImageError,
     TooLargeError,
     UnsafeLinkError,
@@ -80,7 +79,7 @@ BEHAVIOURS: list[tuple[Callable[[Exchange], None], type[DownloadError], str]] = 
     (host_that.is_out_of_order, DownloadError, "HTTP 502"),
     (host_that.does_not_find_it, DownloadError, "refuses the result link.*HTTP 404"),
     (host_that.refuses_everybody, DownloadError, "refuses the result link.*HTTP 403"),
-    (host_that.says_it_is_gone, LinkExpiredError, "are dead.*HTTP 410"),
+    (host_that.says_it_is_gone, DownloadError, "refuses the result link.*HTTP 410"),
 ]
 
 

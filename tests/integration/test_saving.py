@@ -822,8 +822,11 @@ def test_images_that_are_saved_are_not_called_lost_with_the_others(
 ) -> None:
     task = finished(n=3)
     evolink.state.faults.post("download", Fault("status", 410, times=2))
-    with pytest.raises(LinkExpiredError, match=r"2 of 3 images are saved: .*save-1\.png") as failed:
+    with pytest.raises(DownloadError, match="1 of 3 images could not be saved"):
         saving(task, tmp_path, parallel=1)
+    fake_time.advance(25 * 3600)
+    with pytest.raises(LinkExpiredError, match=r"2 of 3 images are saved: .*save-1\.png") as failed:
+        saving(task, tmp_path, tries=1, parallel=1)
     assert "the missing images are lost" in str(failed.value)
     assert "the images are lost" not in str(failed.value)
     assert files_in(tmp_path / "campaign" / "scheduled__2026-05-01") == [
@@ -845,6 +848,20 @@ def test_expired_links_say_what_is_lost_and_how_to_avoid_it(
     assert failed.value.evolink_task_id == task
     assert failed.value.billed is True
     assert not failed.value.retryable
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_link_that_is_refused_for_a_moment_costs_a_retry_and_nothing_more(
+    evolink: SimulatorServer, store: StateStore, tmp_path: Path, status: int
+) -> None:
+    task = TaskRun(generate(save_to=str(tmp_path)), retries=1, store=store)
+    evolink.state.faults.post("download", Fault("status", status))
+    with pytest.raises(DownloadError):
+        task.run_with_retries()
+    evolink.state.faults.clear()
+    task.clear()
+    assert task.run()["images"][0]["path"]
+    assert evolink.state.counters.paid == 1
 
 
 def test_link_refused_before_its_time_is_not_called_expired(finished: Submit, tmp_path: Path) -> None:

@@ -1,0 +1,199 @@
+"""Several tasks and one file name: no image is lost without a word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_provider_evoimage.exceptions import (
+    FileExistsAtDestinationError,
+    InvalidRequestError,
+    NameTakenError,
+)
+from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
+from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
+from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.task_driver import StateStore, TaskRun, generate, save
+
+pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
+
+SAME = "{dag_id}/hero-{index}.{ext}"
+
+
+def mapped(operator: Any, argument: str, items: list[Any], **arguments: Any) -> list[TaskRun]:
+    """Make the task instances of a mapped task."""
+    also_mapped = {
+        name: arguments.pop(name) for name in list(arguments) if isinstance(arguments[name], tuple)
+    }
+    with DAG("campaign"):
+        expanded = {argument: items, **{name: list(value) for name, value in also_mapped.items()}}
+        definition = operator.partial(task_id="draw", **arguments).expand(**expanded)
+    runs = []
+    for place, item in enumerate(items):
+        own = {argument: item, **{name: value[place] for name, value in also_mapped.items()}}
+        runs.append(
+            TaskRun(lambda own=own: definition.unmap(own), store=StateStore(), map_index=place)  # type: ignore[misc]
+        )
+    return runs
+
+
+@pytest.mark.parametrize("template", [SAME, "{name}.{ext}", "{item}-{index}.{ext}", "{model}-{index}.{ext}"])
+def test_mapped_task_whose_items_share_a_name_is_refused_unpaid(
+    evolink: SimulatorServer, tmp_path: Path, template: str
+) -> None:
+    tasks = mapped(
+        EvoImageGenerateOperator,
+        "prompt",
+        ["a red fox", "a blue fox"],
+        save_to=str(tmp_path),
+        filename_template=template,
+        quality="low",
+    )
+    for task in tasks:
+        with pytest.raises(InvalidRequestError, match="every item of this mapped task the same name"):
+            task.run()
+    assert evolink.state.counters.submissions == 0
+
+
+def test_mapped_batch_whose_items_share_a_name_is_refused_unpaid(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    tasks = mapped(
+        EvoImageBatchOperator,
+        "requests",
+        [["a red fox"], ["a blue fox"]],
+        save_to=str(tmp_path),
+        filename_template="{item}-{index}.{ext}",
+        model="gpt-image-1",
+        quality="low",
+    )
+    for task in tasks:
+        with pytest.raises(InvalidRequestError, match="every item of this mapped task the same name"):
+            task.run()
+    assert evolink.state.counters.submissions == 0
+
+
+def test_mapped_save_whose_items_share_a_name_is_refused(evolink: SimulatorServer, tmp_path: Path) -> None:
+    made = [TaskRun(generate(), map_index=place, store=StateStore()).run() for place in range(2)]
+    tasks = mapped(
+        EvoImageSaveOperator,
+        "generation",
+        made,
+        save_to=str(tmp_path),
+        filename_template="hero-{index}.{ext}",
+    )
+    for task in tasks:
+        with pytest.raises(InvalidRequestError, match="every item of this mapped task the same name"):
+            task.run()
+    assert evolink.state.counters.downloads == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"filename_template": "{map_index}-{index}.{ext}"},
+        {"filename_template": "a{map_suffix}-{index}.{ext}"},
+        {"filename_template": "{evolink_task_id}.{ext}"},
+        {"filename_template": ("red-{index}.{ext}", "blue-{index}.{ext}")},
+        # Nothing tells here what it renders to.
+        {"filename_template": "{{ params.name }}-{index}.{ext}"},
+    ],
+    ids=str,
+)
+def test_mapped_task_whose_items_may_have_names_of_their_own_is_let_through(
+    evolink: SimulatorServer, tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    tasks = mapped(
+        EvoImageGenerateOperator,
+        "prompt",
+        ["a red fox", "a blue fox"],
+        save_to=str(tmp_path),
+        quality="low",
+        **arguments,
+    )
+    if "params" in str(arguments):
+        for place, task in enumerate(tasks):
+            make = task.make
+
+            def rendered(make: Any = make, place: int = place) -> Any:
+                operator = make()
+                operator.filename_template = f"{place}-{{index}}.{{ext}}"
+                return operator
+
+            task.make = rendered
+    for task in tasks:
+        task.run()
+    assert len(list(tmp_path.rglob("*.png"))) == evolink.state.counters.paid == 2
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "skip"])
+def test_second_task_of_a_run_leaves_the_files_of_the_first_alone(
+    evolink: SimulatorServer, tmp_path: Path, if_exists: str
+) -> None:
+    arguments = {"save_to": str(tmp_path), "filename_template": SAME, "if_exists": if_exists}
+    first = TaskRun(generate(prompt="a red fox", **arguments), store=StateStore()).run()
+    image = Path(first["images"][0]["path"].removeprefix("file://"))
+    before = image.read_bytes()
+    other = TaskRun(
+        generate(prompt="a blue fox", **arguments), retries=0, store=StateStore(), task_id="draw_blue"
+    )
+    with pytest.raises(NameTakenError) as caught:
+        other.run()
+    assert "campaign.draw of run" in str(caught.value)
+    assert "campaign.draw_blue of run" in str(caught.value)
+    assert not caught.value.retryable
+    assert image.read_bytes() == before
+    # Nothing is lost: with a name of its own the cleared task saves the image that was paid for.
+    other.make = generate(prompt="a blue fox", save_to=str(tmp_path))
+    other.clear()
+    other.run()
+    assert len(list(tmp_path.rglob("*.png"))) == evolink.state.counters.paid == 2
+
+
+def test_rerun_of_the_same_task_replaces_its_files(evolink: SimulatorServer, tmp_path: Path) -> None:
+    task = TaskRun(generate(save_to=str(tmp_path), filename_template=SAME), store=StateStore())
+    task.run()
+    task.clear()
+    task.run()
+    assert evolink.state.counters.paid == 2
+    assert len(list(tmp_path.rglob("*.png"))) == 1
+
+
+def test_images_of_another_run_are_overwritten_with_one_warning(
+    tmp_path: Path, log_lines: list[dict[str, Any]]
+) -> None:
+    arguments = {"save_to": str(tmp_path), "filename_template": SAME}
+    first = TaskRun(generate(**arguments), store=StateStore()).run()
+    TaskRun(generate(**arguments), store=StateStore(), run_id="tomorrow").run()
+    (warning,) = [line for line in log_lines if "Overwriting images of" in str(line["event"])]
+    assert warning["log_level"] == "warning"
+    assert first["evolink_task_id"] in str(warning)
+
+
+def test_existing_file_can_be_an_error_of_the_generate_operator(tmp_path: Path) -> None:
+    arguments = {"save_to": str(tmp_path), "filename_template": SAME, "if_exists": "error"}
+    TaskRun(generate(**arguments), store=StateStore()).run()
+    with pytest.raises(FileExistsAtDestinationError):
+        TaskRun(generate(**arguments), store=StateStore(), run_id="tomorrow").run()
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "skip"])
+def test_later_save_by_bare_id_keeps_the_prompt_in_the_sidecar(tmp_path: Path, if_exists: str) -> None:
+    made = TaskRun(generate(save_to=str(tmp_path), filename_template=SAME), store=StateStore()).run()
+    (sidecar,) = tmp_path.rglob("*.json")
+    before = json.loads(sidecar.read_text())
+    assert before["request"]["prompt"] == "a red fox"
+    again = TaskRun(
+        save(made["evolink_task_id"], tmp_path, filename_template=SAME, if_exists=if_exists), task_id="save"
+    ).run()
+    after = json.loads(sidecar.read_text())
+    assert after["request"] == again["request"] == before["request"]
+    assert after["usage"] == before["usage"]
+    if if_exists == "skip":
+        assert after == before
