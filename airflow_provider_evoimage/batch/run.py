@@ -51,7 +51,7 @@ from airflow_provider_evoimage.submission.budget import (
     require_balance,
 )
 from airflow_provider_evoimage.submission.identity import RequestIdentity
-from airflow_provider_evoimage.submission.mapped_item import require_names_by_item
+from airflow_provider_evoimage.submission.mapped_item import refuse_rendered_data, require_names_by_item
 from airflow_provider_evoimage.waiting.polling import Ending
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ class BatchRun:
 
         :raises EvoImageError: when a request, the storage or a limit is invalid; nothing was submitted then.
         """
+        refuse_rendered_data(self._context)
         try:
             items = self._items()
         except EvoImageError as error:

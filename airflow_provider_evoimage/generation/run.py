@@ -37,7 +37,7 @@ from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.budget import credit_limit, more_than_expected, require_within
 from airflow_provider_evoimage.submission.identity import fingerprint
-from airflow_provider_evoimage.submission.mapped_item import require_names_by_item
+from airflow_provider_evoimage.submission.mapped_item import refuse_rendered_data, require_names_by_item
 from airflow_provider_evoimage.submission.record import RecordKeeper
 from airflow_provider_evoimage.submission.sealed_request import unseal
 from airflow_provider_evoimage.submission.submit import Submission, identity_of, naming_what_is_paid
@@ -128,6 +128,7 @@ class GenerationRun:
 
         :returns: the manifest where there is nothing to wait for; None where ``waiting_for`` is under way.
         """
+        refuse_rendered_data(self._context)
         with self._naming_what_is_paid():
             max_credits = credit_limit(self._arguments.max_credits, is_given=self._arguments.has_limit)
             read = self._read_references()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -59,6 +59,8 @@ def mapped_item(context: Mapping[str, Any]) -> MappedItem:
         return MappedItem(f"position {map_index}")
     try:
         items = _items(expand_input, map_index + 1, context)
+        if len(items) > map_index:
+            _raise_if_unresolved(items[map_index])
     except Exception as error:
         raise EvoImageError(
             f"The list that this task is mapped over cannot be read: {error}",
@@ -69,6 +71,43 @@ def mapped_item(context: Mapping[str, Any]) -> MappedItem:
         return MappedItem(f"position {map_index}")
     *earlier, digest = [_digest(item) for item in items]
     return MappedItem(digest, earlier.count(digest))
+
+
+def refuse_rendered_data(context: Mapping[str, Any]) -> None:
+    """Refuse values that came from an upstream task through ``expand_kwargs`` and that Airflow rendered as templates.
+
+    A row of data could name a connection or a file in a template, and its content would be sent to EvoLink.
+
+    :raises InvalidRequestError: naming the argument; never its value.
+    """
+    ti = context["ti"]
+    task = getattr(ti, "task", None)
+    expand_input = _expand_input(task) if (ti.map_index or 0) >= 0 else None
+    if expand_input is None or isinstance(expand_input.value, Mapping):
+        # The values of expand() come through unrendered, or the DAG author wrote them.
+        return
+    rows = expand_input.value
+    row = rows[ti.map_index] if isinstance(rows, Sequence) else rows
+    if isinstance(row, Mapping):
+        return
+    try:
+        given = _first(rows, ti.map_index + 1, context)[ti.map_index]
+    except Exception:  # noqa: BLE001 (mapped_item says what is wrong with the list)
+        return
+    for name, value in given.items() if isinstance(given, Mapping) else ():
+        arguments = getattr(task, "op_kwargs", None)
+        rendered = arguments.get(name) if isinstance(arguments, Mapping) and name in arguments else None
+        rendered = getattr(task, name, value) if rendered is None else rendered
+        if name in _rendered_names(task) and _plain(rendered) != _plain(value):
+            raise InvalidRequestError(
+                f"{name} of this mapped item comes from an upstream task, and Airflow rendered it as a template, which "
+                "could send a secret to EvoLink. Wrap such values in airflow.sdk.literal(…), or map with expand()."
+            )
+
+
+def _rendered_names(task: Any) -> set[str]:
+    arguments = getattr(task, "op_kwargs", None)
+    return {*task.template_fields, *(arguments if isinstance(arguments, Mapping) else ())}
 
 
 def require_names_by_item(
@@ -141,13 +180,58 @@ def _first(value: Any, count: int | None, context: Mapping[str, Any]) -> list[An
     value = _resolved(value, context)
     if isinstance(value, Mapping):
         return list(islice(value.items(), count))
-    # One request for a slice of a mapped task's results, where iterating makes one for each of them.
-    found = value[:count] if _is_lazy(value) else islice(value, count)
-    return [_resolved(item, context) for item in found]
+    return [
+        item if isinstance(item, _Unresolved) else _resolved(item, context) for item in _taken(value, count)
+    ]
 
 
-def _is_lazy(value: Any) -> bool:
-    return type(value).__name__ == "LazyXComSequence"
+@dataclass(frozen=True)
+class _Unresolved:
+    """An item that ``.map()`` skips or fails on; that is a matter of its own task instance."""
+
+    error: Exception
+
+
+def _raise_if_unresolved(item: Any) -> None:
+    for value in [item, *(item.values() if isinstance(item, Mapping) else ())]:
+        if isinstance(value, _Unresolved):
+            raise value.error
+
+
+def _taken(value: Any, count: int | None) -> list[Any]:
+    """Take the first items of a list with one XCom request for each list that it is made of.
+
+    Iterating over Airflow's sequences makes a request for each item of each. Their classes are private, and the same
+    from 3.1 to 3.3; any other sequence is iterated over.
+    """
+    match type(value).__name__:
+        case "LazyXComSequence":
+            return list(value[:count])
+        case "_MapResult":
+            return [_mapped(item, value.callables) for item in _taken(value.value, count)]
+        case "_ZipResult":
+            columns = [_taken(each, count) for each in value.values]
+            return list(islice(type(value)(columns, fillvalue=value.fillvalue), count))
+        case "_ConcatResult":
+            found: list[Any] = []
+            for each in value.values:
+                found += _taken(each, None if count is None else count - len(found))
+                if count is not None and len(found) >= count:
+                    break
+            return found
+        case _:
+            return list(islice(value.items() if isinstance(value, Mapping) else value, count))
+
+
+def _mapped(item: Any, functions: Iterable[Callable[[Any], Any]]) -> Any:
+    if isinstance(item, _Unresolved):
+        return item
+    try:
+        for function in functions:
+            item = function(item)
+    except Exception as error:  # noqa: BLE001 (the DAG author's function; Airflow skips or fails that item)
+        return _Unresolved(error)
+    return item
 
 
 def _resolved(value: Any, context: Mapping[str, Any]) -> Any:
@@ -177,4 +261,6 @@ def _plain(value: Any) -> Any:
         return sorted(json.dumps(_plain(each), sort_keys=True) for each in value)
     if isinstance(value, (date, timedelta, Decimal, PurePath, UUID)):
         return str(value)
+    if type(value).__name__ == "LiteralValue":  # airflow.sdk.literal
+        return _plain(value.value)
     return f"<{type(value).__name__}>"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, BaseOperator, task, task_group
+from airflow.exceptions import AirflowSkipException
+from airflow.sdk import DAG, BaseOperator, literal, task, task_group
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_evoimage.exceptions import EvoImageError
+from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
-from airflow_provider_evoimage.submission.mapped_item import MappedItem, mapped_item
+from airflow_provider_evoimage.submission.mapped_item import (
+    MappedItem,
+    mapped_item,
+    refuse_rendered_data,
+)
 
 
 class TaskInstance:
@@ -169,3 +175,108 @@ def test_task_in_a_mapped_group_is_an_item_of_the_group() -> None:
 def test_shorter_list_than_the_place_falls_back_to_the_place() -> None:
     assert of(drawn(prompt=["a mug"]), 7) == MappedItem("position 7")
     assert of(None, 7) == MappedItem("position 7")
+
+
+def upstream(items_: list[Any], function: Any = None, *, as_kwargs: bool = False) -> Any:
+    """Draw each item that an upstream task returned, through ``.map()`` where a function is given."""
+    with DAG("campaign"):
+        rows = BaseOperator(task_id="rows").output
+        mapped = rows if function is None else rows.map(function)
+        partial = EvoImageGenerateOperator.partial(task_id="draw")
+        return partial.expand_kwargs(mapped) if as_kwargs else partial.expand(prompt=mapped)
+
+
+def skips_shoes(prompt: str) -> str:
+    if prompt == "a shoe":
+        raise AirflowSkipException
+    return f"Photo of {prompt}"
+
+
+def test_item_that_map_skips_is_no_matter_of_the_others() -> None:
+    rows = ["a mug", "a shoe", "a mug", "a lamp"]
+    definition = upstream(rows, skips_shoes)
+    found = [of(definition, each, rows) for each in (0, 2, 3)]
+    assert [each.occurrence for each in found] == [0, 1, 0]
+    assert len(set(found)) == 3
+    with pytest.raises(EvoImageError, match="cannot be read"):
+        of(definition, 1, rows)
+
+
+class LazyXComSequence(Sequence[Any]):
+    """Airflow's results of a mapped task: each access is a request."""
+
+    def __init__(self, items_: list[Any]) -> None:
+        self.items, self.requests = items_, 0
+
+    def __len__(self) -> int:
+        self.requests += 1
+        return len(self.items)
+
+    def __getitem__(self, key: Any) -> Any:
+        self.requests += 1
+        return self.items[key]
+
+
+@pytest.mark.parametrize("shape", ["plain", "map", "map of map", "zip", "concat"])
+def test_item_of_a_long_list_costs_a_bounded_number_of_requests(shape: str) -> None:
+    results = LazyXComSequence([f"item {number}" for number in range(500)])
+    with DAG("campaign"):
+        rows = BaseOperator(task_id="rows").output
+        shapes = {
+            "plain": rows,
+            "map": rows.map(str.upper),
+            "map of map": rows.map(str.upper).map(str.lower),
+            "zip": rows.zip(rows).map(" and ".join),
+            "concat": rows.concat(rows),
+        }
+        definition = EvoImageGenerateOperator.partial(task_id="draw").expand(prompt=shapes[shape])
+    found = of(definition, 499, results)
+    assert results.requests <= 8
+    assert found.digest != of(definition, 498, results).digest
+
+
+def rendered(definition: Any, row: dict[str, Any], pulled: Any, **changed: Any) -> dict[str, Any]:
+    """Return the context of a task whose arguments Airflow rendered."""
+    running = definition.unmap(row)
+    for name, value in changed.items():
+        setattr(running, name, value)
+    return {"ti": TaskInstance(running, 0, pulled)}
+
+
+@pytest.mark.parametrize(
+    ("row", "changed"),
+    [
+        ({"prompt": "{{ conn.evoimage_default.password }}"}, {"prompt": "sk-evo-secret"}),
+        ({"prompt": "p", "image_urls": ["https://a/{{ 1 }}"]}, {"image_urls": ["https://a/1"]}),
+        ({"prompt": "p", "extra_body": {"a": "{{ 1 }}"}}, {"extra_body": {"a": "1"}}),
+        ({"prompt": "notes.prompt"}, {"prompt": "what stands in a file of the worker"}),
+    ],
+    ids=["prompt", "list", "object", "file"],
+)
+def test_data_that_airflow_rendered_is_refused_without_its_value(
+    row: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    definition = upstream([row], as_kwargs=True)
+    with pytest.raises(InvalidRequestError, match=r"airflow\.sdk\.literal") as caught:
+        refuse_rendered_data(rendered(definition, row, [row], **changed))
+    assert "sk-evo" not in str(caught.value)
+    assert "worker" not in str(caught.value)
+
+
+def test_data_marked_as_literal_is_let_through_and_tells_items_apart() -> None:
+    def as_data(row: dict[str, str]) -> dict[str, Any]:
+        return {name: literal(value) for name, value in row.items()}
+
+    rows = [{"prompt": "a {{ mug }}"}, {"prompt": "a {{ shoe }}"}]
+    with DAG("campaign"):
+        mapped = BaseOperator(task_id="rows").output.map(as_data)
+        definition = EvoImageGenerateOperator.partial(task_id="draw").expand_kwargs(mapped)
+    refuse_rendered_data(rendered(definition, rows[0], rows))
+    assert of(definition, 0, rows).digest != of(definition, 1, rows).digest
+
+
+def test_data_that_came_through_unchanged_and_templates_of_the_dag_are_let_through() -> None:
+    row = {"prompt": "a {{ mug }}", "image_urls": ["https://a/b"]}
+    refuse_rendered_data(rendered(upstream([row], as_kwargs=True), row, [row]))
+    refuse_rendered_data(rendered(drawn_each([row]), row, None, prompt="a mug"))
+    refuse_rendered_data(rendered(drawn(prompt=["{{ ds }}"]), {"prompt": "{{ ds }}"}, None, prompt="today"))
