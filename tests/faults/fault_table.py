@@ -63,9 +63,18 @@ KNOWN_LIMITS = """\
   that, an item that moved to the place of such a one is not found again. Where keys are ignored, moved items end with
   “outcome unknown”.
 - **A service that ignores keys** (`idempotency: ignored`): when the answer to a POST is lost, the task ends with
-  “outcome unknown” instead of asking again. It does not pay twice; somebody has to look whether it paid once. Below
+  “outcome unknown” instead of submitting again, and a person has to look whether it paid once. A process that was
+  frozen and wakes up after its successor stops before its next submission; only requests that it had already
+  prepared may still be sent. Below
   Airflow 3.3, where nothing but the number of tries tells a retry from a clear, this holds as long as nobody lowers
   `retries` between two tries.
+- **A request that differs between tries** is repeated as it was sent on Airflow 3.3, from an encrypted copy beside the
+  record. Below 3.3, or when the API key was changed meanwhile, the copy cannot be read: below 3.3 a changed request is
+  a new one and is paid for; after a change of the key it ends with a conflict, and nothing is paid twice.
+- **A task or DAG that is renamed between tries** is another task to Airflow and to EvoLink: it is paid for again.
+- **Airflow 3.4** is to discard the task state store when a task is cleared. A cleared task that waits would then submit
+  a new request; retries stay safe through the idempotency key.
+- **`execution_timeout`** is not enforced by Airflow while a task is deferred; `timeout` of the operator is.
 """
 
 
