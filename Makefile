@@ -1,4 +1,4 @@
-# `make` lists what there is. The first use builds an environment in .venv; nothing else is needed but a Python.
+# `make` lists the targets. The first use builds an environment in .venv; nothing else is needed but a Python.
 #
 #   make test AIRFLOW=3.1.8              another Airflow, in .venv-airflow-3.1.8
 #   make test PYTHON=python3.13 VENV=.venv-python-3.13

@@ -39,9 +39,8 @@ class NewImages:
         """What an asset event says in its ``extra``, as plain JSON.
 
         ``generations`` and ``images`` are counts, ``credits`` the sum charged (None where EvoLink does not
-        say).
-        ``evolink_task_ids`` and ``paths`` name the first 200 of each; a path is as in the manifest, with the
-        connection, so that ObjectStoragePath opens it.
+        say). ``evolink_task_ids`` and ``paths`` name the first 200 of each; a path is as in the manifest,
+        with the connection, so that ObjectStoragePath opens it.
         """
         images = self._images
         charged = [manifest["usage"]["charged"] for manifest in self.manifests]

@@ -18,8 +18,7 @@ server in
 ==================================================================
 
 As Airflow does with its own, each name with tags is sent once more with the tags' values in the name, for
-servers
-that know no tags: ``evoimage.generations.gpt-image-1_5.completed``. A generation counts when its task
+servers that know no tags: ``evoimage.generations.gpt-image-1_5.completed``. A generation counts when its task
 (generate, batch or sensor) delivers it or gives it up, so a retry that saves again does not count twice; a
 cleared task that delivers it again does. A failing metric never fails a task.
 """

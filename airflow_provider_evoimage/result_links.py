@@ -276,8 +276,7 @@ def _plain(response: httpx.Response, length: int | None) -> Iterator[bytes]:
     """Give a body as it comes.
 
     Where its length is known it is read from the connection itself after the first piece: that takes half of
-    the
-    processor's time, as httpcore reads 64 kB at a time, and each is copied thrice.
+    the processor's time, as httpcore reads 64 kB at a time, and each is copied thrice.
     """
     pieces = response.iter_raw()
     if length is None:

@@ -1,7 +1,7 @@
 """A real Airflow on PostgreSQL, with LocalExecutor or with Celery and Redis, and what its workers use.
 
-The servers are the system's (Debian: `apt-get install postgresql redis-server`); they listen on the loopback only and
-keep everything in a temporary folder.
+The servers are the system's (Debian: `apt-get install postgresql redis-server`); they listen on the loopback
+only and keep everything in a temporary folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WORK_TABLES = ("task_instance", "xcom", "log", "task_state_store", "rendered_tas
 
 
 def server_version(*command: str) -> str:
-    """Return what a server says when it is asked for its version."""
+    """Return a server's version."""
     return subprocess.run([*command, "--version"], check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -107,7 +107,8 @@ class Cluster(LocalAirflow):
     """A real Airflow on PostgreSQL.
 
     :param database: as `benchmarks.postgres.running` gives it.
-    :param broker: URL of a Redis: CeleryExecutor with one worker of four processes; None: LocalExecutor with four.
+    :param broker: URL of a Redis: CeleryExecutor with one worker of four processes; None: LocalExecutor with
+        four.
     :param triggerers: how many.
     """
 
@@ -266,9 +267,10 @@ def _children(process_id: int) -> list[int]:
 class Meter:
     """Measures what happens inside a `with` block.
 
-    After it: `wall` seconds, `slot` seconds (during which processes of tasks lived, looked at ten times a second),
-    `cpu` seconds of the workers and tasks, `saving` seconds and `saving_cpu` of these, the `largest` memory of a
-    task in bytes, `rows` by table, `requests` and `downloads` at EvoLink, and what else it counted.
+    After it: `wall` seconds, `slot` seconds (during which processes of tasks lived, looked at ten times a
+    second), `cpu` seconds of the workers and tasks, `saving` seconds and `saving_cpu` of these, the `largest`
+    memory of a task in bytes, `rows` by table, `requests` and `downloads` at EvoLink, and what else it
+    counted.
     """
 
     airflow: Cluster

@@ -2,9 +2,9 @@
 
     python -m benchmarks.triggerer SUBJECT URL TASKS FOLDER
 
-Prints a line of JSON. Airflow runs on PostgreSQL where its server is installed, else on SQLite. The tasks start in
-the triggerer, and once all of their triggers run, scheduler and DAG processor are stopped, so that nothing but the
-triggerer works.
+Prints a line of JSON. Airflow runs on PostgreSQL where its server is installed, else on SQLite. The tasks
+start in the triggerer, and once all of their triggers run, scheduler and DAG processor are stopped, so that
+nothing but the triggerer works.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.processes import poll, session_processes
 
 LONGEST_RAMP_SECONDS = 200.0
-# Until whoever polls every 5 s has done so twice.
+# Until a poller with 5 s between polls has polled twice.
 SETTLE_SECONDS = 10.0
 STEADY_SECONDS = 20.0
 

@@ -3,8 +3,8 @@
     python -m benchmarks.waiting SUBJECT URL TASKS ROUNDS SECONDS_PER_ROUND
     python -m benchmarks.waiting idle
 
-Prints a line of JSON. The second runs a loop with nothing in it; it reads from its standard input the stretches of
-time in which the first measured, and tells how late it ran in these.
+Prints a line of JSON. The second runs a loop with nothing in it; it reads from its standard input the
+stretches of time in which the first measured, and tells how late it ran in these.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ async def wait_in_loop(name: str, tasks: int, ticker: Ticker) -> None:
 
 
 def measure_idle(ticker: Ticker) -> list[dict[str, float]]:
-    """Wait for the stretches of time that are asked for, and tell how late the loop ran in each."""
+    """Measure for the requested periods how late the loop ran in each."""
     began, cpu = time.perf_counter(), time.process_time()
     # The clock is that of the machine, so processes understand each other.
     stretches = json.loads(sys.stdin.readline())

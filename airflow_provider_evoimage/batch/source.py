@@ -42,8 +42,7 @@ def read_requests(requests: object) -> list[Entry]:
     """Return each item as given, in order.
 
     :param requests: a list (each item a prompt, or a mapping of request fields and ``name``), the text of a
-        list
-        (what a template renders), or the absolute path or storage URL of a file.
+        list (what a template renders), or the absolute path or storage URL of a file.
     :raises InvalidRequestError: when it is none of these, or empty; it names the item or the line.
     :raises EvoImageError: when the file cannot be read.
     """

@@ -18,10 +18,8 @@ def summary_of(lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[
     """Return the XCom of a batch.
 
     ``manifest`` is the URL of the batch manifest; ``items``, ``saved``, ``failed``, ``left_out`` and
-    ``images`` are
-    counts; ``credits`` holds what was estimated at the most and what was charged; ``failures`` describes the
-    first
-    twenty items without images.
+    ``images`` are counts; ``credits`` holds what was estimated at the most and what was charged; ``failures``
+    describes the first twenty items without images.
     """
     missing = [line for line in lines if line.state != "saved"]
     manifests = [line.manifest for line in lines if line.manifest is not None]

@@ -34,8 +34,7 @@ class CommandHook(EvoImageHook):
     """The hook of the command line.
 
     :param conn_id: id of an Airflow connection; None takes the API key of the environment if there is one,
-        and
-        else the connection ``evoimage_default``.
+        and else the connection ``evoimage_default``.
     :param on_look: called with every generation that is read.
     """
 

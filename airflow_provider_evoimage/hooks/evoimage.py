@@ -50,8 +50,7 @@ class EvoImageHook(BaseHook):
     Connection: API key in *password*, base URL in *host* (default ``https://api.evolink.ai``). Extra, all
     optional: ``default_model``, ``request_timeout`` (seconds, 60), ``max_requests_per_second`` (per process),
     ``max_image_megabytes`` (200), ``download_timeout`` (seconds for one image in all, 600),
-    ``files_base_url``,
-    ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``.
+    ``files_base_url``, ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``.
 
     :param evoimage_conn_id: id of the connection.
     """
@@ -108,8 +107,7 @@ class EvoImageHook(BaseHook):
         """Return a new client for a trigger of your own; the caller closes it.
 
         It reads how far generations have come (``get_state``, ``get_states``) and nothing else: submit,
-        upload and
-        read results on a worker.
+        upload and read results on a worker.
 
         :param read_attempts: how often the client itself tries one read; 1 leaves that to the caller.
         """
@@ -167,8 +165,8 @@ class EvoImageHook(BaseHook):
         Costs nothing.
 
         :param name: EvoLink overwrites files of the same name; default: a name that nothing else uses. A name
-            of
-            16 to 128 characters of ``A-Za-z0-9._-`` is also the upload's id for :meth:`get_upload_receipt`.
+            of 16 to 128 characters of ``A-Za-z0-9._-`` is also the upload's id for
+            :meth:`get_upload_receipt`.
         :raises InvalidRequestError: when it is not there, is no JPEG, PNG, GIF or WebP by its bytes, or is
             larger than 100 MB.
         :raises FileQuotaError: when the account holds as many files as it may.

@@ -1,9 +1,8 @@
 """Checks an image file by its bytes alone: kind, pixel size, and whether it is complete.
 
 Nothing is decoded into pixels, so that memory stays small however large the image is: each kind's own
-structure
-tells where the image ends (PNG's checksums and unpacked length, JPEG's and GIF's markers, the sizes in the
-headers of the others).
+structure tells where the image ends (PNG's checksums and unpacked length, JPEG's and GIF's markers, the sizes
+in the headers of the others).
 """
 
 from __future__ import annotations

@@ -44,19 +44,16 @@ class EvoImageBatchOperator(BaseOperator):
 
     Each request is submitted once, whatever crashes: it is identified by its content, so inserting or moving
     rows buys nothing again. The batch manifest records the state of each, a JSONL file with one line an item,
-    at
-    ``{dag_id}/{run_id}/{task_id}.batch.jsonl`` below ``save_to``; a retry reads it and repeats only what may
-    succeed. The worker wakes now and then to save, long before links expire.
+    at ``{dag_id}/{run_id}/{task_id}.batch.jsonl`` below ``save_to``; a retry reads it and repeats only what
+    may succeed. The worker wakes now and then to save, long before links expire.
 
     Returns a small summary: ``{v, manifest, items, saved, failed, left_out, images, credits, failures,
-    made_by}``,
-    where ``manifest`` is the URL of the batch manifest, ``credits`` holds ``estimate`` and ``charged``, and
-    ``failures`` describes the first twenty items without images.
+    made_by}``, where ``manifest`` is the URL of the batch manifest, ``credits`` holds ``estimate`` and
+    ``charged``, and ``failures`` describes the first twenty items without images.
 
     :param requests: a list (each item a prompt, or a mapping of request fields), the output of another task,
-        or
-        the path of a ``.json``, ``.jsonl``, ``.csv`` or ``.tsv`` file on any storage. An item's ``name`` is
-        ``{name}`` in file names.
+        or the path of a ``.json``, ``.jsonl``, ``.csv`` or ``.tsv`` file on any storage. An item's ``name``
+        is ``{name}`` in file names.
     :param save_to: folder by any URL of Airflow's object storage, for instance ``s3://conn@bucket/campaign``.
     :param prompt: of items that have none of their own; likewise the other fields of a request.
     :param model: model id; default: the connection's ``default_model``, else ``gpt-image-1.5``.
@@ -84,8 +81,8 @@ class EvoImageBatchOperator(BaseOperator):
     :param poll_interval: seconds between polls; default adapts to each generation.
     :param submit_timeout: seconds to keep retrying one item while EvoLink certainly accepts nothing.
     :param on_clear: what a cleared task does: ``auto`` resumes a batch of which anything is missing, and
-        submits
-        all items of a complete one again; ``regenerate`` always submits all again; ``reuse`` never does.
+        submits all items of a complete one again; ``regenerate`` always submits all again; ``reuse`` never
+        does.
     :param evoimage_conn_id: id of the Airflow connection.
     :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); None uses ``retry_delay``.
     """

@@ -50,19 +50,16 @@ class EvoImageGenerateOperator(BaseOperator):
     documented as free. Defaults are EvoLink's documented ones, which for GPT models mean ``quality="high"``.
 
     :param prompt: what to draw, or how to edit the references; a name ending in ``.prompt`` or ``.j2`` is
-        read
-        from that file beside the DAG.
+        read from that file beside the DAG.
     :param model: model id; default: the connection's ``default_model``, else ``gpt-image-1.5``.
     :param size: ``1:1``, ``2:3``, ``3:2``, ``1024x1024``, ``1024x1536``, ``1536x1024``; others by model.
     :param quality: ``low``, ``medium``, ``high``; others by model.
     :param n: number of images.
     :param image_urls: references: http(s) URLs that EvoLink can read without logging in; URLs of Airflow's
-        object
-        storage and absolute paths, which are uploaded just before the submission; manifests of earlier tasks
-        (or paths of their sidecars), which stand for their images. The mask of ``extra_body`` likewise.
+        object storage and absolute paths, which are uploaded just before the submission; manifests of earlier
+        tasks (or paths of their sidecars), which stand for their images. The mask of ``extra_body`` likewise.
     :param cleanup_references: True removes this task's uploads from EvoLink as soon as the generation has
-        ended.
-        Otherwise all tasks of the DAG run share them, and EvoLink deletes them after 72 hours.
+        ended. Otherwise all tasks of the DAG run share them, and EvoLink deletes them after 72 hours.
     :param callback_url: https URL that EvoLink calls when the generation has ended.
     :param extra_body: fields of other models, sent as they are.
     :param max_credits: the most this request may cost, in credits (68 are 1 USD). When the upper end of its
@@ -79,17 +76,13 @@ class EvoImageGenerateOperator(BaseOperator):
         longer is kept: a retry goes on waiting for it.
     :param poll_interval: seconds between polls; default adapts to the generation.
     :param submit_timeout: seconds to keep retrying while EvoLink certainly accepts nothing (429, 503).
-    :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered, and submits
-        a new request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` delivers
-        the
+    :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered, and submits a
+        new request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` delivers the
         earlier images again. Needs Airflow 3.3; below, a cleared task always submits a new request.
     :param on_change: what a retry does when its request differs from the one that an earlier try sent,
-        because a
-        template gave another text or the DAG was edited: ``resume`` delivers what was sent, with a warning,
-        so that
-        nothing is paid twice; ``submit`` submits the new request. Needs Airflow 3.3; below, a retry whose
-        request
-        differs always submits it.
+        because a template gave another text or the DAG was edited: ``resume`` delivers what was sent, with a
+        warning, so that nothing is paid twice; ``submit`` submits the new request. Needs Airflow 3.3; below,
+        a retry whose request differs always submits it.
     :param evoimage_conn_id: id of the Airflow connection.
     :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); default: as long as EvoLink
         asks. None uses ``retry_delay``.

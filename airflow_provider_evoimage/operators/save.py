@@ -45,8 +45,7 @@ class EvoImageSaveOperator(BaseOperator):
     only missing files.
 
     Returns the manifest of the generation, or a list of them, one for each entry, where ``generation`` is a
-    list.
-    Assets and asset aliases among ``outlets`` get one event a save, which describes the images in its
+    list. Assets and asset aliases among ``outlets`` get one event a save, which describes the images in its
     ``extra``; see
     :attr:`airflow_provider_evoimage.lineage.NewImages.extra`.
 

@@ -29,8 +29,7 @@ def sources_of(value: object, *, field: str, now: float) -> list[str]:
     template renders unless the DAG renders natively.
 
     None and an empty text are no references. A text that says None is what a template makes of a task that
-    was
-    skipped, and therefore an error: images without references would be paid for.
+    was skipped, and therefore an error: images without references would be paid for.
 
     :param field: name of the argument, for messages.
     :param now: Unix seconds, to tell whether links have died.

@@ -96,7 +96,7 @@ def build_parser(program: str = MODULE) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the simulator until it is told to stop; return the exit code."""
+    """Run the simulator until it is stopped; return the exit code."""
     program = COMMAND if Path(sys.argv[0]).stem == COMMAND else MODULE
     parser = build_parser(program)
     options = parser.parse_args(arguments)
@@ -130,7 +130,7 @@ def _announce(url: str) -> None:
 
 
 def _print_line(line: str) -> None:
-    # Whoever started the simulator may have stopped to read what it prints.
+    # The process that started the simulator may no longer read its output.
     with contextlib.suppress(OSError):
         print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
 

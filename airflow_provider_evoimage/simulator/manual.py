@@ -25,7 +25,7 @@ words in a prompt
   [[download:short]]        the connection ends half-way
   [[download:html]]         status 200 with an HTML page
   [[download:octet]]        the type is application/octet-stream
-  [[download:jpeg]]         JPEG bytes under the name and type of the format asked for
+  [[download:jpeg]]         JPEG bytes under the name and type of the requested format
   [[download:cut]]          the connection is closed without an answer
   [[download:503]]          refused with this status
 

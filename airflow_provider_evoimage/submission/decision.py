@@ -67,12 +67,10 @@ def decide(
     :param record: the record of an earlier try of this task instance, if there is one.
     :param identity: of the request as this try would send it, with sequence 0.
     :param on_clear: what a cleared task does: ``auto`` resumes what was paid and not delivered, and submits a
-        new
-        request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` resumes what is
-        there.
+        new request after delivery or failure; ``regenerate`` always submits a new one; ``reuse`` resumes what
+        is there.
     :param on_change: what a retry does whose request differs from the one that was sent: ``resume`` goes on
-        with what
-        was sent, ``submit`` submits the new one.
+        with what was sent, ``submit`` submits the new one.
     :param account: id and base URL of the connection; None where it is the record's.
     :param now: Unix seconds.
     """

@@ -64,8 +64,7 @@ class Submission:
     :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
     :param on_change: what a retry does whose request differs from the one that was sent.
     :param before_submit: called with the request when this try is about to submit it, not when it resumes;
-        may refuse
-        by raising.
+        may refuse by raising.
     :param described: the request in the form of a manifest, for the record.
     :param uploads: references that are uploaded first; None where there are none.
     """
@@ -236,8 +235,7 @@ class Submission:
                 submitted = self._post(sending, request, key, None if repeats else recorded)
             except EvoImageError as error:
                 # Certainly refused, so no later try need fear that it was accepted: the record is again what
-                # it
-                # was before. A conflict says that an earlier submission was accepted.
+                # it was before. A conflict says that an earlier submission was accepted.
                 if error.billed is False and not isinstance(error, IdempotencyConflictError):
                     self._keeper.keep(self._record)
                     if self._may_have_been_accepted(key):

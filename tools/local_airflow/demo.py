@@ -94,7 +94,7 @@ class Demo:
         self.start = time.monotonic()
 
     def run(self) -> bool:
-        """Return whether the run succeeded and its images are what was asked for."""
+        """Return whether the run succeeded and its images match the request."""
         self.out.mkdir(parents=True, exist_ok=True)
         with running_simulator(self.home, "--speed", str(self.speed)) as url:
             self.say(f"A simulated EvoLink answers on {url}; nothing here costs anything.")

@@ -41,7 +41,7 @@ def serve(*, dags: Path, home: Path, port: int, speed: float, console: Console) 
         console.print("Airflow starts, which takes about 20 s …")
         with LocalAirflow(home, dags=dags, connections=simulator_connection(url), port=port) as airflow:
             console.print(f"Airflow            {airflow.url}  (no log-in)")
-            console.print(f"Simulated EvoLink  {url}/  (what was asked for, with pictures)")
+            console.print(f"Simulated EvoLink  {url}/  (requests, with pictures)")
             console.print(f"Logs and history   {home}")
             console.print("[bold]Press Enter to stop.[/]")
             wait_for_enter()

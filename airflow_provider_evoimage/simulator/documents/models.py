@@ -49,13 +49,14 @@ class ModelRules:
 
     :param pixels: turns size and tier into pixels; raises ValueError for a size it does not know.
     :param qualities: accepted values of `quality`; None accepts any, and means the field has no effect.
-    :param tiers: accepted values of `resolution`, which chooses the pixels of a ratio; none without that field.
+    :param tiers: accepted values of `resolution`, which chooses the pixels of a ratio; none without that
+        field.
     :param prompt_required: whether there must be a prompt.
     :param max_images: largest `n`; None when the model has no such field.
     :param image_counts: the only values of `n`, where they are no range.
     :param fixed_images: how many images a model without `n` makes.
     :param max_inputs_and_images: largest sum of references and images.
-    :param size_for_one: `size` is refused when more than one image is asked for.
+    :param size_for_one: `size` is refused when more than one image is requested.
     :param single: whether pages say that it makes one image whatever `n` says: `never`, `often`, `always`.
     :param output_formats: accepted values of `output_format`; none when the model has no such field.
     :param choices: accepted values of further fields; `model_params.` stands before those inside it.

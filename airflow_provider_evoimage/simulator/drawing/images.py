@@ -1,4 +1,4 @@
-"""Draws the results: real image files which say in words what was asked for.
+"""Draws the results: real image files that show the request in words.
 
 The same picture always gives the same bytes.
 """

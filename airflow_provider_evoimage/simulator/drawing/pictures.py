@@ -20,7 +20,7 @@ class Picture:
     """One result image.
 
     :param index: position among the images of its generation, from 0.
-    :param count: how many images the generation was asked for.
+    :param count: how many images were requested.
     :param file_format: png, jpeg or webp.
     """
 

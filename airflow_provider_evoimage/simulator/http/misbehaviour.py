@@ -20,7 +20,7 @@ from airflow_provider_evoimage.simulator.service.state import SimulatorState
 
 CREDITS_PATH = "/v1/credits"
 FILES_API_PATH = "/api/v1/files"
-# Seconds between two looks whether somebody has the simulator begin anew.
+# Seconds between two checks whether the simulator was reset.
 _LOOK_EVERY = 0.1
 
 
@@ -52,7 +52,7 @@ class Misbehaviour:
         return self.refused(request, Refusal(fault.status, code=fault.code, retry_after=fault.retry_after))
 
     async def hold(self, seconds: float) -> bool:
-        """Wait; return False when the server goes down or begins anew meanwhile."""
+        """Wait; return False when the server stops or is reset meanwhile."""
         board, left = self.state.faults, seconds
         while left > 0 and not self._closing.is_set() and board is self.state.faults:
             with suppress(TimeoutError):

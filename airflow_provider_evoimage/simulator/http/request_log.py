@@ -1,4 +1,4 @@
-"""A line of JSON for each request: what was asked for, how it was answered, and by which key; no contents."""
+"""A line of JSON for each request: its path, its answer and its key; no contents."""
 
 import json
 from contextlib import suppress

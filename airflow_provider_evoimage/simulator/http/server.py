@@ -89,7 +89,7 @@ class LoopServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to whoever runs the loop."""
+        """Leave signals to the caller that runs the loop."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -229,7 +229,7 @@ class SimulatorServer:
         return self
 
     def reset(self) -> None:
-        """Begin anew, with no request of before still being answered.
+        """Reset, once all earlier requests are answered.
 
         :raises TimeoutError: when one goes on for more than ten seconds.
         """

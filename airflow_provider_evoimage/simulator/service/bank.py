@@ -74,7 +74,7 @@ class Bank:
             self.daily_credits = _limit(changes["token_daily_credits"])
 
     def account(self, name: str) -> Account:
-        """Return an account; it is opened when it is first asked for."""
+        """Return an account; it is opened at its first use."""
         return self.accounts.setdefault(name, Account(name, Purse(self.start_credits)))
 
     def token(self, key: str) -> Purse:

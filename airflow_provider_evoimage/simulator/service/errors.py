@@ -46,7 +46,7 @@ class Refusal(Exception):  # noqa: N818 - the service refuses; nothing in the si
     """The service refuses a request.
 
     :param status: HTTP status.
-    :param message: what the reader is told; a default for the status when left out.
+    :param message: text for the reader; a default for the status when left out.
     :param code: the string code; a default for the status when left out.
     :param param: which field is at fault.
     :param retry_after: value of the `Retry-After` header.

@@ -23,7 +23,7 @@ class Order:
     :param size: as asked.
     :param pixels: width and height of every image.
     :param tier: 1K, 2K or 4K, or one of the further tiers of other models.
-    :param images: how many images are asked for.
+    :param images: how many images are requested.
     :param image_urls: the reference images.
     """
 

@@ -1,7 +1,7 @@
 """The simulated service without HTTP: accounts, generations, what was remembered, and what goes wrong.
 
 Nothing here sleeps or reads a clock of its own: a generation's state follows from the injected clock
-whenever somebody asks.
+whenever a request arrives.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from airflow_provider_evoimage.simulator.service.uploads import FILES_PATH, Uplo
 
 MAX_BATCH = 50
 ENDINGS = ("completed", "failed", "cancelled")
-# What a refused submission is told to wait for, at most: running generations may never end.
+# Longest Retry-After of a refused submission: running generations may never end.
 LONGEST_RETRY_AFTER = 30.0
 
 
@@ -51,7 +51,7 @@ class SimulatorState:
     :param api_key: the only accepted key; None accepts any.
     :param clock: tells the time.
     :param report: gets one line for every accepted generation.
-    :param seed: makes ids repeatable; `reset` starts them anew.
+    :param seed: makes ids repeatable; `reset` starts them again.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class SimulatorState:
     # Accounts
 
     def account(self, name: str) -> Account:
-        """Return an account; it is opened when it is first asked for."""
+        """Return an account; it is opened at its first use."""
         return self.bank.account(name)
 
     def credits(self, caller: Caller) -> dict[str, Any]:
@@ -383,7 +383,7 @@ class SimulatorState:
         return self.clock.now() >= generation.ended_at + self.settings.link_lifetime
 
     def download_fault(self, generation: Generation) -> Fault | None:
-        """Return what goes wrong with this download because its prompt asked for it."""
+        """Return the fault of this download that its prompt requests."""
         fault = generation.script.download
         if fault is None or (fault.times is not None and generation.downloads_spoiled >= fault.times):
             return None

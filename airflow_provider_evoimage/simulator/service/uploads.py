@@ -132,7 +132,8 @@ class Uploads:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._directory: tempfile.TemporaryDirectory[str] | None = None
-        # Files are copied in threads. A second directory in the place of the first would take that one's files along.
+        # Files are copied in threads. A second directory in the place of the first would take that one's
+        # files along.
         self._making_directory = threading.Lock()
         self._files: dict[tuple[str, str], Upload] = {}
         self._receipts: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
@@ -159,7 +160,7 @@ class Uploads:
         if place not in self._files and len(self.of(account)) >= quota:
             location.unlink()
             raise UploadRefusal(QUOTA_EXCEEDED, f"File quota exceeded: {quota} files.")
-        # At once, as object stores do it: whoever is reading in a thread finds the one or the other.
+        # At once, as object stores do: a thread that reads meanwhile finds the old or the new file.
         replaced = self._files.get(place)
         if replaced is not None:
             location = location.replace(replaced.location)
@@ -203,7 +204,7 @@ class Uploads:
         return True
 
     def sign(self, account: str, upload_id: str, reply: dict[str, Any]) -> None:
-        """Keep the reply to an upload for whoever lost it."""
+        """Keep the reply to an upload, in case it gets lost."""
         self._receipts[account, upload_id] = reply
         if len(self._receipts) > KEPT_RECEIPTS:
             self._receipts.popitem(last=False)

@@ -344,10 +344,10 @@ def test_limit_counts_what_was_charged_and_could_not_be_saved(
     assert 1 < charged(evolink) <= 2.1
 
 
-def test_charge_of_what_could_not_be_saved_is_in_the_summary(
+def test_charge_of_a_generation_without_images_is_in_the_summary(
     evolink: SimulatorServer, tmp_path: Path
 ) -> None:
-    summary = TaskRun(batch(["a mug", "a shoe [[download:410]]"], tmp_path), retries=0).run()
+    summary = TaskRun(batch(["a mug", "a shoe [[results:0]]"], tmp_path), retries=0).run()
     assert (summary["saved"], summary["failed"]) == (1, 1)
     assert summary["credits"]["charged"] == pytest.approx(charged(evolink))
 

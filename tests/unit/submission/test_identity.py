@@ -47,7 +47,9 @@ identities = st.builds(
 requests = st.fixed_dictionaries(
     {
         "model": st.sampled_from(["gpt-image-1", "gpt-image-1.5", "some-new-model"]),
-        "prompt": st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip),
+        "prompt": st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(
+            str.strip
+        ),
     },
     optional={
         "size": st.sampled_from(["1:1", "1024x1024", "1024x1536"]),
