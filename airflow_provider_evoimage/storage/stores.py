@@ -170,20 +170,27 @@ class LocalFiles(Store):
             raise RefusedCredentialsError(f"this process may not write to {nearest}")
 
     def publish(self, local: Path, target: str, content_type: str) -> None:
-        """Rename where that is possible; else copy beside the final name, and rename then, which is atomic."""
+        """Rename where that is possible; else copy beside the final name, and rename then, which is atomic.
+
+        Bytes and name are on the disk afterwards, so a power failure does not undo what a manifest says.
+        """
         del content_type
         final = Path(target)
         final.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):  # Another file system than that of temporary files.
-            local.rename(final)
-            return
-        part = Path(_part_of(target))
+        _flush(local)
         try:
-            shutil.copyfile(local, part)
-            _same_size(local, {"size": part.stat().st_size})
-            part.replace(final)
-        finally:
-            part.unlink(missing_ok=True)
+            local.rename(final)
+        except OSError:  # Another file system than that of temporary files.
+            part = Path(_part_of(target))
+            try:
+                shutil.copyfile(local, part)
+                _same_size(local, {"size": part.stat().st_size})
+                _flush(part)
+                part.replace(final)
+            finally:
+                part.unlink(missing_ok=True)
+        with suppress(OSError):  # Some network file systems flush no folders.
+            _flush(final.parent)
 
 
 @dataclass(frozen=True)
@@ -407,6 +414,15 @@ _KINDS: dict[str, type[Store]] = {
     "abfss": AzureBlobs,
     "adl": AzureBlobs,
 }
+
+
+def _flush(path: Path) -> None:
+    """Write a file's bytes, or a folder's names, from the system's memory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def store_of(path: ObjectStoragePath) -> Store:

@@ -21,7 +21,7 @@ import tests.faults.fault_rows_triggerer
 import tests.faults.fault_rows_worker  # noqa: F401 - fills the matrix
 from tests.faults.fault_bench import DAGS, MATRIX, Bench, Row
 from tests.faults.fault_rows_seeded import SeededKills
-from tests.faults.fault_table import as_text, write_report
+from tests.faults.fault_table import as_text, is_whole, write_report
 from tools.local_airflow.airflow import LocalAirflow
 
 AT_ONCE = 4
@@ -165,5 +165,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if restarts:
         terminalreporter.write_line(f"Ended by themselves and started again: {', '.join(restarts)}")
     file = config.getoption("--report", None)
-    if file is not None:
+    if file is not None and not is_whole(found, MATRIX.faults):
+        terminalreporter.write_line(f"{file} is unchanged: only a part of the matrix ran.")
+    elif file is not None:
         write_report(rows, file, "make test-faults", time.monotonic() - config.stash[STARTED])

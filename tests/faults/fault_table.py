@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -76,6 +76,11 @@ KNOWN_LIMITS = """\
   a new request; retries stay safe through the idempotency key.
 - **`execution_timeout`** is not enforced by Airflow while a task is deferred; `timeout` of the operator is.
 """
+
+
+def is_whole(found: Iterable[str], faults: Iterable[str]) -> bool:
+    """Tell whether every fault and the seeded kills have a row: only then is the page written."""
+    return set(found) == {*faults, "seeded"}
 
 
 def write_report(rows: Sequence[Row], file: Path, command: str, seconds: float) -> None:

@@ -57,11 +57,13 @@ class KillAtLine:
         self.lines: dict[tuple[str, int], None] = {}
 
     def __enter__(self) -> KillAtLine:
+        # Coverage traces as well.
+        self._earlier = sys.gettrace()
         sys.settrace(self._called)
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
+        sys.settrace(self._earlier)
 
     def _called(self, frame: FrameType, event: str, argument: object) -> Any:
         del event, argument

@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -110,6 +111,29 @@ def test_final_name_appears_by_a_rename_within_its_own_folder(
     assert target.parent == (folder / NAME).parent
     assert target.name != Path(NAME).name
     assert target.name.startswith(".")
+
+
+@pytest.mark.parametrize("is_copied", [False, True], ids=["renamed", "copied"])
+def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_save_is_done(
+    folder: Path, downloaded: Path, mocker: MockerFixture, request: pytest.FixtureRequest, is_copied: bool
+) -> None:
+    if is_copied:
+        request.getfixturevalue("other_file_system")
+    steps = []
+    flush, moves = os.fsync, Path.replace if is_copied else Path.rename
+
+    def fsync(descriptor: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        flush(descriptor)
+
+    def move(source: Path, target: Path) -> Path:
+        steps.append("name")
+        return moves(source, target)
+
+    mocker.patch.object(os, "fsync", fsync)
+    mocker.patch.object(Path, "replace" if is_copied else "rename", move)
+    Destination(f"file://{folder}").publish(downloaded, NAME, "image/png")
+    assert steps[-3:] == ["file", "name", "folder"]
 
 
 def test_publishing_again_replaces_the_file(folder: Path, downloaded: Path) -> None:
