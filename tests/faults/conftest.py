@@ -34,6 +34,8 @@ DAG_IDS = (
     "fault_seeded",
     "fault_short_run",
     "fault_short_deferral",
+    "fault_batch",
+    "fault_batch_on_worker",
     *(f"fault_{kind}_{mode}" for kind in ("clear", "late") for mode in ("auto", "regenerate", "reuse")),
 )
 

@@ -247,7 +247,7 @@ class Bench:
         """Count the whole image files; anything else that is left there is wrong."""
         count = 0
         for file in sorted(self.images.rglob("*")):
-            if file.is_dir() or (file.suffix == ".json" and not file.name.startswith(".")):
+            if file.is_dir() or (file.suffix in {".json", ".jsonl"} and not file.name.startswith(".")):
                 continue
             try:
                 with Image.open(file) as image:

@@ -1,6 +1,11 @@
-"""Airflow does not take or give what the task needs: its result, an XCom, its connection."""
+"""Airflow or the storage does not take or give what the task needs; a process wakes up after its successor."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import psutil
 
 from tests.faults.fault_bench import API_KEY, MATRIX, Bench, Row, persistently
 from tools.local_airflow.processes import poll
@@ -64,4 +69,72 @@ def connection_not_found_at_the_resume(bench: Bench) -> Row:
     bench.check(generation["id"] in error, "the error does not name what was paid")
     return bench.row(
         "Airflow finds no connection when the task resumes", paid=1, files=2, submissions=1, phase="resuming"
+    )
+
+
+BATCH = [f"Poster {number} [[duration:6]]" for number in range(6)]
+
+
+def _ledger(bench: Bench) -> Path:
+    """The batch manifest, once it is there."""
+    return poll(
+        lambda: next(iter(bench.images.rglob("*.batch.jsonl")), None), seconds=90, what="the batch manifest"
+    )
+
+
+def _states(file: Path) -> list[str]:
+    return [json.loads(line)["state"] for line in file.read_text().splitlines()]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@MATRIX.fault()
+def storage_refuses_the_ledger(bench: Bench) -> Row:
+    run = bench.start("fault_batch", BATCH)
+    run.wait_for("deferred")
+    ledger = _ledger(bench)
+    kept = ledger.rename(bench.folder / "kept.jsonl")
+    # Neither to be read nor to be replaced.
+    ledger.mkdir()
+    bench.check(run.end() == "failed", "it did not fail")
+    posts = bench.counters()["submissions"]
+    bench.check(posts == len(BATCH), f"{posts} submissions while the storage refused the ledger")
+    ledger.rmdir()
+    kept.rename(ledger)
+    tries = run.instance()["try_number"]
+    run.clear()
+    run.wait_for("success", seconds=180, more_tries_than=tries)
+    return bench.row(
+        "the storage refuses a batch's manifest while it waits",
+        paid=len(BATCH),
+        files=len(BATCH),
+        submissions=len(BATCH),
+        phase="waiting",
+        remark="repaired and cleared",
+    )
+
+
+@MATRIX.fault()
+def batch_frozen_until_its_successor_is_done(bench: Bench) -> Row:
+    run = bench.start("fault_batch_on_worker", BATCH)
+    bench.wait_for_count(lambda seen: seen["paid"] == len(BATCH), "the submissions")
+    frozen = poll(lambda: bench.processes(run.instance()), seconds=30, what="the task's processes")
+    for process in frozen:
+        process.suspend()
+    bench.check(run.end() == "success", "the successor did not succeed")
+    ledger = _ledger(bench)
+    before = ledger.read_text()
+    for process in frozen:
+        process.resume()
+    # The supervisor serves further tasks.
+    poll(lambda: not any(map(_is_alive, frozen[1:])), seconds=90, what="the frozen process to end")
+    bench.check(ledger.read_text() == before, "the frozen process wrote over its successor's manifest")
+    bench.check(set(_states(ledger)) == {"saved"}, f"the manifest says {_states(ledger)}")
+    return bench.row(
+        "worker and supervisor frozen until the successor is done, then awake; a batch",
+        paid=len(BATCH),
+        files=len(BATCH),
+        phase="waiting on the worker",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
+from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 
 LONGEST_HOLD = 60.0
@@ -143,7 +144,18 @@ def many(dag_id: str, **arguments: Any) -> None:
         ).expand(prompt=prompts())
 
 
+def batch(dag_id: str, **arguments: Any) -> None:
+    with DAG(dag_id, schedule=None, catchup=False):
+        EvoImageBatchOperator(
+            task_id="draw",
+            requests="{{ dag_run.conf['list'] }}",
+            **{name: value for name, value in ASKED.items() if name != "n"} | {"retries": 3} | arguments,
+        )
+
+
 one("fault_one")
+batch("fault_batch", retries=0, save_every=1)
+batch("fault_batch_on_worker", deferrable=False, save_every=1, save_after=1)
 one("fault_on_worker", deferrable=False)
 one("fault_steady", poll_interval=3)
 one("fault_short_run", dagrun_timeout=timedelta(seconds=20), retries=0)
