@@ -18,7 +18,8 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.metrics import generation_ended
-from airflow_provider_evoimage.storage.saver import GenerationToSave, ImageSaver, SaveOutcome
+from airflow_provider_evoimage.storage.image_names import GenerationToSave
+from airflow_provider_evoimage.storage.saver import ImageSaver, SaveOutcome
 from airflow_provider_evoimage.submission.budget import Budget
 from airflow_provider_evoimage.waiting.polling import Ending
 from airflow_provider_evoimage.waiting.result import require_images, unfinished_error

@@ -20,7 +20,6 @@ from airflow_provider_evoimage.exceptions import (
     DownloadError,
     EvoImageError,
     FileExistsAtDestinationError,
-    InvalidRequestError,
     LinkExpiredError,
     NameTakenError,
     SaveError,
@@ -32,7 +31,6 @@ from airflow_provider_evoimage.metrics import image_saved
 from airflow_provider_evoimage.result_links import DownloadLimits, ResultClient, host_of
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.download import (
-    IMAGE_TYPES,
     ImageFile,
     RefusedLinkError,
     download_image,
@@ -45,7 +43,8 @@ from airflow_provider_evoimage.storage.existing import (
     other_task_of,
     task_in_words,
 )
-from airflow_provider_evoimage.storage.file_names import FileNames, folded, task_fields
+from airflow_provider_evoimage.storage.file_names import FileNames
+from airflow_provider_evoimage.storage.image_names import GenerationToSave, ImageNames, ImageToSave
 from airflow_provider_evoimage.storage.progress import (
     SaveProgress,
     entries_of,
@@ -59,40 +58,6 @@ if TYPE_CHECKING:
 
 # Time for uploads in progress when a task is stopped; everything else stops at once.
 _LAST_UPLOADS_SECONDS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageToSave:
-    """One image of one generation, and the name it will have; its extension is known after the download.
-
-    :param is_extra: whether it exceeds the requested number, so that a template without an index has no name
-        for it.
-    """
-
-    generation: Generation
-    index: int
-    fields: Mapping[str, str | int]
-    is_extra: bool = False
-
-    @property
-    def url(self) -> str:
-        """The result link."""
-        return self.generation.image_urls[self.index]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationToSave:
-    """One finished generation of a save.
-
-    :param requested: the request; goes into the manifest.
-    :param item: its place among those of the save, for ``{item}`` in names.
-    :param name: its own name, for ``{name}``; "" for its place.
-    """
-
-    generation: Generation
-    requested: RequestSummary
-    item: int = 0
-    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +112,12 @@ class ImageSaver:
     parallel: int = PARALLEL_DOWNLOADS
     may_follow_a_kill: bool = True
     on_image: Callable[[Mapping[str, Any]], None] | None = None
-    # The generation that uses each name, over all saves so far.
-    _named: dict[str, str] = field(default_factory=dict)
     _warned_of_overwriting: bool = False
     _reread: dict[str, Generation] = field(default_factory=dict)
     _rereading: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._image_names = ImageNames(self.names, self.destination, self.made_by)
 
     def save(self, generations: Sequence[Generation], requested: Sequence[RequestSummary]) -> list[Manifest]:
         """Save every image of finished generations, and a sidecar manifest for each generation.
@@ -164,7 +130,7 @@ class ImageSaver:
             GenerationToSave(generation=generation, requested=of, item=item)
             for item, (generation, of) in enumerate(zip(generations, requested, strict=True))
         ]
-        for refused in self._refused_names(to_save).values():
+        for refused in self._image_names.refused(to_save).values():
             raise refused
         outcomes = self.save_each(to_save)
         failures = [error for outcome in outcomes for error in outcome.errors]
@@ -175,7 +141,7 @@ class ImageSaver:
 
     def save_each(self, generations: Sequence[GenerationToSave]) -> list[SaveOutcome]:
         """Save everything that can be saved; return the outcome of each generation, in order."""
-        refused = self._refused_names(generations)
+        refused = self._image_names.refused(generations)
         planned = [
             SaveOutcome(errors=[refused[number]]) if number in refused else self._planned(each)
             for number, each in enumerate(generations)
@@ -244,8 +210,8 @@ class ImageSaver:
             return SaveOutcome(errors=[error] * len(each.generation.image_urls))
 
     def _plan(self, each: GenerationToSave) -> _Plan:
-        images = self._images_of(each)
-        sidecar_name = self._sidecar_name(images[0])
+        images = self._image_names.images_of(each)
+        sidecar_name = self._image_names.sidecar(images[0])
         task = each.generation.evolink_task_id
         progress = SaveProgress(self.destination, sidecar_name, task)
         sidecar = self.destination.read_json(sidecar_name)
@@ -291,29 +257,6 @@ class ImageSaver:
                     sidecar.get("evolink_task_id"),
                 )
 
-    def _images_of(self, each: GenerationToSave) -> list[ImageToSave]:
-        return [self._image(each, index) for index in range(len(each.generation.image_urls))]
-
-    def _image(self, each: GenerationToSave, index: int) -> ImageToSave:
-        generation, requested = each.generation, each.requested.images
-        fields: dict[str, str | int] = {
-            **task_fields(self.made_by),
-            "item": each.item,
-            "name": each.name or str(each.item),
-            "evolink_task_id": generation.evolink_task_id,
-            "model": generation.model or "unknown-model",
-            "index": index,
-        }
-        is_extra = requested is not None and index >= max(requested, 1)
-        return ImageToSave(generation=generation, index=index, fields=fields, is_extra=is_extra)
-
-    def _name(self, image: ImageToSave, extension: str) -> str:
-        names = self.names.with_index if image.is_extra else self.names
-        return names.name({**image.fields, "ext": extension})
-
-    def _sidecar_name(self, image: ImageToSave) -> str:
-        return self._name(replace(image, fields={**image.fields, "index": 0}, is_extra=False), "json")
-
     def _names_written(self, plans: Sequence[_Plan]) -> Iterator[str]:
         """Return every name that a save of these writes to, whatever the types of the images."""
         for plan in plans:
@@ -321,45 +264,7 @@ class ImageSaver:
             if plan.progress is not None:
                 yield plan.progress.name
             for image in plan.images:
-                yield from self._possible_names(image)
-
-    def _possible_names(self, image: ImageToSave) -> Iterator[str]:
-        extensions = dict.fromkeys(extension for extension, _ in IMAGE_TYPES.values())
-        return (self._name(image, extension) for extension in extensions)
-
-    def _refused_names(self, generations: Sequence[GenerationToSave]) -> dict[int, InvalidRequestError]:
-        """Find names that are too long or collide: of two images, or of an image and a manifest.
-
-        :returns: the problem with each generation's names, by its place.
-        """
-        taken: dict[str, str] = {}
-        refused: dict[int, InvalidRequestError] = {}
-        images = [(place, image) for place, each in enumerate(generations) for image in self._images_of(each)]
-        # Extra images take no name that another image needs.
-        for place, image in sorted(images, key=lambda placed: placed[1].is_extra):
-            if place in refused:
-                continue
-            try:
-                self._take_name(image, taken)
-            except InvalidRequestError as error:
-                refused[place] = error.restate(evolink_task_id=image.generation.evolink_task_id)
-        self._named.update(taken)
-        return refused
-
-    def _take_name(self, image: ImageToSave, taken: dict[str, str]) -> None:
-        # The manifest shares the first image's name, except for the extension, whatever its type.
-        name = self._name(image, "json")
-        self.destination.check_length(name, is_paid=True)
-        key = _without_extension(name)
-        task = image.generation.evolink_task_id
-        if key in taken or (image.is_extra and self._named.get(key, task) != task):
-            raise InvalidRequestError(
-                f"filename_template {self.names.template!r} gives two images of this save the same name, "
-                f"{self._name(image, '…')}: add {{index}}, {{item}} or {{evolink_task_id}} to it.",
-                billed=True,
-                on_retry="No retry follows: correct it and clear the task; the links live 24 hours.",
-            )
-        taken[key] = task
+                yield from self._image_names.possible(image)
 
     def _save_one(
         self, client: ResultClient, image: ImageToSave, folder: Path, plan: _Plan
@@ -381,7 +286,7 @@ class ImageSaver:
         local = new_file_in(folder)
         try:
             file = self._download(client, image, local)
-            name = self._name(image, file.extension)
+            name = self._image_names.name(image, file.extension)
             entry = _saved(image.index, self.destination.url(name), file)
             self._existing(folder).remove_sidecar(plan.earlier, plan.sidecar_name)
             if plan.progress is not None:
@@ -420,7 +325,7 @@ class ImageSaver:
         extension = extension_of(entry)
         if extension is None:
             return None
-        name = self._name(image, extension)
+        name = self._image_names.name(image, extension)
         return name if entry.get("path") == self.destination.url(name) else None
 
     def _remove_earlier_images(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -430,15 +335,17 @@ class ImageSaver:
         task = plan.generation.evolink_task_id
         written = {image["path"] for image in saved}
         for index, entry in plan.earlier.entries.items():
-            name = self._name_in(entry, self._image(plan.to_save, index))
+            name = self._name_in(entry, self._image_names.image(plan.to_save, index))
             if name is None or entry["path"] in written:
                 continue
             # Another generation of this save may have its image there.
-            if self._named.get(_without_extension(name), task) == task:
+            if self._image_names.is_free(name, task):
                 self._existing(folder).remove_image(name, entry)
 
     def _existing_name(self, image: ImageToSave) -> str | None:
-        return next((name for name in self._possible_names(image) if self.destination.exists(name)), None)
+        return next(
+            (name for name in self._image_names.possible(image) if self.destination.exists(name)), None
+        )
 
     def _keep_existing(self, image: ImageToSave, name: str, folder: Path) -> dict[str, Any]:
         path = self.destination.url(name)
@@ -565,10 +472,6 @@ def _temporary_folder(generation: Generation) -> Iterator[Path]:
         raise temporary_folder_failed(error).restate(evolink_task_id=generation.evolink_task_id) from error
     with folder as path:
         yield Path(path)
-
-
-def _without_extension(name: str) -> str:
-    return folded(name.rpartition(".")[0])
 
 
 def _saved(index: int, path: str, file: ImageFile) -> dict[str, Any]:

@@ -43,7 +43,8 @@ from airflow_provider_evoimage.simulator.service.faults import Fault
 from airflow_provider_evoimage.storage import saver
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
-from airflow_provider_evoimage.storage.saver import GenerationToSave, ImageSaver
+from airflow_provider_evoimage.storage.image_names import GenerationToSave
+from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.storage.stores import LocalFiles
 from tests.integration.copies import copy_with
 from tests.integration.fake_time import FakeTime
