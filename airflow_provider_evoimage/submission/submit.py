@@ -136,7 +136,9 @@ class Submission:
             generation = self._resume(decision)
             if generation is not None:
                 return generation
-            decision = Submit(self._identity, f"nothing can come of EvoLink task {decision.evolink_task_id}")
+            # It was handed over before it ended, and it brought nothing that could be delivered now.
+            earlier = None if earlier is None else replace(earlier, phase="failed")
+            decision = Submit(self._identity, "it has failed, or its links are dead")
         return self.carry_out(decision, request, earlier=earlier)
 
     def carry_out(

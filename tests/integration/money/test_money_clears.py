@@ -177,6 +177,7 @@ def test_task_that_did_not_wait_hands_over_the_same_generation_while_anything_ca
     later: float,
     on_clear: str,
     expected: int,
+    log_lines: list[Any],
 ) -> None:
     task = TaskRun(generate(prompt=prompt, wait_for_completion=False, on_clear=on_clear), store=store)
     manifest = task.run()
@@ -188,6 +189,8 @@ def test_task_that_did_not_wait_hands_over_the_same_generation_while_anything_ca
     assert (again["evolink_task_id"] == manifest["evolink_task_id"]) == (expected == 1)
     assert again["request"]["prompt"] == prompt
     assert paid(evolink) == expected
+    if on_clear != "regenerate":
+        assert not any("paid for and not delivered" in str(line["event"]) for line in log_lines)
 
 
 def away_at(store: StateStore, moment: str, nth: int = 1) -> None:
