@@ -121,7 +121,7 @@ class LedgerLine:
 
     @property
     def most_credits(self) -> Decimal:
-        """What it may cost while its charge is unknown: the larger of reservation and estimate."""
+        """The largest possible cost while the charge is unknown: the larger of reservation and estimate."""
         reserved = self.record.credits_reserved if self.record else None
         estimate = (self.requested.estimate or {}).get("credits_high")
         return max(Decimal(str(number(each) or 0)) for each in (reserved, estimate))

@@ -295,7 +295,7 @@ class BatchRun:
         return summary_of(list(self._lines.values()), self._ledger.url, self._made_by), made
 
     def _warn_of_charges(self) -> None:
-        """Say so where EvoLink charged more than the limit or the estimate, which its published prices exclude."""
+        """Warn if EvoLink charged more than the limit or the estimate."""
         charged = sum((Decimal(str(line.charged or 0)) for line in self._lines.values()), Decimal(0))
         estimates = [
             Decimal(str((line.requested.estimate or {}).get("credits_high") or 0))
@@ -339,8 +339,8 @@ class BatchRun:
     def mark_delivered(self) -> None:
         """Record that a complete batch was delivered, once Airflow has the result of the task.
 
-        From then on a clear submits all requests again. Not before: a task that Airflow counts as failed goes on with
-        what was paid when it is cleared.
+        From then on a clear submits all requests again. Not before: when a task that Airflow counts as failed is
+        cleared, it resumes what was paid.
         """
         if any(line.state != "saved" for line in self._lines.values()):
             return

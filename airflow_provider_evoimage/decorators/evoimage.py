@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_evoimage.manifest import Manifest
 
-#: What the function may return besides a prompt: a dict of these.
+#: Allowed keys of the dict that the function may return.
 REQUEST_FIELDS = (
     *("prompt", "model", "size", "quality", "n"),
     *("image_urls", "callback_url", "extra_body"),

@@ -149,7 +149,7 @@ class GenerationRun:
         # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
         self._show(XCOM_EVOLINK_TASK_ID, generation.evolink_task_id)
         if not self._arguments.wait_for_completion:
-            # Handed over, not delivered: a clear goes on with it while anything can come of it.
+            # Handed over, not delivered: a clear resumes it while it can still bring images.
             requested = self._with_reserved(self._described(), generation, generation.usage.credits_reserved)
             return build_manifest(generation, requested=requested, made_by=self._made_by)
         if generation.is_terminal:
@@ -408,7 +408,7 @@ class GenerationRun:
         return manifest
 
     def _warn_of_charge(self, manifest: Manifest) -> None:
-        """Say so where EvoLink charged more than the limit or the estimate; the images are delivered all the same."""
+        """Warn if EvoLink charged more than the limit or the estimate; the images are delivered anyway."""
         usage = manifest["usage"]
         if usage["charged"] is None:
             return
@@ -466,7 +466,7 @@ class GenerationRun:
     def mark_delivered(self) -> None:
         """Record that the images were handed over, once Airflow has the result of the task.
 
-        Not before: a task that Airflow counts as failed goes on with what was paid when it is cleared.
+        Not before: when a task that Airflow counts as failed is cleared, it resumes what was paid.
         """
         if self._handed_over is not None:
             self._keeper.mark("delivered", self._handed_over)

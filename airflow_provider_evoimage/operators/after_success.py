@@ -1,4 +1,4 @@
-"""What an operator does once Airflow has stored its result and counts the try as a success."""
+"""Runs code once Airflow has stored an operator's result and counts the try as a success."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class EvoImageBatchOperator(BaseOperator):
         self.extra_body = extra_body
         self.filename_template = filename_template
         self.max_credits = max_credits
-        # Told apart before templates are rendered: a limit that renders to nothing must not vanish.
+        # Checked before templates are rendered: a limit that renders to nothing must not vanish.
         self.has_limit = max_credits is not None
         self.check_credits = check_credits
         self.on_item_failure = one_of("on_item_failure", on_item_failure, get_args(OnItemFailure))

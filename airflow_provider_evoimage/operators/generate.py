@@ -150,7 +150,7 @@ class EvoImageGenerateOperator(BaseOperator):
         self.callback_url = callback_url
         self.extra_body = extra_body
         self.max_credits = max_credits
-        # Told apart before templates are rendered: a limit that renders to nothing must not vanish.
+        # Checked before templates are rendered: a limit that renders to nothing must not vanish.
         self.has_limit = max_credits is not None
         self.save_to = save_to
         self.filename_template = filename_template

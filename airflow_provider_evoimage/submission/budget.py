@@ -35,7 +35,8 @@ def credit_limit(
 ) -> Decimal | None:
     """Read a limit from an argument or a rendered template; None if there is none.
 
-    :param is_given: whether the DAG author gave one: if it renders to nothing, the task fails rather than run without.
+    :param is_given: whether the DAG author gave one: if it renders to nothing, the task fails rather than run
+        without.
     :raises InvalidRequestError: when it is not a number of credits, 0 or more, or was given and is nothing.
     """
     if value is None or (isinstance(value, str) and value.strip().lower() in {"", "none", "null"}):
@@ -183,7 +184,7 @@ class Budget:
             most = estimate * self._worst_rate
             if item in self._charged:
                 return found
-            # Held already: what EvoLink reserved for others meanwhile may have left too little.
+            # Already held, but EvoLink's reservations for other items may have left too little.
             committed = self._committed() - self._held.get(item, Decimal(0))
             most = max(most, self._held.get(item, most))
             if self.limit is not None and committed + most > self.limit:

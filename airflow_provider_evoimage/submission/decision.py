@@ -109,7 +109,7 @@ def _moved_account(record: SubmissionRecord, account: tuple[str, str] | None) ->
 def _is_same_item_in_the_same_epoch(record: SubmissionRecord, identity: RequestIdentity) -> bool:
     """Tell whether only templates, the DAG file or the connection can have changed the request.
 
-    After a clear a change is a wish for the new request; and another item of a list is another request.
+    After a clear, a changed request means that the user wants the new one; another item of a list is another request.
     """
     return (
         record.epoch == identity.epoch

@@ -16,7 +16,7 @@ from airflow_provider_evoimage.evolink.request import ImageRequest, billable_bod
 from airflow_provider_evoimage.evolink.signed_urls import unsigned
 
 KEY_PREFIX = "airflow-evoimage-"
-# What EvoLink accepts as an idempotency key.
+# Format of an idempotency key.
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
 
 

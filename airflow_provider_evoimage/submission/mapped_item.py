@@ -21,7 +21,7 @@ from airflow_provider_evoimage.evolink.signed_urls import unsigned
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
 
 # Arguments that say where an image is saved or who is notified, not what is drawn.
-_NOT_ASKED = frozenset(
+_NOT_DRAWN = frozenset(
     {
         "save_to",
         "filename_template",
@@ -46,7 +46,7 @@ class MappedItem:
 
 
 def mapped_item(context: Mapping[str, Any]) -> MappedItem:
-    """Find out which item this task instance stands for.
+    """Return the item of this task instance.
 
     :raises EvoImageError: when the list cannot be read; nothing has been submitted then.
     """
@@ -130,7 +130,7 @@ def require_names_by_item(
 
 
 def is_same_for_all_items(context: Mapping[str, Any], argument: str, default: Any = None) -> bool:
-    """Tell whether every item of a mapped task has the same text as this argument; False for a task that is not mapped.
+    """Tell whether every item of a mapped task has the same text as this argument; False if it is not mapped.
 
     :param argument: of the operator; a text.
     :param default: the argument's default, which no author wrote.
@@ -141,7 +141,7 @@ def is_same_for_all_items(context: Mapping[str, Any], argument: str, default: An
         return False
     definition = task.dag.task_dict[task.task_id]
     if hasattr(definition, "partial_kwargs"):
-        # What is not among these is the default, or mapped.
+        # Other arguments are defaults or mapped.
         written = definition.partial_kwargs.get(argument, _MAPPED)
     else:
         written = getattr(definition, argument)
@@ -242,7 +242,7 @@ def _resolved(value: Any, context: Mapping[str, Any]) -> Any:
 
 def _digest(item: Any) -> str:
     if isinstance(item, Mapping):
-        item = {name: value for name, value in item.items() if name not in _NOT_ASKED}
+        item = {name: value for name, value in item.items() if name not in _NOT_DRAWN}
     text = json.dumps(_plain(item), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -168,6 +168,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"Ended by themselves and started again: {', '.join(restarts)}")
     file = config.getoption("--report", None)
     if file is not None and not is_whole(found, MATRIX.faults):
-        terminalreporter.write_line(f"{file} is unchanged: only a part of the matrix ran.")
+        terminalreporter.write_line(f"{file} is unchanged: not every fault of the matrix gave a row.")
     elif file is not None:
         write_report(rows, file, "make test-faults", time.monotonic() - config.stash[STARTED])
