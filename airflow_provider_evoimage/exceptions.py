@@ -1,19 +1,19 @@
 """Every failure of this provider, in one tree.
 
-Classes marked * also inherit ``AirflowFailException``: no retry can mend them, so the task fails at once.
+Classes marked * also inherit ``AirflowFailException``: no retry can fix them, so the task fails at once.
 
 EvoImageError
-├── InvalidRequestError *            our own check said no, before anything was sent
-├── ConnectionSettingsError *        the Airflow connection cannot be used as it stands
+├── InvalidRequestError *            our own check found a mistake; nothing was sent
+├── ConnectionSettingsError *        the Airflow connection is incomplete or wrong
 ├── ConnectionNotFoundError          Airflow finds no such connection, or its secrets backend fails
 ├── BudgetExceededError *            it may cost more than max_credits, so it was not sent
 │   └── PriceUnknownError *          max_credits is set and no price is known
-├── ReferenceUnreadableError         your storage did not give a reference image
+├── ReferenceUnreadableError         a reference image in your storage could not be read
 ├── EvoLinkApiError                  EvoLink answered with an error
-│   ├── RequestRefusedError *        400, 413, 415, 404 for a model: this request will never pass
+│   ├── RequestRefusedError *        400, 413, 415, 404 for a model: never accepted as it is
 │   │   ├── ContentRefusedError *    refused by moderation before a generation began
 │   │   └── FileRefusedError *       the files API does not take this file
-│   │       └── FileQuotaError *     the account's uploaded files are as many as it may have
+│   │       └── FileQuotaError *     the account has reached its limit of uploaded files
 │   ├── AuthenticationError *        401: the key is missing, wrong or expired
 │   ├── AccessDeniedError *          403: the key lacks the model, is disabled, or the address is barred
 │   ├── InsufficientCreditsError *   402: the account is empty
@@ -21,9 +21,9 @@ EvoImageError
 │   ├── GenerationNotFoundError *    404: EvoLink does not know this generation
 │   ├── IdempotencyConflictError *   accepted earlier under the same key with another body
 │   ├── RateLimitError               429
-│   └── EvoLinkUnavailableError      5xx: EvoLink or what stands before it
-├── EvoLinkUnreachableError          no answer: network, DNS, TLS, time-out
-├── UnreadableAnswerError            an answer that is none of EvoLink's
+│   └── EvoLinkUnavailableError      5xx from EvoLink or from a proxy in front of it
+├── EvoLinkUnreachableError          no answer: network, DNS, TLS, timeout
+├── UnreadableAnswerError            the answer is not one of EvoLink's API
 ├── OutcomeUnknownError              the POST may have been accepted; a retry under the same key finds out
 │   └── UnrepeatableSubmissionError *  the same, where submitting again may pay twice
 ├── GenerationFailedError            the generation ended in failure (retryable codes)
@@ -32,20 +32,20 @@ EvoImageError
 ├── GenerationCancelledError *       cancelled at EvoLink
 ├── GenerationTimeoutError           still unfinished at our deadline
 │   └── SensorTimeoutError           the same in a sensor, which Airflow never retries
-├── GenerationLostError              the wait broke off: EvoLink could not be read for long
-├── GenerationUnfinishedError *      a finished generation was needed, and it still runs
-├── BatchIncompleteError             items of a batch have no images yet; another try may bring them
-├── BatchFailedError *               items of a batch have no images, and no retry brings them
+├── GenerationLostError              the wait broke off: EvoLink could not be read for too long
+├── GenerationUnfinishedError *      a finished generation was needed, but it still runs
+├── BatchIncompleteError             some items of a batch have no images yet; a retry may get them
+├── BatchFailedError *               some items of a batch have no images; no retry gets them
 ├── SupersededTryError *             a later try of the same task has taken over
-├── NoImagesError *                  completed, charged, and without a single image
-└── SaveError                        the images exist at EvoLink, the files do not
-    ├── DownloadError                the link gave no complete image
-    │   ├── LinkExpiredError *       the 24 hours are over
-    │   ├── UnsafeLinkError *        the link leads to an internal address, or to none of http(s)
+├── NoImagesError *                  completed and charged, but without a single image
+└── SaveError                        the images exist at EvoLink, but not all are saved
+    ├── DownloadError                the link did not return a complete image
+    │   ├── LinkExpiredError *       the 24 hours of the link have passed
+    │   ├── UnsafeLinkError *        the link leads to an internal or a non-http(s) address
     │   ├── TooLargeError *          the result is larger than the connection allows
-    │   └── NotAnImageError *        the bytes are no image
+    │   └── NotAnImageError *        the bytes are not an image
     └── DestinationError             the storage refused
-        ├── NameTakenError *                 another task of the same run has files of that name
+        ├── NameTakenError *                 another task of the same run has files with that name
         └── FileExistsAtDestinationError *   if_exists="error"
 """
 
@@ -64,13 +64,13 @@ _BILLED = {True: "Billed: yes.", False: "Billed: no.", None: "Billed: unknown."}
 
 
 class EvoImageError(AirflowException):
-    """Base of all. Its text says what happened, to which generation, whether it was billed, what a retry does.
+    """Base of all errors. The text says what happened to which generation, whether it was billed, what a retry does.
 
     :param message: what happened and what to change, in whole sentences.
-    :param evolink_task_id: EvoLink's id of the generation, where there is one.
-    :param billed: True, False, or None where it cannot be known.
+    :param evolink_task_id: EvoLink's id of the generation, if there is one.
+    :param billed: True, False, or None if unknown.
     :param on_retry: what another try of the Airflow task will do.
-    :param retry_after: seconds the service asked us to wait.
+    :param retry_after: seconds to wait before a retry, as EvoLink requested.
     :param request_id: EvoLink's reference of the HTTP exchange, for its support.
     :param code: EvoLink's own error code.
     :param http_status: status of the HTTP answer.
@@ -120,12 +120,12 @@ class EvoImageError(AirflowException):
         billed: bool | str | None = "unchanged",
         on_retry: str | None = None,
     ) -> Self:
-        """Correct what this error says, where a caller knows more than the code that raised it.
+        """Correct this error, if the caller knows more than the code that raised it.
 
-        The only way to change an error after it was made: its text, ``args`` and fields stay in step. What is
-        not given stays as it is.
+        This is the only way to change an error after it was made: it keeps text, ``args`` and fields consistent.
+        Arguments that are not given change nothing.
 
-        :returns: the error itself, so that its traceback and cause stay.
+        :returns: the same error object, with its traceback and cause.
         """
         if message is not None:
             self.message = message
@@ -140,19 +140,19 @@ class EvoImageError(AirflowException):
 
     @property
     def retryable(self) -> bool:
-        """Whether another try of the same Airflow task can end otherwise."""
+        """Whether a retry of the same Airflow task can succeed."""
         return not isinstance(self, (AirflowFailException, AirflowSensorTimeout))
 
 
 class InvalidRequestError(EvoImageError, AirflowFailException):
-    """A certain mistake in the request; nothing was sent."""
+    """The request certainly has a mistake; nothing was sent."""
 
     default_billed = False
     default_on_retry = "Nothing was sent and no retry follows: correct the argument."
 
 
 class ConnectionSettingsError(EvoImageError, AirflowFailException):
-    """The Airflow connection lacks something or holds something unusable; nothing was sent."""
+    """A field of the Airflow connection is missing or cannot be used; nothing was sent."""
 
     default_billed = False
     default_on_retry = "Nothing was sent and no retry follows: correct the connection, then clear the task."
@@ -179,7 +179,7 @@ class PriceUnknownError(BudgetExceededError):
 
 
 class ReferenceUnreadableError(EvoImageError):
-    """Your own storage did not give a reference image, for a reason that may pass; nothing was sent."""
+    """A reference image in your own storage could not be read, for a transient reason; nothing was sent."""
 
     default_billed = False
     default_on_retry = "Nothing was submitted by this try; a retry reads the reference again."
@@ -190,7 +190,7 @@ class EvoLinkApiError(EvoImageError):
 
 
 class RequestRefusedError(EvoLinkApiError, AirflowFailException):
-    """EvoLink will never accept this request as it stands (400, 413, 415, unknown model)."""
+    """EvoLink will never accept this request as it is (400, 413, 415, unknown model)."""
 
     default_on_retry = "No retry follows, it would be refused again: correct the request."
 
@@ -202,14 +202,14 @@ class ContentRefusedError(RequestRefusedError):
 
 
 class FileRefusedError(RequestRefusedError):
-    """The files API does not take this file: too large, not an accepted type, or its URL gives nothing."""
+    """The files API does not take this file: too large, not an accepted type, or its URL cannot be read."""
 
     default_billed = False
     default_on_retry = "No retry follows, it would be refused again: use another file."
 
 
 class FileQuotaError(FileRefusedError):
-    """The account holds as many uploaded files as it may (100, or 500 on VIP accounts)."""
+    """The account has reached its limit of uploaded files (100, or 500 on VIP accounts)."""
 
     default_on_retry = (
         "No retry follows: delete uploaded files (EvoImageHook.list_files, delete_file) or wait until they expire, "
@@ -224,7 +224,7 @@ class AuthenticationError(EvoLinkApiError, AirflowFailException):
 
 
 class AccessDeniedError(EvoLinkApiError, AirflowFailException):
-    """403: this key may not do that (model not allowed, key disabled or expired, address barred)."""
+    """403: this key is not allowed to do this (model not allowed, key disabled or expired, address barred)."""
 
     default_on_retry = "No retry follows: have the key's rights changed at EvoLink, then clear the task."
 
@@ -245,12 +245,12 @@ class GenerationNotFoundError(EvoLinkApiError, AirflowFailException):
     """404: EvoLink does not know this generation (other account, mistyped id, or no longer kept)."""
 
     default_on_retry = (
-        "No retry follows: check the id, and that the connection is of the account that made it."
+        "No retry follows: check the id, and that the connection uses the account that made it."
     )
 
 
 class IdempotencyConflictError(EvoLinkApiError, AirflowFailException):
-    """EvoLink holds a generation under this idempotency key that was made from another body."""
+    """EvoLink already has a generation under this idempotency key, made from another body."""
 
     default_on_retry = (
         "No retry follows, so that nothing is paid twice. Find the earlier generation in EvoLink's list of tasks "
@@ -259,45 +259,46 @@ class IdempotencyConflictError(EvoLinkApiError, AirflowFailException):
 
 
 class RateLimitError(EvoLinkApiError):
-    """429: too many requests; ``retry_after`` holds the wish of the service in seconds, if it had one."""
+    """429: too many requests; ``retry_after`` holds the seconds to wait, if EvoLink sent them."""
 
     default_on_retry = "A retry sends the same request with the same idempotency key."
 
 
 class EvoLinkUnavailableError(EvoLinkApiError):
-    """5xx from EvoLink or from a proxy before it."""
+    """5xx from EvoLink or from a proxy in front of it."""
 
     default_on_retry = "A retry sends the same request with the same idempotency key."
 
 
 class EvoLinkUnreachableError(EvoImageError):
-    """No answer at all: name not found, connection refused or cut, TLS trouble, time-out."""
+    """No answer at all: name not found, connection refused or cut, TLS error, timeout."""
 
     default_on_retry = "A retry sends the same request with the same idempotency key."
 
 
 class UnreadableAnswerError(EvoImageError):
-    """An answer came, and it is none that EvoLink's API gives (a proxy's page, a cut body, another shape)."""
+    """The answer is not one of EvoLink's API (a proxy's page, a cut body, another shape)."""
 
     default_on_retry = "A retry sends the same request with the same idempotency key."
 
 
-#: Failures of one exchange with EvoLink that may be gone when it is repeated.
+#: Transient failures of one exchange with EvoLink: repeating it may succeed.
 TRANSIENT_ERRORS = (EvoLinkUnreachableError, EvoLinkUnavailableError, RateLimitError, UnreadableAnswerError)
 
 
 class OutcomeUnknownError(EvoImageError):
-    """The POST may or may not have been accepted; its idempotency key makes asking again safe."""
+    """The POST may or may not have been accepted; its idempotency key makes it safe to send again."""
 
     default_on_retry = (
-        "A retry asks again under the same idempotency key, which returns the generation if it was accepted."
+        "A retry submits again under the same idempotency key, which returns the generation if EvoLink "
+        "accepted it."
     )
 
 
 class UnrepeatableSubmissionError(OutcomeUnknownError, AirflowFailException):
-    """The outcome of the POST is unknown, and asking again could pay twice.
+    """The outcome of the POST is unknown, and submitting again could pay twice.
 
-    Because the connection says ``idempotency: ignored``, or because EvoLink has forgotten the key by now.
+    The connection has ``idempotency: ignored``, or EvoLink no longer remembers the key.
     """
 
     default_on_retry = (
@@ -307,15 +308,15 @@ class UnrepeatableSubmissionError(OutcomeUnknownError, AirflowFailException):
 
 
 class GenerationFailedError(EvoImageError):
-    """The generation ended as failed at EvoLink, with a code that is worth another request."""
+    """The generation failed at EvoLink with a transient code: a new request may succeed."""
 
-    # Documented for failed tasks: not charged, the reservation comes back.
+    # Documented: failed tasks are not charged, and the reservation is released.
     default_billed = False
-    default_on_retry = "A retry asks EvoLink for a new generation under a new idempotency key."
+    default_on_retry = "A retry submits a new generation under a new idempotency key."
 
 
 class GenerationRefusedError(GenerationFailedError, AirflowFailException):
-    """The generation ended as failed with a code that another request would meet again."""
+    """The generation failed with a final code: the same request would fail again."""
 
     default_on_retry = "No retry follows, it would fail again: change the request."
 
@@ -329,7 +330,7 @@ class ContentPolicyError(GenerationRefusedError):
 class GenerationCancelledError(EvoImageError, AirflowFailException):
     """The generation was cancelled at EvoLink. Whether a cancelled one is charged is not documented."""
 
-    default_on_retry = "No retry follows: clear the task to ask for a new generation."
+    default_on_retry = "No retry follows: clear the task to submit a new generation."
 
 
 class GenerationTimeoutError(EvoImageError):
@@ -341,16 +342,16 @@ class GenerationTimeoutError(EvoImageError):
 
 
 class SensorTimeoutError(GenerationTimeoutError, AirflowSensorTimeout):
-    """A sensor's time is over. Airflow never retries a sensor that timed out."""
+    """A sensor timed out. Airflow never retries such a sensor."""
 
     default_on_retry = (
-        "It may still finish and be billed. Airflow does not retry a sensor that timed out: clear it to go on "
-        "waiting, within 24 hours of the submission."
+        "It may still finish and be billed. Airflow does not retry a sensor that timed out: clear it to "
+        "wait again, within 24 hours of the submission."
     )
 
 
 class GenerationLostError(EvoImageError):
-    """The wait broke off because EvoLink could not be read; the generation goes on all the same."""
+    """The wait broke off because EvoLink could not be read; the generation keeps running."""
 
     default_on_retry = (
         "It may still finish and be billed: a retry goes on waiting for it and submits nothing."
@@ -358,13 +359,13 @@ class GenerationLostError(EvoImageError):
 
 
 class GenerationUnfinishedError(EvoImageError, AirflowFailException):
-    """Something finished was needed and the generation is still running."""
+    """A finished generation was needed, but it is still running."""
 
     default_on_retry = "No retry follows: wait for it first with EvoImageGenerationSensor."
 
 
 class BatchIncompleteError(EvoImageError):
-    """Items of a batch have no images yet."""
+    """Some items of a batch have no images yet."""
 
     default_on_retry = (
         "Its generations are charged or reserved. A retry resumes what was paid for, and submits again only items "
@@ -373,7 +374,7 @@ class BatchIncompleteError(EvoImageError):
 
 
 class BatchFailedError(EvoImageError, AirflowFailException):
-    """Items of a batch have no images, for reasons that no retry fixes."""
+    """Some items of a batch have no images, for reasons that no retry fixes."""
 
     default_on_retry = (
         "No retry follows. Correct those items and clear the task: the others are not submitted again."
@@ -381,7 +382,7 @@ class BatchFailedError(EvoImageError, AirflowFailException):
 
 
 class SupersededTryError(EvoImageError, AirflowFailException):
-    """A later try of the same task has taken over, for instance because this process was frozen; it stops here."""
+    """This process stops: a later try of the same task has taken over, for instance because this one was frozen."""
 
     default_on_retry = (
         "No retry follows: this process submits and writes nothing more, and the later try delivers."
@@ -389,7 +390,7 @@ class SupersededTryError(EvoImageError, AirflowFailException):
 
 
 class NoImagesError(EvoImageError, AirflowFailException):
-    """The generation completed and was charged, yet holds no image."""
+    """The generation completed and was charged, but has no image."""
 
     default_billed = True
     default_on_retry = (
@@ -398,14 +399,14 @@ class NoImagesError(EvoImageError, AirflowFailException):
 
 
 class SaveError(EvoImageError):
-    """The images were made and are not, or not all, in your storage."""
+    """The images were made, but not all of them are in your storage."""
 
     default_billed = True
     default_on_retry = "A retry saves the same images and submits nothing; their links live 24 hours."
 
 
 class DownloadError(SaveError):
-    """A result link gave no complete image."""
+    """A result link did not return a complete image."""
 
 
 class LinkExpiredError(DownloadError, AirflowFailException):
@@ -430,16 +431,16 @@ class LinkExpiredError(DownloadError, AirflowFailException):
 
 
 class UnsafeLinkError(DownloadError, AirflowFailException):
-    """The link, or what it redirects to, is an internal address or none of http(s); nothing was sent there."""
+    """The link or its redirect leads to an internal or a non-http(s) address; nothing was sent there."""
 
     default_on_retry = (
-        "No retry follows: it would lead there again. Look at the link in EvoLink's console, save what is right by "
+        "No retry follows: the link would lead there again. Check it in EvoLink's console, save the right images by "
         "hand within 24 hours, and tell EvoLink's support."
     )
 
 
 class TooLargeError(DownloadError, AirflowFailException):
-    """The result is larger than an image may be."""
+    """The result is larger than the connection allows."""
 
     default_on_retry = (
         "No retry follows, it would be as large again: if that is right, raise max_image_megabytes in the connection "
@@ -448,10 +449,10 @@ class TooLargeError(DownloadError, AirflowFailException):
 
 
 class NotAnImageError(DownloadError, AirflowFailException):
-    """What the link gave is no image of a known kind."""
+    """The link did not return an image of a known type."""
 
     default_on_retry = (
-        "No retry follows: the same bytes would come again. Keep the id and ask EvoLink's support."
+        "No retry follows: the link would return the same bytes. Keep the id and ask EvoLink's support."
     )
 
 
@@ -469,15 +470,15 @@ class NameTakenError(DestinationError, AirflowFailException):
 
 
 class FileExistsAtDestinationError(DestinationError, AirflowFailException):
-    """``if_exists="error"`` and a file of that name is there; nothing was overwritten."""
+    """A file of that name exists and ``if_exists="error"``; nothing was overwritten."""
 
     default_on_retry = "No retry follows: choose another name, or if_exists='overwrite' or 'skip'."
 
 
 def summed_up(failures: Sequence[EvoImageError], introduction: str) -> EvoImageError:
-    """Return the one error to raise for several: one that a retry may fix, if there is any, so that a retry comes.
+    """Return the error to raise for several failures: the first retryable one, else the first.
 
-    :param introduction: a sentence that counts them; empty where only one thing was tried.
+    :param introduction: a sentence that counts the failures; empty if only one thing was tried.
     """
     chosen = next((failure for failure in failures if failure.retryable), failures[0])
     if introduction:

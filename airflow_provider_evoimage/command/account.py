@@ -1,4 +1,4 @@
-"""Which account the command acts for: an Airflow connection, or an API key in the environment."""
+"""The account that the command uses: an Airflow connection, or an API key in the environment."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ class _KeyInEnvironment:
 class CommandHook(EvoImageHook):
     """The hook of the command line.
 
-    :param conn_id: id of an Airflow connection; None takes the API key of the environment if there is one,
-        and else the connection ``evoimage_default``.
-    :param on_look: called with every generation that is read.
+    :param conn_id: id of an Airflow connection; None uses the API key in the environment if there is one,
+        else the connection ``evoimage_default``.
+    :param on_read: called with every generation that is read.
     """
 
-    def __init__(self, conn_id: str | None, on_look: Callable[[Generation], None] | None = None) -> None:
+    def __init__(self, conn_id: str | None, on_read: Callable[[Generation], None] | None = None) -> None:
         super().__init__(conn_id or self.default_conn_name)
-        self._asked_for_connection = conn_id is not None
-        self._on_look = on_look
+        self._has_conn_id = conn_id is not None
+        self._on_read = on_read
 
     @functools.cached_property
     def settings(self) -> ConnectionSettings:
         """The account.
 
-        :raises ConnectionSettingsError: when neither a key nor a connection is there.
+        :raises ConnectionSettingsError: when there is neither a key nor a readable connection.
         """
         key = os.environ.get(KEY_VARIABLE, "").strip()
-        if key and not self._asked_for_connection:
+        if key and not self._has_conn_id:
             files = os.environ.get(FILES_URL_VARIABLE, "").strip()
             return ConnectionSettings.read(
                 _KeyInEnvironment(
@@ -59,7 +59,7 @@ class CommandHook(EvoImageHook):
                     extra=json.dumps({"files_base_url": files}) if files else None,
                 )
             )
-        # As Airflow's own `airflow connections` does: connections may lie in its database.
+        # As Airflow's own `airflow connections` does: connections may be in its database.
         os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
         try:
             connection = self.get_connection(self.evoimage_conn_id)
@@ -67,14 +67,14 @@ class CommandHook(EvoImageHook):
             raise
         except Exception as error:  # No connection, no database, a secrets backend that cannot be reached.
             raise ConnectionSettingsError(
-                f"There is no Airflow connection {self.evoimage_conn_id!r} that can be read here "
+                f"Airflow connection {self.evoimage_conn_id!r} cannot be read here "
                 f"({type(error).__name__}): name one with --conn-id, or set {KEY_VARIABLE}."
             ) from error
         return ConnectionSettings.read(connection)
 
     def get_generation(self, evolink_task_id: str) -> Generation:
-        """Read one generation, and pass it to ``on_look``."""
+        """Read one generation, and pass it to ``on_read``."""
         generation = super().get_generation(evolink_task_id)
-        if self._on_look is not None:
-            self._on_look(generation)
+        if self._on_read is not None:
+            self._on_read(generation)
         return generation

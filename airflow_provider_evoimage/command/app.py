@@ -21,12 +21,12 @@ from airflow_provider_evoimage.defaults import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 
-# Columns if the output is no terminal, so that a file or a pipe gets each row on one line.
+# Width if the output is not a terminal, so that a file or a pipe gets each row on one line.
 _PIPED_WIDTH = 200
 
 app = typer.Typer(
     name="evoimage",
-    help="Show what EvoLink's images cost, what is left, and the state of a generation.",
+    help="Show what EvoLink's images cost, the credits left, and the state of a generation.",
     epilog="The account: --conn-id, else EVOLINK_API_KEY (EVOLINK_BASE_URL), else the Airflow connection "
     "evoimage_default. Exit codes: 0 done, 1 EvoLink or a storage refused, 2 wrong use, 3 not finished yet.",
     no_args_is_help=True,
@@ -79,7 +79,7 @@ def evoimage(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Show what EvoLink's images cost, what is left, and the state of a generation."""
+    """Show what EvoLink's images cost, the credits left, and the state of a generation."""
     del version
 
 
@@ -94,8 +94,10 @@ def estimate(
     resolution: Annotated[
         str | None, typer.Option(help="Only this tier: 1K, 2K, 4K.", show_default=False)
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="Count this prompt too.", show_default=False)] = None,
-    times: Annotated[int, typer.Option("--times", "-x", min=1, help="For this many such requests.")] = 1,
+    prompt: Annotated[
+        str | None, typer.Option(help="Add the price of this prompt.", show_default=False)
+    ] = None,
+    times: Annotated[int, typer.Option("--times", "-x", min=1, help="Price this many such requests.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Show what a request will cost, by quality and size. Needs no account."""
@@ -124,7 +126,7 @@ def estimate(
 def prices(
     *,
     historical: Annotated[
-        bool, typer.Option("--historical", help="The list before prices by token.")
+        bool, typer.Option("--historical", help="The older list, before EvoLink charged by tokens.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -13,14 +13,14 @@ from airflow_provider_evoimage.evolink.pricing import CostEstimate, estimate, pr
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError, PriceUnknownError
 
-# One of each shape, or of each tier: other sizes cost the same.
+# One size of each shape, and each tier: other sizes cost the same.
 _SHAPES = ("1:1", "2:3", "3:2")
 _TIERS = ("1K", "2K", "4K")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatedRequest:
-    """What the estimate is for; None where every value is wanted."""
+    """The request to estimate; None means every value."""
 
     model: str
     n: int
@@ -37,8 +37,8 @@ class Priced:
     """One cell of the table.
 
     :param row: size or tier, in words.
-    :param quality: ``any`` where the model has no such field, or it does not matter.
-    :param resolution: tier; None if it does not matter.
+    :param quality: ``any`` if the model has no such field, or it does not change the price.
+    :param resolution: tier; None if it does not change the price.
     """
 
     row: str
@@ -82,10 +82,10 @@ def priced(wanted: EstimatedRequest) -> list[Priced]:
     """
     if wanted.model not in PUBLISHED.models:
         raise PriceUnknownError(
-            f"No price is known for model {wanted.model!r}; there are prices for {', '.join(PUBLISHED.models)}."
+            f"No price is known for model {wanted.model!r}. Models with a price: {', '.join(PUBLISHED.models)}."
         )
     if wanted.resolution and not _has_resolution(wanted.model):
-        raise InvalidRequestError(f"{wanted.model} has no resolution, so --resolution must be left out.")
+        raise InvalidRequestError(f"{wanted.model} has no resolution: omit --resolution.")
     tokens = (0, 0) if wanted.prompt is None else prompt_tokens(wanted.prompt)
     found = []
     for row, size, resolution in _rows(wanted):
@@ -152,5 +152,5 @@ def _has_resolution(model: str) -> bool:
 
 
 def _resolution_counts(model: str, size: str | None) -> bool:
-    """Tell whether ``resolution`` decides the price: by tokens only beside a ratio, else the pixels do."""
+    """Tell whether ``resolution`` changes the price. Priced by tokens, it does so only with a ratio as size."""
     return PUBLISHED.models[model].rule.name == "flat" or ":" in (size or "")

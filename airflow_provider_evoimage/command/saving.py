@@ -40,7 +40,7 @@ def _log_of_warnings() -> Logger:
 
 
 def bars(console: Console) -> Progress:
-    """Make the progress display; nothing is drawn if the console is no terminal."""
+    """Make the progress display; nothing is drawn if the console is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -75,7 +75,7 @@ def finished(
         at = "" if generation.progress is None else f" ({generation.progress:.0f} %)"
         raise GenerationUnfinishedError(
             f"EvoLink task {evolink_task_id} is still {generation.status}{at}, so there is nothing to save yet; "
-            "--wait waits for it.",
+            "use --wait to wait for it.",
             evolink_task_id=evolink_task_id,
         )
     require_images(generation, may_ask_again=False)

@@ -1,4 +1,4 @@
-"""How the command prints: tables for people, plain JSON for programs."""
+"""Output of the command: tables for people, plain JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATUS_STYLES = {"completed": "green", "failed": "red", "cancelled": "red"}
 
 
 def estimates_table(wanted: EstimatedRequest, cells: Sequence[Priced]) -> RenderableType:
-    """Draw qualities across and sizes down, each cell credits over USD; and what the table is for."""
+    """Draw a column for each quality and a row for each size; each cell holds credits above USD. Add notes below."""
     qualities = list(dict.fromkeys(cell.quality for cell in cells))
     table = Table(show_lines=True)
     table.add_column("size", overflow="fold")
@@ -37,18 +37,18 @@ def estimates_table(wanted: EstimatedRequest, cells: Sequence[Priced]) -> Render
     else:
         prompt = "with the prompt"
     notes = [
-        f"Credits over USD, {prompt}; failed generations are documented as free.",
+        f"Credits above USD, {prompt}; failed generations are documented as free.",
         f"Public prices, {prices.source} ({prices.as_of}). Your account may have others.",
     ]
     if any(not cell.estimate.is_exact for cell in cells):
         notes.insert(
             1,
-            "A range means that EvoLink's pages leave something open; max_credits is compared with its upper end.",
+            "A range: EvoLink's pages do not give the exact price; max_credits is compared with the upper end.",
         )
     if wanted.resolution and not any(cell.resolution for cell in cells):
         notes.insert(
             0,
-            f"Without the resolution {wanted.resolution}: it does not matter if the size is auto or in pixels.",
+            f"The resolution {wanted.resolution} is not used: it does not matter if the size is auto or in pixels.",
         )
     title = Text(_title(wanted), style="bold")
     return Group(title, table, *(Text(note, style="dim") for note in notes))
@@ -126,7 +126,7 @@ def credits_table(balance: Credits) -> RenderableType:
         in_dollars = "" if left is None else f"{in_usd(Decimal(str(left))):,.2f}"
         table.add_row(name, "no own limit" if left is None else f"{left:,.4f}", in_dollars, _amount(used))
     usable = max(balance.usable, 0.0)
-    words = f"The next request may cost {usable:,.4f} credits at the most."
+    words = f"The next request may cost at most {usable:,.4f} credits."
     return Group(table, Text(words, style="" if usable else "red"))
 
 

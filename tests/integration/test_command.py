@@ -171,7 +171,7 @@ def test_wrong_option_is_wrong_use():
 def test_resolution_of_a_model_without_one_is_wrong_use():
     said = refused("estimate", "-m", "gpt-image-1.5", "--resolution", "4K", code=2)
 
-    assert said == "Error: gpt-image-1.5 has no resolution, so --resolution must be left out.\n"
+    assert said == "Error: gpt-image-1.5 has no resolution: omit --resolution.\n"
 
 
 def test_errors_are_json_where_the_answer_would_be():
@@ -225,7 +225,7 @@ def test_without_a_key_the_default_connection_is_taken(evolink: SimulatorServer)
 def test_missing_account_says_what_to_set():
     said = refused("credits", code=2)
 
-    assert "There is no Airflow connection 'evoimage_default'" in said
+    assert "Airflow connection 'evoimage_default' cannot be read here" in said
     assert "--conn-id, or set EVOLINK_API_KEY" in said
 
 
@@ -312,7 +312,7 @@ def test_save_of_what_still_runs_says_so_with_a_code_of_its_own(
     running = submitted("x [[duration:100000]]")
     said = refused("save", running, str(tmp_path), code=3, env=account)
 
-    assert "so there is nothing to save yet; --wait waits for it" in said
+    assert "so there is nothing to save yet; use --wait to wait for it" in said
     assert list(tmp_path.iterdir()) == []
 
 

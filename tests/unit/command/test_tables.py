@@ -85,7 +85,7 @@ def test_resolution_that_has_no_say_is_left_out_with_a_note(size: str):
     assert cell.row == size
     assert cell.to_json() == plain.to_json()
     assert cell.to_json()["resolution"] is None
-    assert "Without the resolution 2K: it does not matter" in drawn(
+    assert "The resolution 2K is not used: it does not matter" in drawn(
         tables.estimates_table(wanted, [cell]), 80
     )
 
@@ -95,11 +95,11 @@ def test_resolution_of_a_flat_price_counts_with_any_size():
     (cell,) = priced(wanted)
 
     assert (cell.row, cell.to_json()["resolution"]) == ("auto, 4K", "4K")
-    assert "Without the resolution" not in drawn(tables.estimates_table(wanted, [cell]), 80)
+    assert "is not used" not in drawn(tables.estimates_table(wanted, [cell]), 80)
 
 
 def test_unknown_model_and_wrong_size_are_told_apart():
-    with pytest.raises(PriceUnknownError, match="there are prices for gpt-image-1, "):
+    with pytest.raises(PriceUnknownError, match="Models with a price: gpt-image-1, "):
         priced(ask("gpt-image-9"))
     with pytest.raises(InvalidRequestError, match="is not a size of"):
         priced(ask("gpt-image-1", size="9:9"))
@@ -143,7 +143,7 @@ def test_balance_and_generation_fit(width: int):
 def test_nothing_can_be_spent_where_the_limit_of_the_key_is_overdrawn():
     balance = Credits(account_remaining=1095.4, key_remaining=-2)
 
-    assert "may cost 0.0000 credits at the most" in drawn(tables.credits_table(balance), 80)
+    assert "may cost at most 0.0000 credits" in drawn(tables.credits_table(balance), 80)
     assert tables.credits_json(balance)["usable"] == 0
     assert tables.credits_json(balance)["key"]["remaining"] == -2
 
