@@ -57,6 +57,8 @@ class BatchCollection:
         }
         ids = iter([each for each in endings if each in by_id])
         while chunk := list(islice(ids, CHUNK)):
+            # A later try may have newer images under the same names.
+            self.ledger.require_latest_try()
             found = self.hook.get_generations(chunk)
             ended = []
             for evolink_task_id in chunk:

@@ -9,7 +9,7 @@ manifests (:mod:`airflow_provider_evoimage.manifest`) with these additional fiel
 ``name``           the item's own name, "" where it has none
 ``state``          ``queued`` (not submitted yet), ``waiting``, ``saved``, ``failed`` or ``left out``
 ``error``          why it failed or was left out: ``code``, ``message``, ``retryable``; else None
-``submission``     the key it was submitted under, its phase, and the ``try_number`` of the Airflow task
+``submission``     the key it was submitted under, its phase, and ``try_number`` and ``try_id`` of the writer
 =================  ==========================================================================================
 """
 
@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from uuid import UUID
 
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
 from airflow_provider_evoimage.evolink.json_values import number
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 
 #: In version 1 ``item`` was the position, and ``number`` was the ``{item}`` of file names.
 LEDGER_VERSION = 2
+
+#: Seconds without a check after which a process looks again whether a later try has taken over.
+PAUSE_SECONDS = 10.0
 
 State = Literal["queued", "waiting", "saved", "failed", "left out"]
 _STATES = frozenset(get_args(State))
@@ -215,12 +220,15 @@ class BatchLedger:
 
     :param name: below the destination.
     :param try_number: of the Airflow task that writes; a process of an earlier try may still be alive.
+    :param try_id: Airflow's id of that try, a UUID that holds the time at which the try was made.
     """
 
-    def __init__(self, destination: Destination, name: str, *, try_number: int) -> None:
+    def __init__(self, destination: Destination, name: str, *, try_number: int, try_id: str = "") -> None:
         self._destination = destination
         self._name = name
         self._try_number = try_number
+        self._try_id = try_id
+        self._checked_at = 0.0
 
     @property
     def url(self) -> str:
@@ -230,12 +238,13 @@ class BatchLedger:
     def read(self) -> dict[LedgerKey, LedgerLine]:
         """Return the lines of an earlier leg or try by fingerprint and occurrence; invalid lines are left out.
 
+        :raises SupersededTryError: when a later try has written the file.
         :raises DestinationError: when the storage fails, which is not the same as an absent file.
         :raises UnrepeatableSubmissionError: when a newer release wrote it, so that what was paid is unknown
             here.
         """
-        text = self._destination.read_text(self._name)
-        rows = [_json(each) for each in (text or "").split("\n") if each.strip()]
+        text = self._latest_text()
+        rows = [_json(each) for each in text.split("\n") if each.strip()]
         for row in rows:
             version = row.get("v") if isinstance(row, Mapping) else None
             if isinstance(version, int) and version > LEDGER_VERSION:
@@ -261,31 +270,49 @@ class BatchLedger:
         :raises SupersededTryError: when a later try has written the file.
         :raises DestinationError: when the storage refuses.
         """
-        self._require_latest_try()
+        self.require_latest_try()
         with tempfile.TemporaryDirectory(prefix="evoimage-") as folder:
             local = Path(folder) / "ledger.jsonl"
             # A lone surrogate becomes the escape that JSON has for it.
             with local.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 for line in sorted(lines, key=lambda each: each.position):
                     row = line.to_json()
-                    row["submission"]["try_number"] = self._try_number
+                    row["submission"] |= {"try_number": self._try_number, "try_id": self._try_id}
                     file.write(json.dumps(row, ensure_ascii=False).translate(_LINE_BREAKS) + "\n")
             self._destination.publish(local, self._name, "application/x-ndjson")
 
-    def _require_latest_try(self) -> None:
-        """Stop a process of an earlier try, for instance one that was frozen, before it overwrites a later one.
+    def require_latest_try(self) -> None:
+        """Stop a process of an earlier try, for instance one that was frozen, before it gets in a later one's way.
 
         :raises SupersededTryError: when a later try has written the file.
+        :raises DestinationError: when the storage fails.
         """
+        self._latest_text()
+
+    def require_latest_try_after_pause(self) -> None:
+        """Do the same, but only if the last check is so old that this process may have been frozen since.
+
+        Cheap enough to be called before each submission and each file.
+        """
+        # The clock of the machine, as the monotonic one stands still while a virtual machine is suspended.
+        if abs(time.time() - self._checked_at) >= PAUSE_SECONDS:
+            self.require_latest_try()
+
+    def _latest_text(self) -> str:
         text = self._destination.read_text(self._name) or ""
         row = _json(text.partition("\n")[0])
         submission = row.get("submission") if isinstance(row, Mapping) else None
-        written_by = submission.get("try_number") if isinstance(submission, Mapping) else None
-        if isinstance(written_by, int) and written_by > self._try_number:
-            raise SupersededTryError(
-                f"Try {written_by} of this task has written the batch manifest {self.url}; this is try "
-                f"{self._try_number}, and it stops."
-            )
+        if isinstance(submission, Mapping):
+            written_by, try_id = submission.get("try_number"), submission.get("try_id")
+            # A DAG run that was deleted and created again counts its tries from 1.
+            is_later = isinstance(written_by, int) and written_by > self._try_number
+            if is_later and not _was_made_after(self._try_id, try_id):
+                raise SupersededTryError(
+                    f"Try {written_by} of this task has written the batch manifest {self.url}; this is try "
+                    f"{self._try_number}, and it stops."
+                )
+        self._checked_at = time.time()
+        return text
 
     def write_if_possible(self, lines: Iterable[LedgerLine], log: Logger) -> None:
         """Write all lines; a failing storage only logs a warning, as another error ends this try anyway."""
@@ -298,6 +325,16 @@ class BatchLedger:
 def saved(line: LedgerLine, manifest: Manifest) -> LedgerLine:
     """Return the line of an item whose images are saved."""
     return replace(line, state="saved", manifest=without_links(manifest), charge=None, error=None)
+
+
+def _was_made_after(try_id: str, other: object) -> bool:
+    """Compare the times in two UUIDs of version 7; False where one of them holds none."""
+    try:
+        mine, theirs = UUID(try_id), UUID(str(other))
+    except ValueError:
+        return False
+    # The first 48 bits are milliseconds.
+    return mine.version == theirs.version == 7 and mine.int >> 80 > theirs.int >> 80
 
 
 def _json(text: str) -> object:

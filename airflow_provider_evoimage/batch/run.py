@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from airflow_provider_evoimage.exceptions import (
     BatchFailedError,
     BatchIncompleteError,
     BudgetExceededError,
+    DestinationError,
     EvoImageError,
     GenerationTimeoutError,
     InvalidRequestError,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 _IDS_A_LINE = 50
+_IDS_IN_ERROR = 10
 LEDGER_NAME = "{dag_id}/{run_id}/{task_id}{map_suffix}.batch.{ext}"
 
 
@@ -98,7 +101,7 @@ class BatchRun:
         self._names = FileNames(arguments.filename_template)
         destination = self._destination = Destination(arguments.save_to)
         name = FileNames(LEDGER_NAME).name({**task_fields(self._made_by), "ext": "jsonl"})
-        self._ledger = BatchLedger(destination, name, try_number=self._ti.try_number)
+        self._ledger = BatchLedger(destination, name, try_number=self._ti.try_number, try_id=str(self._ti.id))
         self._lines: Lines = {}
         self._budget = Budget(credit_limit(arguments.max_credits, is_given=arguments.has_limit))
         self._references = BatchReferences(
@@ -119,6 +122,7 @@ class BatchRun:
             made_by=self._made_by,
             log=log,
             may_follow_a_kill=self._ti.try_number > 1,
+            before_file=self._ledger.require_latest_try_after_pause,
         )
         self._collection = BatchCollection(
             hook=hook, ledger=self._ledger, lines=self._lines, saver=saver, budget=self._budget, log=log
@@ -145,13 +149,22 @@ class BatchRun:
 
         :raises EvoImageError: when a request, the storage or a limit is invalid; nothing was submitted then.
         """
+        with self._naming_what_is_paid(has_submitted=self._ti.try_number > 1):
+            items = self._checked_items()
+        if items is not None:
+            self._submission().ensure(
+                items, before_first=self._check_balance if self._arguments.check_credits else None
+            )
+
+    def _checked_items(self) -> list[BatchItem] | None:
+        """Read the list and the ledger; return None if the list is unreadable and earlier submissions are resumed."""
         refuse_rendered_data(self._context)
         try:
             items = self._items()
         except EvoImageError as error:
             if not self._goes_on_without_list(error):
                 raise
-            return
+            return None
         limit = self._budget.limit
         estimates = [estimate_with_prompt(item.request) for item in items]
         unpriced = [item for item, found in zip(items, estimates, strict=True) if found is None]
@@ -176,9 +189,7 @@ class BatchRun:
         )
         for warning in sorted({warning for item in items for warning in item.request.warnings}):
             self._log.warning("%s", warning)
-        self._submission().ensure(
-            items, before_first=self._check_balance if self._arguments.check_credits else None
-        )
+        return items
 
     def _goes_on_without_list(self, error: EvoImageError) -> bool:
         """Resume earlier submissions although the requests cannot be read any more; return whether there are any."""
@@ -247,7 +258,8 @@ class BatchRun:
         If the ledger is incomplete, everything is submitted once more; under the same keys that costs
         nothing.
         """
-        lines = self._ledger.read()
+        with self._naming_what_is_paid(has_submitted=True):
+            lines = self._ledger.read()
         if not lines or any(_is_left_open(line) for line in lines.values()):
             self._log.warning(
                 "The batch manifest %s lacks what this task submitted: submitting again.", self._ledger.url
@@ -262,7 +274,8 @@ class BatchRun:
 
         :param reason: why generations count as lost.
         """
-        self._collection.collect(endings, reason)
+        with self._naming_what_is_paid(has_submitted=True):
+            self._collection.collect(endings, reason)
 
     def finish(
         self, context: Mapping[str, Any], outlets: Sequence[object]
@@ -282,16 +295,15 @@ class BatchRun:
         self._warn_of_charges()
         if not any(line.state == "waiting" or line.outcome_unknown for line in missing):
             self._references.remove()
-        if missing:
+        with self._naming_what_is_paid(has_submitted=True):
             self._ledger.write(self._lines.values())
+        if missing:
             self._judge(missing)
         made = NewImages(
             manifests=[line.manifest for line in self._lines.values() if line.manifest is not None],
             save_to=self._arguments.save_to,
         )
         made.announce(context, outlets, self._log)
-        if not missing:
-            self._ledger.write(self._lines.values())
         return summary_of(list(self._lines.values()), self._ledger.url, self._made_by), made
 
     def _warn_of_charges(self) -> None:
@@ -305,6 +317,25 @@ class BatchRun:
         warning = more_than_expected(charged, limit=self._budget.limit, estimate=sum(estimates, Decimal(0)))
         if warning:
             self._log.warning("%s", warning)
+
+    @contextmanager
+    def _naming_what_is_paid(self, *, has_submitted: bool) -> Iterator[None]:
+        """Let an error that ends this try say what earlier legs and tries submitted.
+
+        :param has_submitted: whether there may be any, where the ledger cannot be read.
+        """
+        try:
+            yield
+        except EvoImageError as error:
+            if isinstance(error, DestinationError) or error.billed is False:
+                _name_what_is_paid(error, self._known_lines(), has_submitted=has_submitted)
+            raise
+
+    def _known_lines(self) -> Sequence[LedgerLine] | None:
+        try:
+            return list((self._lines or self._ledger.read()).values())
+        except EvoImageError:
+            return None
 
     def _leave_out_queued(self, because: EvoImageError) -> None:
         for key, line in self._lines.items():
@@ -399,6 +430,41 @@ class BatchRun:
                         f"filename_template {names.template!r} gives requests {other.position} and {item.position} the "
                         f"same name, {name.removesuffix('json')}…: add {{item}} to it, or give them other names."
                     )
+
+
+def _name_what_is_paid(
+    error: EvoImageError, lines: Sequence[LedgerLine] | None, *, has_submitted: bool
+) -> None:
+    """Make an error say what is paid for.
+
+    :param lines: of the batch; None where the ledger cannot be read.
+    """
+    if lines is None and has_submitted:
+        ids, in_doubt = "The batch manifest names the generations that were submitted before.", False
+    else:
+        accepted = [
+            line for line in lines or () if line.evolink_task_id and line.state in {"waiting", "saved"}
+        ]
+        in_doubt = any(line.outcome_unknown for line in lines or ())
+        if not accepted and not in_doubt:
+            if isinstance(error, DestinationError):
+                error.restate(billed=False, on_retry="Nothing was submitted; a retry tries again.")
+            return
+        # First those whose images are not saved.
+        accepted.sort(key=lambda line: line.state == "saved")
+        named = ", ".join(str(line.evolink_task_id) for line in accepted[:_IDS_IN_ERROR])
+        more = len(accepted) - _IDS_IN_ERROR
+        ids = f"Submitted before: {counted(len(accepted), 'generation')}" + (f", {named}" if named else "")
+        ids += f" and {more:,} more." if more > 0 else "."
+    if in_doubt:
+        ids += " No response arrived to some other requests, so they may be paid for too."
+    on_retry = (
+        "A retry resumes them and pays nothing twice."
+        if error.retryable
+        else "No retry follows: correct it and clear the task within 24 hours, which resumes them."
+    )
+    is_charged = any(line.charged for line in lines or ())
+    error.restate(billed=True if is_charged else None, on_retry=f"{ids} {on_retry}")
 
 
 def _is_left_open(line: LedgerLine) -> bool:

@@ -278,16 +278,23 @@ class BatchSubmission:
         :raises DestinationError: when the storage refuses; names the generations that the ledger lacks.
         """
         try:
-            tenacity.Retrying(
-                retry=tenacity.retry_if_exception_type(DestinationError),
-                stop=tenacity.stop_after_attempt(LEDGER_ATTEMPTS),
-                wait=tenacity.wait_random_exponential(multiplier=1, max=30),
-                reraise=True,
-            )(self.ledger.write, lines.values())
+            _outlasting_storage()(self.ledger.write, lines.values())
         except DestinationError as error:
             self._name_what_is_not_written(error)
             raise
         self._on_record = self._accepted
+
+    def _require_latest_try(self) -> None:
+        """Stop before a POST if this process was frozen and a later try has taken over.
+
+        :raises SupersededTryError: when a later try has written the ledger.
+        :raises DestinationError: when the ledger cannot be read.
+        """
+        try:
+            _outlasting_storage()(self.ledger.require_latest_try_after_pause)
+        except DestinationError as error:
+            self._name_what_is_not_written(error)
+            raise
 
     @property
     def _accepted(self) -> frozenset[str]:
@@ -296,8 +303,15 @@ class BatchSubmission:
 
     def _name_what_is_not_written(self, error: DestinationError) -> None:
         lacking = sorted(self._accepted - self._on_record)
-        paid = bool(self._accepted)
-        if not paid:
+        in_doubt = any(line.outcome_unknown for line in self.lines.values())
+        paid = bool(self._accepted) or in_doubt
+        if in_doubt and not self._accepted:
+            on_retry = "This try submitted nothing, but an earlier one may have been accepted; a retry " + (
+                "submits it again under the same key, which costs nothing."
+                if self._trusted
+                else "tries again."
+            )
+        elif not paid:
             on_retry = "Nothing was submitted, as the batch manifest comes first; a retry tries again."
         elif self._trusted:
             on_retry = (
@@ -345,6 +359,7 @@ class BatchSubmission:
             log=self.log,
             submit_timeout=self.submit_timeout,
             before_submit=lambda request: self._hold(item),
+            before_post=self._require_latest_try,
             uploads=self.uploads_of(item),
         )
         try:
@@ -354,6 +369,10 @@ class BatchSubmission:
                 earlier=self.lines[item.ledger_key].record,
                 announced=self._announced[item.ledger_key],
             )
+        except (DestinationError, SupersededTryError):
+            # Of the check before the POST, so this item was not submitted.
+            self._put_back(item)
+            raise
         except EvoImageError as error:
             self._failed(item, error)
         else:
@@ -379,6 +398,15 @@ class BatchSubmission:
 
     def _keep(self, line: LedgerLine) -> None:
         self.lines[line.key] = line
+
+
+def _outlasting_storage() -> tenacity.Retrying:
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(DestinationError),
+        stop=tenacity.stop_after_attempt(LEDGER_ATTEMPTS),
+        wait=tenacity.wait_random_exponential(multiplier=1, max=30),
+        reraise=True,
+    )
 
 
 def _stops_all(error: EvoImageError) -> bool:

@@ -19,7 +19,7 @@ from airflow_provider_evoimage.defaults import (
 )
 from airflow_provider_evoimage.exceptions import (
     TRANSIENT_ERRORS,
-    ConnectionNotFoundError,
+    EvoImageError,
     InvalidRequestError,
 )
 from airflow_provider_evoimage.operators.after_success import call_after_success
@@ -317,21 +317,29 @@ class EvoImageBatchOperator(BaseOperator):
 
         :param has_submitted: whether an earlier leg or try may have paid for generations.
         """
+        try:
+            run = self._new_run(context)
+        except EvoImageError as error:
+            if has_submitted and error.billed is False:
+                then = (
+                    "a retry" if error.retryable else "correct it and clear the task within 24 hours, which"
+                )
+                error.restate(
+                    billed=None,
+                    on_retry="This try submitted nothing. The batch manifest below save_to names the generations that "
+                    f"were submitted before; {then} resumes them.",
+                )
+            raise
+        call_after_success(self, run.mark_delivered)
+        return run
+
+    def _new_run(self, context: Context) -> BatchRun:
         from airflow_provider_evoimage.batch.run import BatchArguments, BatchRun
 
         save_to = filled("save_to", self.save_to)
         if save_to is None:
             raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
-        try:
-            default_model = self.hook.settings.default_model
-        except ConnectionNotFoundError as error:
-            if has_submitted:
-                error.restate(
-                    billed=None,
-                    on_retry="This try submitted nothing. The batch manifest below save_to names the generations that "
-                    "were submitted before; a retry resumes them.",
-                )
-            raise
+        default_model = self.hook.settings.default_model
         arguments = BatchArguments(
             requests=self.requests,
             defaults={
@@ -356,6 +364,4 @@ class EvoImageBatchOperator(BaseOperator):
             submit_timeout=self.submit_timeout,
             on_clear=self.on_clear,
         )
-        run = BatchRun(context, hook=self.hook, arguments=arguments, log=self.log)
-        call_after_success(self, run.mark_delivered)
-        return run
+        return BatchRun(context, hook=self.hook, arguments=arguments, log=self.log)

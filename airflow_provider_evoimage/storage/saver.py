@@ -100,6 +100,7 @@ class ImageSaver:
     :param parallel: downloads at a time.
     :param may_follow_a_kill: whether an earlier try of this save may have died in its middle; its traces are
         looked for then.
+    :param before_file: called before each image and each sidecar is stored; may stop this save by raising.
     :param on_image: called with the manifest's entry of each saved image, in order.
     """
 
@@ -111,6 +112,7 @@ class ImageSaver:
     log: Logger
     parallel: int = PARALLEL_DOWNLOADS
     may_follow_a_kill: bool = True
+    before_file: Callable[[], object] | None = None
     on_image: Callable[[Mapping[str, Any]], None] | None = None
     _warned_of_overwriting: bool = False
     _reread: dict[str, Generation] = field(default_factory=dict)
@@ -288,6 +290,8 @@ class ImageSaver:
             file = self._download(client, image, local)
             name = self._image_names.name(image, file.extension)
             entry = _saved(image.index, self.destination.url(name), file)
+            if self.before_file is not None:
+                self.before_file()
             self._existing(folder).remove_sidecar(plan.earlier, plan.sidecar_name)
             if plan.progress is not None:
                 plan.progress.begins(entry, folder)
@@ -410,6 +414,8 @@ class ImageSaver:
             plan.generation, requested=plan.to_save.requested, made_by=self.made_by, saved=saved
         )
         name = plan.sidecar_name
+        if self.before_file is not None:
+            self.before_file()
         try:
             if self.if_exists != "skip" or self._has_changed(plan, saved):
                 present = self.destination.read_json(name)

@@ -65,6 +65,7 @@ class Submission:
     :param on_change: what a retry does whose request differs from the one that was sent.
     :param before_submit: called with the request when this try is about to submit it, not when it resumes;
         may refuse by raising.
+    :param before_post: called just before each POST, after the uploads; may stop this try by raising.
     :param described: the request in the form of a manifest, for the record.
     :param uploads: references that are uploaded first; None where there are none.
     """
@@ -83,6 +84,7 @@ class Submission:
         hands_over_early: bool = False,
         submit_timeout: float,
         before_submit: Callable[[ImageRequest], object] | None = None,
+        before_post: Callable[[], object] | None = None,
         described: Mapping[str, Any] | None = None,
         uploads: Uploads | None = None,
     ) -> None:
@@ -100,6 +102,7 @@ class Submission:
         self._hands_over_early = hands_over_early
         self._submit_timeout = submit_timeout
         self._before_submit = before_submit
+        self._before_post = before_post
         self._uploads = uploads
         self._record: SubmissionRecord | None = None
 
@@ -232,6 +235,8 @@ class Submission:
                 ),
             )
             announced = None
+            if self._before_post is not None:
+                self._before_post()
             self._keeper.keep(record, required=not self._trusted)
             try:
                 submitted = self._post(sending, request, key, None if repeats else recorded)

@@ -489,12 +489,23 @@ def test_ledger_file_of_earlier_release_is_read(tmp_path: Path) -> None:
     }
 
 
+TRY_ID = "01890000-0000-7000-8000-000000000000"
+
+
+def test_ledger_file_that_holds_no_id_of_its_try_is_read(tmp_path: Path) -> None:
+    line, stored = LEDGER["failed"]
+    row = stored | {"submission": stored["submission"] | {"try_number": 3}}
+    (tmp_path / "a.batch.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    ledger = BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl", try_number=3, try_id=TRY_ID)
+    assert ledger.read() == {(FINGERPRINT, 1): line}
+
+
 def test_ledger_file_says_which_try_wrote_it(tmp_path: Path) -> None:
     line, stored = LEDGER["failed"]
-    ledger = BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl", try_number=3)
+    ledger = BatchLedger(Destination(str(tmp_path)), "a.batch.jsonl", try_number=3, try_id=TRY_ID)
     ledger.write([line])
     row = json.loads((tmp_path / "a.batch.jsonl").read_text())
-    assert row == stored | {"submission": stored["submission"] | {"try_number": 3}}
+    assert row == stored | {"submission": stored["submission"] | {"try_number": 3, "try_id": TRY_ID}}
     assert ledger.read() == {(FINGERPRINT, 1): line}
 
 

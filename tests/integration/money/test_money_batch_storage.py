@@ -148,6 +148,7 @@ def test_frozen_process_pays_nothing_twice_where_keys_are_ignored(
     moment: str,
 ) -> None:
     airflow_connection(idempotency="ignored")
+    evolink.state.settings.ignore_keys = True
     prompts = [f"a poster {number}" for number in range(16)]
     frozen = TaskRun(batch(prompts, tmp_path, parallel=4), retries=3)
     successor = TaskRun(batch(prompts, tmp_path, parallel=4), retries=3)
