@@ -219,13 +219,18 @@ def test_clear_after_delivery_starts_with_the_whole_limit(
     assert paid(evolink) == 2 * first
 
 
-def test_each_model_shows_its_own_rate_before_many_are_sent(evolink: SimulatorServer, tmp_path: Path) -> None:
-    evolink.state.configure({"reserve_factor": 5, "charge_factor": 5})
+def test_first_item_of_each_model_goes_alone(
+    evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests: list[Any] = [{"prompt": prompt, "model": "gpt-image-1.5-beta"} for prompt in PROMPTS[:2]]
     requests += [{"prompt": prompt, "model": "gpt-image-1"} for prompt in PROMPTS[2:]]
-    run_to_the_end(TaskRun(batch(requests, tmp_path, max_credits=14), retries=0))
-    assert paid(evolink) > 2
-    assert charged(evolink) <= 14
+    task = TaskRun(batch(requests, tmp_path, max_credits=50, parallel=1), retries=1)
+    with monkeypatch.context() as patch:
+        die_at("after POST", 3, patch)
+        with pytest.raises(Killed):
+            task.start()
+    assert sum("key" in line["submission"] for line in lines(tmp_path)) == 3
+    assert task.run()["saved"] == paid(evolink) == len(requests)
 
 
 def test_summary_names_charge_and_limit_where_the_limit_was_passed(
