@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine, saved
 from airflow_provider_evoimage.batch.submission import Lines, name_in_budget, progress_in_words
 from airflow_provider_evoimage.evolink.answers import Generation
-from airflow_provider_evoimage.evolink.errors import is_retryable_failure
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     LinkExpiredError,
@@ -107,8 +106,7 @@ class BatchCollection:
 
     def _failed(self, line: LedgerLine, generation: Generation, error: EvoImageError) -> None:
         if line.record is not None:
-            retryable = is_retryable_failure(generation)
-            line = replace(line, record=replace(line.record, phase="failed", retryable=retryable))
+            line = replace(line, record=line.record.ended("failed", generation))
         charge = generation.usage.credits_used
         if charge is None and generation.status == "failed":
             charge = 0.0  # As documented.

@@ -77,6 +77,7 @@ class LedgerLine:
     :param requested: the request, so that nothing after the submission needs the list of requests.
     :param manifest: of its generation, without links, once its images are saved.
     :param charge: credits that EvoLink charged for a generation without saved images; None while unknown.
+    :param spent_on_gone: credits that requests cost which are no longer in the list; only one line has them.
     """
 
     item: int
@@ -90,6 +91,7 @@ class LedgerLine:
     manifest: Manifest | None = None
     charge: float | None = None
     error: ItemError | None = None
+    spent_on_gone: float = 0.0
 
     @classmethod
     def new(cls, item: BatchItem, number: int) -> LedgerLine:
@@ -156,6 +158,7 @@ class LedgerLine:
                 "fingerprint": self.fingerprint,
                 "occurrence": self.occurrence,
                 **(self.record.to_json() if self.record else {}),
+                **({"spent_on_gone": self.spent_on_gone} if self.spent_on_gone else {}),
             },
         }
 
@@ -207,6 +210,7 @@ class LedgerLine:
             )
             if isinstance(error, Mapping)
             else None,
+            spent_on_gone=max(number(submission.get("spent_on_gone")) or 0.0, 0.0),
         )
 
 

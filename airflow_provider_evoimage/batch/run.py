@@ -19,6 +19,8 @@ from airflow_provider_evoimage.batch.submission import (
     Lines,
     hold_earlier,
     progress_in_words,
+    spent_before,
+    spent_by,
 )
 from airflow_provider_evoimage.batch.summary import (
     counted,
@@ -53,7 +55,11 @@ from airflow_provider_evoimage.submission.budget import (
     require_balance,
 )
 from airflow_provider_evoimage.submission.identity import RequestIdentity
-from airflow_provider_evoimage.submission.mapped_item import refuse_rendered_data, require_names_by_item
+from airflow_provider_evoimage.submission.mapped_item import (
+    is_given_by_upstream,
+    refuse_rendered_data,
+    require_names_by_item,
+)
 from airflow_provider_evoimage.waiting.polling import Ending
 
 if TYPE_CHECKING:
@@ -103,7 +109,10 @@ class BatchRun:
         name = FileNames(LEDGER_NAME).name({**task_fields(self._made_by), "ext": "jsonl"})
         self._ledger = BatchLedger(destination, name, try_number=self._ti.try_number, try_id=str(self._ti.id))
         self._lines: Lines = {}
-        self._budget = Budget(credit_limit(arguments.max_credits, is_given=arguments.has_limit))
+        is_given = arguments.has_limit or (
+            arguments.max_credits is None and is_given_by_upstream(context, "max_credits")
+        )
+        self._budget = Budget(credit_limit(arguments.max_credits, is_given=is_given))
         self._references = BatchReferences(
             TaskReferences(
                 hook=hook,
@@ -225,9 +234,11 @@ class BatchRun:
             self._leave_out_queued(error)
             return
         keys = [key for key, line in self._lines.items() if line.state == "queued"]
-        gone = [self._lines.pop(key).item for key in keys if key not in items]
+        gone = [self._lines.pop(key) for key in keys if key not in items]
         if gone:
-            self._log.warning("No longer in the list, and not submitted: items %s.", ranges_in_words(gone))
+            numbers = ranges_in_words([line.item for line in gone])
+            self._log.warning("No longer in the list, and not submitted: items %s.", numbers)
+            _count_gone(self._lines, gone)
         # Each keeps its place and name, as only these were checked for colliding file names.
         self._submission().ensure([items[key] for key in keys if key in items])
 
@@ -292,7 +303,9 @@ class BatchRun:
         )
         missing = [line for line in self._lines.values() if line.state != "saved"]
         self._log.info("%s: %s.", counted(len(self._lines), "item"), progress_in_words(self._lines.values()))
-        self._warn_of_charges()
+        warning = self._warning
+        if warning:
+            self._log.warning("%s", warning)
         if not any(line.state == "waiting" or line.outcome_unknown for line in missing):
             self._references.remove()
         with self._naming_what_is_paid(has_submitted=True):
@@ -304,19 +317,19 @@ class BatchRun:
             save_to=self._arguments.save_to,
         )
         made.announce(context, outlets, self._log)
-        return summary_of(list(self._lines.values()), self._ledger.url, self._made_by), made
+        lines = list(self._lines.values())
+        return summary_of(lines, self._ledger.url, self._made_by, warning=warning or None), made
 
-    def _warn_of_charges(self) -> None:
-        """Warn if EvoLink charged more than the limit or the estimate."""
-        charged = sum((Decimal(str(line.charged or 0)) for line in self._lines.values()), Decimal(0))
-        estimates = [
-            Decimal(str((line.requested.estimate or {}).get("credits_high") or 0))
-            for line in self._lines.values()
-            if line.charged is not None
-        ]
-        warning = more_than_expected(charged, limit=self._budget.limit, estimate=sum(estimates, Decimal(0)))
-        if warning:
-            self._log.warning("%s", warning)
+    @property
+    def _warning(self) -> str:
+        """Say where EvoLink charged more than the limit or the estimate; empty where it did neither."""
+        lines = list(self._lines.values())
+        found = [(line, line.charged) for line in lines if line.charged is not None]
+        charged = sum((Decimal(str(charge)) for _, charge in found), Decimal(0))
+        before = sum((Decimal(str(spent_before(line))) for line in lines), Decimal(0))
+        estimates = [(line.requested.estimate or {}).get("credits_high") for line, _ in found]
+        estimate = None if None in estimates else sum((Decimal(str(each)) for each in estimates), Decimal(0))
+        return more_than_expected(charged, limit=self._budget.limit, estimate=estimate, before=before)
 
     @contextmanager
     def _naming_what_is_paid(self, *, has_submitted: bool) -> Iterator[None]:
@@ -377,7 +390,8 @@ class BatchRun:
             return
         for key, line in self._lines.items():
             if line.record is not None:
-                self._lines[key] = replace(line, record=replace(line.record, phase="delivered"))
+                record = replace(line.record, phase="delivered", spent_before=0.0)
+                self._lines[key] = replace(line, record=record, spent_on_gone=0.0)
         self._ledger.write_if_possible(self._lines.values(), self._log)
 
     def _identity_of(self, item: BatchItem) -> RequestIdentity:
@@ -502,6 +516,7 @@ def _lines(
             "collect them with EvoImageSaveOperator within 24 hours.",
             len(gone),
         )
+    _count_gone(lines, [line for key, line in found.items() if key not in lines])
     in_doubt = sum(line.outcome_unknown for key, line in found.items() if key not in lines)
     if in_doubt:
         log.warning(
@@ -513,3 +528,11 @@ def _lines(
     for start in range(0, len(gone), _IDS_A_LINE):
         log.warning("No longer in the list: %s.", ", ".join(gone[start : start + _IDS_A_LINE]))
     return lines
+
+
+def _count_gone(lines: Lines, gone: Sequence[LedgerLine]) -> None:
+    """Keep in the first line what requests have cost that are no longer in the list, as the limit counts it."""
+    spent = sum(spent_by(line) for line in gone)
+    if spent and lines:
+        first = min(lines.values(), key=lambda line: line.position)
+        lines[first.key] = replace(first, spent_on_gone=first.spent_on_gone + spent)

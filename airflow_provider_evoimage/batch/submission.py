@@ -16,6 +16,7 @@ import tenacity
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
 from airflow_provider_evoimage.defaults import OnClear
+from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
@@ -39,7 +40,7 @@ from airflow_provider_evoimage.submission.record import (
     record_before_post,
     unrepeatable,
 )
-from airflow_provider_evoimage.submission.submit import Submission, Uploads, account_of, sealed_item
+from airflow_provider_evoimage.submission.submit import Submission, Uploads, account_of, most_of, sealed_item
 from airflow_provider_evoimage.version_compat import AirflowTaskTimeout
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ class BatchSubmission:
         chosen = [item for item in items if self._begin(item)]
         # Items that a clear submits again are held like any other: their earlier charge must not cover them.
         hold_earlier(self.budget, (line for key, line in self.lines.items() if key not in self._decisions))
+        for key, decision in self._decisions.items():
+            line = self.lines[key]
+            if line.record is not None:
+                _hold_before(self.budget, line, line.record.spent_before_key(decision.key))
         # First the items that an earlier try may have paid for: they cost nothing new.
         repeated = [item for item in chosen if self._decisions[item.ledger_key].recorded_key is not None]
         new = [item for item in chosen if self._decisions[item.ledger_key].recorded_key is None]
@@ -165,11 +170,13 @@ class BatchSubmission:
     def _held_chunk(self, queue: deque[BatchItem], room: int) -> list[BatchItem]:
         """Take the next items, as far as room and budget allow, and hold their cost."""
         most = CHUNK if self._trusted else self.parallel
-        if self.budget.limit is not None and not self.budget.knows_rates:
-            # The first answer shows what this account really pays.
-            most = 1
         chunk: list[BatchItem] = []
         while queue and len(chunk) < min(room, most):
+            if self.budget.limit is not None and not self.budget.knows_rate_of(queue[0].request.model):
+                # It goes alone: its answer shows what this account really pays for the model.
+                if chunk:
+                    break
+                most = 1
             try:
                 self._hold(queue[0])
             except BudgetExceededError as error:
@@ -262,6 +269,7 @@ class BatchSubmission:
                 hook=self.hook,
                 earlier=line.record,
                 sealed=sealed_item(item.request, self.hook),
+                most=most_of(item.request),
             )
             announced[item.ledger_key] = replace(line, record=record)
         try:
@@ -352,13 +360,18 @@ class BatchSubmission:
             self._put_back(item)
             return
         identity = self.identity_of(item)
+
+        def check_limit(_: ImageRequest) -> None:
+            _hold_before(self.budget, self.lines[item.ledger_key], submission.spent_before)
+            self._hold(item)
+
         submission = Submission(
             hook=self.hook,
             identity=identity,
             keeper=RecordKeeper(LedgerRecords(self.lines, item.ledger_key), self.log),
             log=self.log,
             submit_timeout=self.submit_timeout,
-            before_submit=lambda request: self._hold(item),
+            before_submit=check_limit,
             before_post=self._require_latest_try,
             uploads=self.uploads_of(item),
         )
@@ -425,11 +438,39 @@ def hold_earlier(budget: Budget, lines: Iterable[LedgerLine]) -> None:
     """Hold in a budget what earlier tries have spent, or may have spent."""
     for line in lines:
         name = name_in_budget(line.key)
+        record = line.record
+        if record is not None and line.state in {"queued", "left out"} and not line.outcome_unknown:
+            # Its generation is over, and another one is to follow.
+            _hold_before(budget, line, record.spent_before_key(""))
+            continue
+        _hold_before(budget, line, 0.0 if record is None else record.spent_before)
         if line.charged is not None:
             budget.settle(name, line.charged)
-        elif line.record is not None:
+        elif record is not None:
             # Refused and failed ones have no record, or a charge of 0.
             budget.accepted(name, line.most_credits)
+
+
+def _hold_before(budget: Budget, line: LedgerLine, spent: float) -> None:
+    """Count what generations cost that this line does not name: earlier ones, and of rows that are gone."""
+    budget.settle(f"before {name_in_budget(line.key)}", spent + line.spent_on_gone)
+
+
+def spent_before(line: LedgerLine) -> float:
+    """Return what generations cost that this line does not name."""
+    return line.spent_on_gone + (0.0 if line.record is None else line.record.spent_before)
+
+
+def spent_by(line: LedgerLine) -> float:
+    """Return what a line has cost in all, or may have cost; a delivery ends the count."""
+    record = line.record
+    if record is None or record.phase == "delivered":
+        return line.spent_on_gone
+    if line.charged is None and line.state not in {"queued", "left out"}:
+        return line.spent_on_gone + record.spent_before + float(line.most_credits)
+    if line.charged is None:
+        return line.spent_on_gone + record.spent_before_key("")
+    return line.spent_on_gone + record.spent_before + max(line.charged, 0.0)
 
 
 def progress_in_words(lines: Iterable[LedgerLine]) -> str:

@@ -14,12 +14,16 @@ _SHOWN = 20
 _SHOWN_CHARACTERS = 200
 
 
-def summary_of(lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[str, Any]) -> dict[str, Any]:
+def summary_of(
+    lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[str, Any], *, warning: str | None = None
+) -> dict[str, Any]:
     """Return the XCom of a batch.
 
     ``manifest`` is the URL of the batch manifest; ``items``, ``saved``, ``failed``, ``left_out`` and
     ``images`` are counts; ``credits`` holds what was estimated at the most and what was charged; ``failures``
     describes the first twenty items without images.
+
+    :param warning: of a charge above the limit or the estimate; the summary has the field only then.
     """
     missing = [line for line in lines if line.state != "saved"]
     manifests = [line.manifest for line in lines if line.manifest is not None]
@@ -47,6 +51,7 @@ def summary_of(lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[
             for line in missing[:_SHOWN]
         ],
         "made_by": dict(made_by),
+        **({"warning": warning} if warning else {}),
     }
 
 

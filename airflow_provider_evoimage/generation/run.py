@@ -35,9 +35,13 @@ from airflow_provider_evoimage.references.task import TaskReferences, has_refere
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
-from airflow_provider_evoimage.submission.budget import credit_limit, more_than_expected, require_within
+from airflow_provider_evoimage.submission.budget import charge_warning, credit_limit, require_within
 from airflow_provider_evoimage.submission.identity import fingerprint
-from airflow_provider_evoimage.submission.mapped_item import refuse_rendered_data, require_names_by_item
+from airflow_provider_evoimage.submission.mapped_item import (
+    is_given_by_upstream,
+    refuse_rendered_data,
+    require_names_by_item,
+)
 from airflow_provider_evoimage.submission.record import RecordKeeper
 from airflow_provider_evoimage.submission.sealed_request import unseal
 from airflow_provider_evoimage.submission.submit import Submission, identity_of, naming_what_is_paid
@@ -130,7 +134,7 @@ class GenerationRun:
         """
         refuse_rendered_data(self._context)
         with self._naming_what_is_paid():
-            max_credits = credit_limit(self._arguments.max_credits, is_given=self._arguments.has_limit)
+            max_credits = self._max_credits()
             read = self._read_references()
         with read as references:
             with self._naming_what_is_paid():
@@ -304,6 +308,13 @@ class GenerationRun:
             may_follow_a_kill=self._ti.try_number > 1,
         )
 
+    def _max_credits(self) -> Decimal | None:
+        value = self._arguments.max_credits
+        is_given = self._arguments.has_limit or (
+            value is None and is_given_by_upstream(self._context, "max_credits")
+        )
+        return credit_limit(value, is_given=is_given)
+
     def _check_names(self, request: ImageRequest) -> None:
         """Check before anything is paid that the storage can take the images."""
         saver = self._saver
@@ -337,7 +348,7 @@ class GenerationRun:
 
         def before_submit(to_submit: ImageRequest) -> None:
             nonlocal is_kept
-            self._check_cost(to_submit, max_credits)
+            self._check_cost(to_submit, max_credits, Decimal(str(submission.spent_before)))
             self._keep_request(own)
             is_kept = True
 
@@ -372,8 +383,8 @@ class GenerationRun:
             self._show(XCOM_REQUEST, self._requested.kept())
         return generation
 
-    def _check_cost(self, request: ImageRequest, max_credits: Decimal | None) -> None:
-        found = require_within(request, max_credits)
+    def _check_cost(self, request: ImageRequest, max_credits: Decimal | None, spent: Decimal) -> None:
+        found = require_within(request, max_credits, spent=spent)
         limit = "" if max_credits is None else f"; max_credits is {max_credits:f}"
         self._log.info("Estimated cost: %s%s.", found or "no price is known for this model", limit)
 
@@ -409,15 +420,13 @@ class GenerationRun:
 
     def _warn_of_charge(self, manifest: Manifest) -> None:
         """Warn if EvoLink charged more than the limit or the estimate; the images are delivered anyway."""
-        usage = manifest["usage"]
-        if usage["charged"] is None:
-            return
         try:
-            limit = credit_limit(self._arguments.max_credits, is_given=False)
+            limit = credit_limit(self._arguments.max_credits)
         except EvoImageError:
             limit = None
-        estimate = None if usage["estimate"] is None else Decimal(str(usage["estimate"]["credits_high"]))
-        warning = more_than_expected(Decimal(str(usage["charged"])), limit=limit, estimate=estimate)
+        record = self._keeper.read()
+        before = Decimal(0) if record is None else Decimal(str(record.spent_before))
+        warning = charge_warning(manifest["usage"], limit=limit, before=before)
         if warning:
             self._log.warning("%s", warning)
 

@@ -205,10 +205,15 @@ class EvoImageGenerationSensor(BaseSensorOperator):
     def _manifest(self, context: Context, generation: Generation) -> Manifest:
         from airflow_provider_evoimage.manifest import RequestSummary, build_manifest, made_by
         from airflow_provider_evoimage.metrics import generation_ended
+        from airflow_provider_evoimage.submission.budget import charge_warning
         from airflow_provider_evoimage.waiting.result import outcome_in_words, require_images
 
         generation_ended(generation)
         require_images(generation, may_ask_again=False)
         requested = RequestSummary.in_manifest(self.evolink_task_id)
         self.log.info("%s.", outcome_in_words(generation, requested.images))
-        return build_manifest(generation, requested=requested, made_by=made_by(context))
+        manifest = build_manifest(generation, requested=requested, made_by=made_by(context))
+        warning = charge_warning(manifest["usage"])
+        if warning:
+            self.log.warning("%s", warning)
+        return manifest

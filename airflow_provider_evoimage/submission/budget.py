@@ -7,9 +7,10 @@ hold. If no price is known and a limit is set, nothing is sent.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from airflow_provider_evoimage.evolink.answers import Credits
 from airflow_provider_evoimage.evolink.model_facts import facts_of
@@ -55,9 +56,12 @@ def credit_limit(
     return limit
 
 
-def require_within(request: ImageRequest, max_credits: Decimal | None) -> CostEstimate | None:
+def require_within(
+    request: ImageRequest, max_credits: Decimal | None, *, spent: Decimal = Decimal(0)
+) -> CostEstimate | None:
     """Check one request against a limit and return its estimate; None where no price is known and no limit set.
 
+    :param spent: credits that earlier generations of the same task cost.
     :raises BudgetExceededError: when it may cost more, with the parts and the smallest changes that would
         fit.
     :raises PriceUnknownError: when no price is known.
@@ -67,8 +71,8 @@ def require_within(request: ImageRequest, max_credits: Decimal | None) -> CostEs
         return found
     if found is None:
         raise price_unknown(request, max_credits)
-    if found.credits_high > max_credits:
-        raise _exceeded(request, found, max_credits)
+    if found.credits_high + spent > max_credits:
+        raise _exceeded(request, found, max_credits, spent)
     return found
 
 
@@ -140,10 +144,9 @@ class Budget:
         self.limit = limit
         self._lock = threading.Lock()
         self._held: dict[str, Decimal] = {}
-        self._estimated: dict[str, Decimal] = {}
+        self._estimated: dict[str, tuple[str, Decimal]] = {}
         self._worst_rate = Decimal(1)
-        #: Whether EvoLink has reserved credits for an item of this batch: until then its rates are unknown.
-        self.knows_rates = False
+        self._known_models: set[str] = set()
         self._charged: dict[str, Decimal] = {}
 
     @property
@@ -164,11 +167,16 @@ class Budget:
         with self._lock:
             return None if self.limit is None else self.limit - self._committed()
 
+    def knows_rate_of(self, model: str) -> bool:
+        """Whether EvoLink has reserved or charged credits for an item of this model."""
+        with self._lock:
+            return model in self._known_models
+
     def hold(self, item: str, request: ImageRequest) -> CostEstimate | None:
         """Hold the most that an item can cost, or check again that it still fits, right before it is submitted.
 
-        Accounts may have other rates than the published ones: where EvoLink reserved more than the estimate of an
-        earlier item, estimates count in that proportion.
+        Accounts may have other rates than the published ones: where EvoLink reserved or charged more than the estimate
+        of an earlier item, estimates count in that proportion.
 
         :param item: identifies the item, for instance its idempotency key.
         :returns: the estimate; None where no price is known and there is no limit.
@@ -180,7 +188,7 @@ class Budget:
             raise price_unknown(request, self.limit)
         estimate = Decimal(0) if found is None else found.credits_high
         with self._lock:
-            self._estimated[item] = estimate
+            self._estimated[item] = request.model, estimate
             most = estimate * self._worst_rate
             if item in self._charged:
                 return found
@@ -198,9 +206,7 @@ class Budget:
         with self._lock:
             if item not in self._charged:
                 self._held[item] = max(self._held.get(item, Decimal(0)), _amount(reserved))
-            if self._estimated.get(item):
-                self._worst_rate = max(self._worst_rate, _amount(reserved) / self._estimated[item])
-                self.knows_rates = True
+            self._learn(item, _amount(reserved))
 
     def settle(self, item: str, charged: float | None) -> None:
         """Record the charge of an ended item; None (unknown) keeps the held amount."""
@@ -210,26 +216,50 @@ class Budget:
             self._held.pop(item, None)
             # A negative charge, whatever it means, makes no room for others.
             self._charged[item] = max(_amount(charged), Decimal(0))
+            self._learn(item, self._charged[item])
 
     def release(self, item: str) -> None:
         """Release the amount of an item that was certainly not accepted."""
         with self._lock:
             self._held.pop(item, None)
 
+    def _learn(self, item: str, amount: Decimal) -> None:
+        model, estimate = self._estimated.get(item, ("", Decimal(0)))
+        if estimate:
+            self._worst_rate = max(self._worst_rate, amount / estimate)
+            self._known_models.add(model)
+
     def _committed(self) -> Decimal:
         return sum(self._held.values(), Decimal(0)) + sum(self._charged.values(), Decimal(0))
 
 
-def more_than_expected(charged: Decimal, *, limit: Decimal | None, estimate: Decimal | None) -> str:
+def more_than_expected(
+    charged: Decimal, *, limit: Decimal | None, estimate: Decimal | None, before: Decimal = Decimal(0)
+) -> str:
     """Describe a charge above the limit or above the upper end of the estimate; empty where it is neither.
 
     :param estimate: upper end, in credits; None or 0 where no price is known.
+    :param before: credits that earlier generations cost, or may have cost, which the limit counts as well.
     """
-    if limit is not None and charged > limit:
-        return f"EvoLink charged {charged:,.4f} credits, more than max_credits={limit:f}: {_OTHER_RATES}"
+    if limit is not None and charged + before > limit:
+        earlier = f" and up to {before:,.4f} for earlier generations" if before else ""
+        return f"EvoLink charged {charged:,.4f} credits{earlier}, more than max_credits={limit:f}: {_OTHER_RATES}"
     if estimate and charged > estimate:
         return f"EvoLink charged {charged:,.4f} credits, more than the estimate of {estimate:,.4f}: {_OTHER_RATES}"
     return ""
+
+
+def charge_warning(
+    usage: Mapping[str, Any], *, limit: Decimal | None = None, before: Decimal = Decimal(0)
+) -> str:
+    """Describe a charge above the limit or the estimate; empty where it is neither, or is unknown.
+
+    :param usage: of a manifest.
+    """
+    if usage["charged"] is None:
+        return ""
+    estimate = None if usage["estimate"] is None else Decimal(str(usage["estimate"]["credits_high"]))
+    return more_than_expected(Decimal(str(usage["charged"])), limit=limit, estimate=estimate, before=before)
 
 
 def require_balance(balance: Credits, needed: Decimal) -> None:
@@ -258,19 +288,27 @@ def require_balance(balance: Credits, needed: Decimal) -> None:
         )
 
 
-def _exceeded(request: ImageRequest, found: CostEstimate, limit: Decimal) -> BudgetExceededError:
+def _exceeded(
+    request: ImageRequest, found: CostEstimate, limit: Decimal, spent: Decimal
+) -> BudgetExceededError:
     parts = "; ".join(f"{part}, up to {part.credits_high:,}" for part in found.parts)
     changes = [
         f"{change.words} (at most {change.credits_high:,} credits)"
-        for change in changes_that_fit(request, limit)[:_MOST_SUGGESTIONS]
+        for change in changes_that_fit(request, limit - spent)[:_MOST_SUGGESTIONS]
     ]
     advice = (
         f"It would fit with {', or '.join(changes)}."
         if changes
         else "No smaller request of this model fits: raise max_credits or take another model."
     )
+    left = f"max_credits={limit:f}"
+    if spent:
+        left = (
+            f"the {max(limit - spent, Decimal(0)):,.4f} that are left of {left}: earlier generations of this task cost "
+            f"up to {spent:,.4f}"
+        )
     return BudgetExceededError(
-        f"{request.summary} may cost {found}, more than max_credits={limit:f}. {parts}. {advice} "
+        f"{request.summary} may cost {found}, more than {left}. {parts}. {advice} "
         f"Prices: {found.source} ({found.as_of})."
     )
 

@@ -105,6 +105,38 @@ def refuse_rendered_data(context: Mapping[str, Any]) -> None:
             )
 
 
+def is_given_by_upstream(context: Mapping[str, Any], argument: str) -> bool:
+    """Tell whether a mapped task has this argument from an upstream task, not from the DAG author.
+
+    :raises EvoImageError: when the list cannot be read; nothing has been submitted then.
+    """
+    ti = context["ti"]
+    if ti.map_index is None or ti.map_index < 0:
+        return False
+    expand_input = _expand_input(getattr(ti, "task", None))
+    if expand_input is None:
+        return False
+    value = expand_input.value
+    if isinstance(value, Mapping):
+        return _is_output(value.get(argument))
+    row = value[ti.map_index] if isinstance(value, Sequence) else value
+    if isinstance(row, Mapping):
+        return _is_output(row.get(argument))
+    try:
+        given = _first(value, ti.map_index + 1, context)[ti.map_index]
+    except Exception as error:
+        raise EvoImageError(
+            f"The list that this task is mapped over cannot be read: {error}",
+            billed=False,
+            on_retry="Nothing was submitted; a retry reads it again.",
+        ) from error
+    return isinstance(given, Mapping) and argument in given
+
+
+def _is_output(value: Any) -> bool:
+    return hasattr(value, "resolve") and hasattr(value, "iter_references")
+
+
 def _rendered_names(task: Any) -> set[str]:
     arguments = getattr(task, "op_kwargs", None)
     return {*task.template_fields, *(arguments if isinstance(arguments, Mapping) else ())}
@@ -235,9 +267,7 @@ def _mapped(item: Any, functions: Iterable[Callable[[Any], Any]]) -> Any:
 
 
 def _resolved(value: Any, context: Mapping[str, Any]) -> Any:
-    return (
-        value.resolve(context) if hasattr(value, "resolve") and hasattr(value, "iter_references") else value
-    )
+    return value.resolve(context) if _is_output(value) else value
 
 
 def _digest(item: Any) -> str:

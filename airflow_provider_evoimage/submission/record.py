@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_evoimage.evolink.answers import Generation
@@ -36,6 +37,8 @@ from airflow_provider_evoimage.submission.identity import IDEMPOTENCY_KEY
 
 STATE_KEY = "evoimage"
 Phase = Literal["submitting", "submitted", "failed", "delivered"]
+# With their defaults.
+_ADDED_LATER = {"item": "", "sealed": None, "most": None, "charged": None, "spent_before": 0.0}
 _PHASES = frozenset({"submitting", "submitted", "failed", "delivered"})
 # EvoLink's own clients recover a submission by its key for 23 hours.
 KEY_MEMORY_SECONDS = 23 * 3600
@@ -56,6 +59,9 @@ class SubmissionRecord:
     :param credits_reserved: EvoLink's reservation; only the answer to the POST holds it.
     :param item: of a mapped list, as in the identity; "" in records of earlier releases.
     :param sealed: the request as it was sent, encrypted; see :mod:`.sealed_request`.
+    :param most: credits that it may cost, the upper end of its estimate.
+    :param charged: credits that EvoLink charged for a generation that brought nothing; None while unknown.
+    :param spent_before: credits that earlier generations of this request cost, since the last delivery.
     """
 
     key: str
@@ -73,6 +79,9 @@ class SubmissionRecord:
     credits_reserved: float | None = None
     item: str = ""
     sealed: str | None = None
+    most: float | None = None
+    charged: float | None = None
+    spent_before: float = 0.0
     v: int = 1
 
     def is_outlived(self, now: float) -> bool:
@@ -82,10 +91,36 @@ class SubmissionRecord:
         """
         return now - self.posted_at > OUTLIVED_SECONDS
 
+    def spent_before_key(self, key: str) -> float:
+        """Return the credits that generations before the one under this key cost, or may have cost.
+
+        A delivery ends the count: a cleared task is a new purchase.
+        """
+        if self.key == key:
+            return self.spent_before
+        if self.phase == "delivered":
+            return 0.0
+        # Without a charge it counts like one that still runs.
+        own = max(self.credits_reserved or 0.0, self.most or 0.0) if self.charged is None else self.charged
+        return self.spent_before + max(own, 0.0)
+
+    def ended(self, phase: Phase, generation: Generation) -> SubmissionRecord:
+        """Return the record of a generation that has ended."""
+        charged = 0.0 if generation.billed is False else generation.usage.credits_used
+        return replace(
+            self,
+            phase=phase,
+            evolink_task_id=generation.evolink_task_id,
+            retryable=is_retryable_failure(generation),
+            charged=charged if phase == "failed" else None,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON; what was added to the format later is left out where it is empty."""
         return {
-            name: value for name, value in asdict(self).items() if value or name not in {"item", "sealed"}
+            name: value
+            for name, value in asdict(self).items()
+            if name not in _ADDED_LATER or value not in {None, "", _ADDED_LATER[name]}
         }
 
     @classmethod
@@ -116,6 +151,9 @@ class SubmissionRecord:
                 credits_reserved=number(data.get("credits_reserved")),
                 item=text(data.get("item")) or "",
                 sealed=text(data.get("sealed")),
+                most=number(data.get("most")),
+                charged=number(data.get("charged")),
+                spent_before=max(number(data.get("spent_before")) or 0.0, 0.0),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
@@ -253,14 +291,7 @@ class RecordKeeper:
         """Record the phase of this generation, also if its id could not be recorded before."""
         record = self.read()
         if record is not None and record.evolink_task_id in {None, generation.evolink_task_id}:
-            self.keep(
-                replace(
-                    record,
-                    phase=phase,
-                    evolink_task_id=generation.evolink_task_id,
-                    retryable=is_retryable_failure(generation),
-                )
-            )
+            self.keep(record.ended(phase, generation))
 
     def forget_if_old(self, evolink_task_id: str) -> bool:
         """Give up a generation that EvoLink no longer knows, once its links would be dead in any case.
@@ -282,11 +313,13 @@ def record_before_post(
     hook: EvoImageHook,
     earlier: SubmissionRecord | None,
     sealed: str | None = None,
+    most: Decimal | None = None,
 ) -> SubmissionRecord:
     """Make the record that precedes a POST.
 
     :param epoch: of this try; the identity may have an earlier one.
     :param earlier: the present record; the time of the first POST under a key stays.
+    :param most: credits that the request may cost; None where no price is known.
     """
     return SubmissionRecord(
         key=key,
@@ -300,6 +333,8 @@ def record_before_post(
         posted_at=earlier.posted_at if earlier is not None and earlier.key == key else time.time(),
         item=identity.item,
         sealed=sealed,
+        most=None if most is None else float(most),
+        spent_before=0.0 if earlier is None else earlier.spent_before_key(key),
     )
 
 

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_evoimage.defaults import OnChange, OnClear
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
+from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.evolink.protocol import Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest, billable_body
 from airflow_provider_evoimage.evolink.signed_urls import unsigned
@@ -105,6 +107,8 @@ class Submission:
         self._before_post = before_post
         self._uploads = uploads
         self._record: SubmissionRecord | None = None
+        #: Credits that earlier generations of this request cost; known when ``before_submit`` is called.
+        self.spent_before = 0.0
 
     @property
     def _trusted(self) -> bool:
@@ -161,6 +165,7 @@ class Submission:
         self._record = earlier
         self._warn_of_earlier(decision)
         recorded = self._recorded_request(decision)
+        self.spent_before = 0.0 if earlier is None else earlier.spent_before_key(decision.key)
         self._check_before(decision, recorded or request)
         return self._submit(request, decision, announced, recorded)
 
@@ -218,6 +223,8 @@ class Submission:
         recorded: ImageRequest | None,
     ) -> Generation:
         identity, key = decision.identity, decision.key
+        # The record that the next one follows; self._record is what a refusal puts back.
+        earlier = self._record
         while True:
             # A request with uploads has its own way to repeat what was sent.
             repeats = recorded is not None and self._uploads is None
@@ -229,7 +236,8 @@ class Submission:
                 key,
                 epoch=self._identity.epoch,
                 hook=self._hook,
-                earlier=self._record,
+                earlier=earlier,
+                most=most_of(sending),
                 sealed=SentRequest(body=sending.body(), described=self.sent).sealed(
                     self._hook.settings.account.api_key
                 ),
@@ -249,14 +257,13 @@ class Submission:
                         mention_earlier_try(error)
                 raise
             generation = submitted.generation
-            self._keeper.keep(
-                replace(
-                    record,
-                    phase="submitted",
-                    evolink_task_id=generation.evolink_task_id,
-                    credits_reserved=generation.usage.credits_reserved,
-                )
+            record = replace(
+                record,
+                phase="submitted",
+                evolink_task_id=generation.evolink_task_id,
+                credits_reserved=generation.usage.credits_reserved,
             )
+            self._keeper.keep(record)
             if not submitted.replayed:
                 # One that has ended already was accepted before, whatever the answer forgot to say or to
                 # hold.
@@ -271,7 +278,10 @@ class Submission:
             # The replayed failure ended an earlier try, so this one submits a new request.
             identity = replace(self._identity, epoch=identity.epoch, sequence=identity.sequence + 1)
             key = identity.idempotency_key
-            if recorded is not None and self._before_submit is not None:
+            earlier = record.ended("failed", generation)
+            self.spent_before = earlier.spent_before_key(key)
+            if self._before_submit is not None:
+                # It may have been charged, and leave too little of a limit.
                 self._before_submit(request)
             recorded = None
 
@@ -369,6 +379,12 @@ class Submission:
 def account_of(hook: EvoImageHook) -> tuple[str, str]:
     """Return the id and the base URL of a hook's connection, as records keep them."""
     return hook.evoimage_conn_id, hook.settings.account.base_url
+
+
+def most_of(request: ImageRequest) -> Decimal | None:
+    """Return the credits that a request may cost; None where no price is known."""
+    found = estimate_with_prompt(request)
+    return None if found is None else found.credits_high
 
 
 def sealed_item(request: ImageRequest, hook: EvoImageHook) -> str | None:

@@ -130,6 +130,18 @@ def test_submission_record_of_earlier_release_is_read(
     assert SubmissionRecord.read(stored) == record
 
 
+def test_record_and_ledger_line_hold_what_a_limit_counts() -> None:
+    stored = {**RECORD_JSON, "phase": "failed", "most": 9.25, "charged": 0.0, "spent_before": 4.5}
+    record = replace(RECORD, phase="failed", most=9.25, charged=0.0, spent_before=4.5)
+    assert record.to_json() == stored
+    assert SubmissionRecord.read(stored) == record
+    line, row = LEDGER["failed"]
+    line = replace(line, spent_on_gone=3.5)
+    row = {**row, "submission": row["submission"] | {"spent_on_gone": 3.5}}
+    assert line.to_json() == row
+    assert LedgerLine.read(row) == line
+
+
 @pytest.mark.parametrize("change", PHASES, ids=lambda change: change["phase"])
 def test_every_phase_of_earlier_release_is_read(change: dict[str, Any]) -> None:
     stored = RECORD_JSON | change

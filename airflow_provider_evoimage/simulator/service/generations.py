@@ -171,6 +171,8 @@ def task_detail(generation: Generation, now: float, links: list[str]) -> dict[st
             "results": links,
             "usage": {"credits_used": float(generation.charge.credits)} | generation.charge.tokens,
         }
+    elif generation.charge.credits:
+        task["usage"] = {"credits_used": float(generation.charge.credits)}
     if generation.failure is not None:
         task["error"] = {
             "code": generation.failure,
@@ -200,6 +202,8 @@ def billing(generation: Generation) -> dict[str, Any]:
     reserved, charged = float(generation.reserved), float(generation.charge.credits)
     states = {None: ("reserved", "not_required"), "completed": ("charged", "not_required")}
     outcome = generation.ends_as if generation.ended_at is not None else None
+    if outcome is not None and generation.charge.credits:
+        outcome = "completed"
     charge_status, refund_status = states.get(outcome, ("released", "completed"))
     released = charge_status == "released"
     return {

@@ -32,6 +32,7 @@ class Settings:
     :param slow_start: seconds after its start for which every request is refused with status 503.
     :param charge_factor: the account pays this many times the listed prices.
     :param reserve_factor: the service reserves this many times what an order can cost by the listed prices.
+    :param charge_failed: whether generations that fail are charged as if they had brought their images.
     :param duration: seconds every new generation takes, before the division by the speed; None: by its model.
     """
 
@@ -53,6 +54,7 @@ class Settings:
     slow_start: float = 0.0
     charge_factor: float = 1.0
     reserve_factor: float = 1.0
+    charge_failed: bool = False
     duration: float | None = None
 
 
@@ -147,6 +149,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "billing_object": _flag,
     "charge_factor": number,
     "reserve_factor": number,
+    "charge_failed": _flag,
     "duration": _optional,
     "n_behaviour": _one_of(N_BEHAVIOURS),
     "rps": number,

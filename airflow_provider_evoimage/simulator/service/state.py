@@ -291,8 +291,9 @@ class SimulatorState:
     def _end(self, generation: Generation, at: float) -> None:
         generation.ended_at = at
         del self._open[generation.id]
-        if generation.ends_as == "completed":
-            generation.charge = settlement(generation.order, generation.made, self.settings.charge_factor)
+        made = generation.made if generation.ends_as == "completed" else generation.order.images
+        if generation.ends_as == "completed" or self.settings.charge_failed:
+            generation.charge = settlement(generation.order, made, self.settings.charge_factor)
         charged = generation.charge.credits
         self.bank.settle(generation.caller, generation.reserved, charged, generation.accepted_at)
         self.counters.credits_charged += charged

@@ -79,7 +79,8 @@ def test_reservation_above_the_estimate_counts_for_every_later_item():
     found = budget.hold("a", ask(quality="low"))
     budget.accepted("a", 12.5)
     assert found is not None
-    assert budget.knows_rates
+    assert budget.knows_rate_of("gpt-image-1.5")
+    assert not budget.knows_rate_of("gpt-image-1")
     with pytest.raises(BudgetExceededError):
         budget.hold("b", ask(quality="low"))
     assert budget.held == Decimal("12.5")

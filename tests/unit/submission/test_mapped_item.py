@@ -17,6 +17,7 @@ from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestEr
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.submission.mapped_item import (
     MappedItem,
+    is_given_by_upstream,
     mapped_item,
     refuse_rendered_data,
 )
@@ -280,3 +281,23 @@ def test_data_that_came_through_unchanged_and_templates_of_the_dag_are_let_throu
     refuse_rendered_data(rendered(upstream([row], as_kwargs=True), row, [row]))
     refuse_rendered_data(rendered(drawn_each([row]), row, None, prompt="a mug"))
     refuse_rendered_data(rendered(drawn(prompt=["{{ ds }}"]), {"prompt": "{{ ds }}"}, None, prompt="today"))
+
+
+def limit_is_given(definition: Any, row: dict[str, Any], pulled: Any = None) -> bool:
+    context = {"ti": TaskInstance(definition.unmap(row), 0, pulled)}
+    return is_given_by_upstream(context, "max_credits")
+
+
+def test_argument_of_an_upstream_task_is_told_from_one_that_the_author_left_empty() -> None:
+    row = {"prompt": "a mug", "max_credits": None}
+    with DAG("campaign"):
+        limits = BaseOperator(task_id="limits").output
+        partial = EvoImageGenerateOperator.partial(task_id="draw", prompt="a mug")
+        by_output = partial.expand(max_credits=limits)
+    assert limit_is_given(by_output, {"max_credits": None}, [None])
+    assert limit_is_given(upstream([row], as_kwargs=True), row, [row])
+    assert not limit_is_given(upstream([row], as_kwargs=True), {"prompt": "a mug"}, [{"prompt": "a mug"}])
+    assert not limit_is_given(drawn_each([row]), row)
+    assert not limit_is_given(drawn(prompt=["a mug"], max_credits=[None]), row)
+    with pytest.raises(EvoImageError, match="cannot be read"):
+        limit_is_given(upstream([row], as_kwargs=True), row, RuntimeError("no database"))
