@@ -422,7 +422,10 @@ class BatchRun:
         require_names_by_item(
             self._context,
             template=names.template,
-            tells_tasks_apart=names.tells_tasks_apart,
+            tells_tasks_apart=names.tells_tasks_apart
+            or ("name" in names.fields and any(item.name for item in items))
+            # Other items may ask other models.
+            or "model" in names.fields,
             default=MANY_GENERATIONS,
         )
         taken: dict[str, BatchItem] = {}

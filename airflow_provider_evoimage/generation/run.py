@@ -39,6 +39,7 @@ from airflow_provider_evoimage.submission.budget import charge_warning, credit_l
 from airflow_provider_evoimage.submission.identity import fingerprint
 from airflow_provider_evoimage.submission.mapped_item import (
     is_given_by_upstream,
+    is_same_for_all_items,
     refuse_rendered_data,
     require_names_by_item,
 )
@@ -323,7 +324,8 @@ class GenerationRun:
         require_names_by_item(
             self._context,
             template=saver.names.template,
-            tells_tasks_apart=saver.names.tells_tasks_apart,
+            tells_tasks_apart=saver.names.tells_tasks_apart
+            or ("model" in saver.names.fields and not is_same_for_all_items(self._context, "model")),
             default=ONE_GENERATION,
         )
         planned = saver.names.planned(

@@ -112,7 +112,11 @@ class EvoImageSaveOperator(BaseOperator):
             raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
         names = FileNames(self.filename_template or (ONE_GENERATION if is_single else MANY_GENERATIONS))
         require_names_by_item(
-            context, template=names.template, tells_tasks_apart=names.tells_tasks_apart, default=None
+            context,
+            template=names.template,
+            # The items may be generations of several models.
+            tells_tasks_apart=names.tells_tasks_apart or "model" in names.fields,
+            default=None,
         )
         saver = ImageSaver(
             hook=self.hook,

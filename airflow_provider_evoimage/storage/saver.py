@@ -422,8 +422,9 @@ class ImageSaver:
                 if not _belongs_to(present, plan.generation.evolink_task_id):
                     # A task that saves at the same time may have come first.
                     self._refuse_anothers_name(present, name)
+                described = {**without_links(manifest), "made_by": self._owner(plan, present)}
                 sidecar = folder / "manifest.json"
-                write_temporary(sidecar, json.dumps(without_links(manifest), indent=2, ensure_ascii=False))
+                write_temporary(sidecar, json.dumps(described, indent=2, ensure_ascii=False))
                 self.destination.publish(sidecar, name, "application/json")
             if plan.progress is not None:
                 plan.progress.ends()
@@ -431,6 +432,16 @@ class ImageSaver:
             error.restate(evolink_task_id=plan.generation.evolink_task_id)
             raise
         return manifest
+
+    def _owner(self, plan: _Plan, sidecar: object) -> Mapping[str, Any]:
+        """Return the task that a sidecar is to name: in one run, the first that saved this generation here.
+
+        When that task makes another generation after a clear, it may replace the files.
+        """
+        is_shared = _belongs_to(sidecar, plan.generation.evolink_task_id) and other_task_of(
+            sidecar, self.made_by
+        )
+        return sidecar["made_by"] if isinstance(sidecar, Mapping) and is_shared else self.made_by
 
     def _has_changed(self, plan: _Plan, saved: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the sidecar is absent, or lists other images than are there now."""

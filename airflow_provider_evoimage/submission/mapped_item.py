@@ -172,14 +172,25 @@ def is_same_for_all_items(context: Mapping[str, Any], argument: str, default: An
     if ti.map_index is None or ti.map_index < 0 or task is None or not task.has_dag():
         return False
     definition = task.dag.task_dict[task.task_id]
-    if hasattr(definition, "partial_kwargs"):
-        # Other arguments are defaults or mapped.
-        written = definition.partial_kwargs.get(argument, _MAPPED)
-    else:
-        written = getattr(definition, argument)
+    is_mapped = hasattr(definition, "partial_kwargs")
+    written = _as_written(definition, argument, default) if is_mapped else getattr(definition, argument)
     if written is _MAPPED:
         return bool(getattr(task, argument) == default)
     return written is None or (isinstance(written, str) and "{{" not in written and "{%" not in written)
+
+
+def _as_written(definition: Any, argument: str, default: Any) -> Any:
+    """Return what the DAG gives a mapped operator as an argument that is the same for all items, else ``_MAPPED``."""
+    if argument in definition.partial_kwargs:
+        return definition.partial_kwargs[argument]
+    # What a decorated function is mapped over are arguments of the function.
+    if not hasattr(definition, "op_kwargs_expand_input"):
+        rows = definition.expand_input.value
+        if not isinstance(rows, Mapping) or argument in rows:
+            return _MAPPED
+    group = definition.task_group
+    defaults = {**definition.dag.default_args, **((group.default_args if group else None) or {})}
+    return defaults.get(argument, default)
 
 
 _MAPPED = object()

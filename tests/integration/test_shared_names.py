@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, TaskGroup
+from airflow.sdk import task as airflow_task
 
 from airflow_provider_evoimage.exceptions import (
     FileExistsAtDestinationError,
@@ -197,3 +198,91 @@ def test_later_save_by_bare_id_keeps_the_prompt_in_the_sidecar(tmp_path: Path, i
     assert after["usage"] == before["usage"]
     if if_exists == "skip":
         assert after == before
+
+
+def test_cleared_task_replaces_its_image_although_another_task_saved_it_again(
+    evolink: SimulatorServer, tmp_path: Path
+) -> None:
+    draw = TaskRun(generate(save_to=str(tmp_path), filename_template=SAME), store=StateStore())
+    first = draw.run()
+    TaskRun(save(first, tmp_path, filename_template=SAME), task_id="save").run()
+    draw.clear()
+    second = draw.run()
+    assert second["evolink_task_id"] != first["evolink_task_id"]
+    TaskRun(save(second, tmp_path, filename_template=SAME), task_id="save").run()
+    (sidecar,) = tmp_path.rglob("*.json")
+    described = json.loads(sidecar.read_text())
+    assert described["evolink_task_id"] == second["evolink_task_id"]
+    assert described["made_by"]["task_id"] == "draw"
+
+
+def test_mapped_models_tell_items_apart(evolink: SimulatorServer, tmp_path: Path) -> None:
+    tasks = mapped(
+        EvoImageGenerateOperator,
+        "model",
+        ["gpt-image-1", "gpt-image-1.5"],
+        prompt="a red fox",
+        save_to=str(tmp_path),
+        filename_template="{model}-{index}.{ext}",
+        quality="low",
+    )
+    for task in tasks:
+        task.run()
+    assert len(list(tmp_path.rglob("*.png"))) == evolink.state.counters.paid == 2
+
+
+@pytest.mark.parametrize("template", ["{name}-{index}.{ext}", "{model}-{item}-{index}.{ext}"])
+def test_names_and_models_of_requests_tell_mapped_batches_apart(
+    evolink: SimulatorServer, tmp_path: Path, template: str
+) -> None:
+    tasks = mapped(
+        EvoImageBatchOperator,
+        "requests",
+        [
+            [{"prompt": "a red fox", "name": "red", "model": "gpt-image-1"}],
+            [{"prompt": "a blue fox", "name": "blue", "model": "gpt-image-1.5"}],
+        ],
+        save_to=str(tmp_path),
+        filename_template=template,
+        quality="low",
+    )
+    for task in tasks:
+        task.run()
+    assert len(list(tmp_path.rglob("*.png"))) == evolink.state.counters.paid == 2
+
+
+@pytest.mark.parametrize("by", ["DAG", "group"])
+def test_template_in_default_args_is_checked_as_well(
+    evolink: SimulatorServer, tmp_path: Path, by: str
+) -> None:
+    defaults = {"save_to": str(tmp_path), "filename_template": SAME}
+    with (
+        DAG("campaign", default_args=defaults if by == "DAG" else {}),
+        TaskGroup("pictures", default_args=defaults if by == "group" else {}),
+    ):
+        definition = EvoImageGenerateOperator.partial(task_id="draw", quality="low").expand(
+            prompt=["a red fox", "a blue fox"]
+        )
+    task = TaskRun(lambda: definition.unmap({"prompt": "a red fox"}), store=StateStore(), map_index=0)
+    with pytest.raises(InvalidRequestError, match="every item of this mapped task the same name"):
+        task.run()
+    assert evolink.state.counters.submissions == 0
+
+
+def test_template_of_a_decorated_task_is_checked_as_well(evolink: SimulatorServer, tmp_path: Path) -> None:
+    with DAG("campaign") as dag:
+
+        @airflow_task.evoimage(save_to=str(tmp_path), filename_template=SAME, quality="low")
+        def draw(subject: str) -> str:
+            return subject
+
+        draw.expand(subject=["a red fox", "a blue fox"])
+    definition = dag.task_dict["draw"]
+    task = TaskRun(
+        lambda: definition.unmap({"op_kwargs": {"subject": "a red fox"}}),
+        store=StateStore(),
+        map_index=0,
+    )
+    with pytest.raises(InvalidRequestError, match="every item of this mapped task the same name"):
+        task.run()
+    assert evolink.state.counters.submissions == 0
