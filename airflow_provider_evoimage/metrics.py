@@ -1,21 +1,17 @@
 """Counters and timings in Airflow's own metrics, so that dashboards show what images cost.
 
-================================  =========
-==================================================================
-name                              kind       what is counted; tags
-================================  =========
-==================================================================
-``evoimage.generations``          counter    generations that a task handed over or gave up; ``model``,
-                                             ``outcome``: completed, failed, cancelled, expired
-``evoimage.images``               counter    images of completed generations; ``model``
-``evoimage.credits_used``         counter    credits charged, with decimals; ``model``
-``evoimage.wait_seconds``         timing     from acceptance until the task had the result, handed to the
-server in
-                                             milliseconds like Airflow's own timings; ``model``
-``evoimage.ids_read``             counter    generations whose state was read while waiting
-``evoimage.bytes_saved``          counter    bytes of images written to the storage
-================================  =========
-==================================================================
+============================  =======  ==============================================================
+name                          kind     what is counted; tags
+============================  =======  ==============================================================
+``evoimage.generations``      counter  generations that a task handed over or gave up; ``model``,
+                                       ``outcome``: completed, failed, cancelled, expired
+``evoimage.images``           counter  images of completed generations; ``model``
+``evoimage.credits_used``     counter  credits charged, with decimals; ``model``
+``evoimage.wait_seconds``     timing   from acceptance until the task had the result, in milliseconds
+                                       like Airflow's own timings; ``model``
+``evoimage.ids_read``         counter  generations whose state was read while waiting
+``evoimage.bytes_saved``      counter  bytes of images written to the storage
+============================  =======  ==============================================================
 
 As Airflow does with its own, each name with tags is sent once more with the tags' values in the name, for
 servers that know no tags: ``evoimage.generations.gpt-image-1_5.completed``. A generation counts when its task
