@@ -50,6 +50,9 @@ READ_ATTEMPTS = 4
 # Total seconds that a read waits between its attempts; the caller outlasts longer outages.
 READ_RETRY_SECONDS = 90.0
 
+# Seconds that this machine's clock and EvoLink's may differ and count as equal.
+_CLOCK_TOLERANCE = 60.0
+
 _NO_SUCH_ENDPOINT = frozenset({404, 405, 501})
 
 
@@ -217,6 +220,7 @@ class EvoLinkClient(_AccountClient):
         super().__init__(account, read_attempts=READ_ATTEMPTS)
         self._transport = Transport(timeout=account.request_timeout)
         self._reads_one_by_one = False
+        self._clock_is_ahead = 0.0
 
     def __enter__(self) -> EvoLinkClient:
         return self
@@ -227,6 +231,13 @@ class EvoLinkClient(_AccountClient):
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
+
+    def now(self) -> float:
+        """Return the Unix seconds by EvoLink's clock, as its last answer told it; before one, by this machine's.
+
+        Result links live by EvoLink's clock. A worker whose clock is hours ahead must not take them for dead.
+        """
+        return time.time() - self._clock_is_ahead
 
     def submit(
         self, request: ImageRequest, idempotency_key: str, *, submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT
@@ -345,6 +356,10 @@ class EvoLinkClient(_AccountClient):
             answer = self._transport.send(self._outgoing(call))
         except NoAnswerError as error:
             raise self._unreachable(call, error) from None
+        if call.service == "api" and answer.sent_at is not None:
+            ahead = time.time() - answer.sent_at
+            # A Date has whole seconds, and the answer was under way.
+            self._clock_is_ahead = ahead if abs(ahead) > _CLOCK_TOLERANCE else 0.0
         return self._result(call, answer)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -118,7 +117,7 @@ class BatchCollection:
     def _unfinished(self, line: LedgerLine, generation: Generation | None, error: EvoImageError) -> None:
         problem = ItemError.of(error)
         line = replace(line, error=problem)
-        if generation is None and line.record is not None and line.record.is_outlived(time.time()):
+        if generation is None and line.record is not None and line.record.is_outlived(self.hook.now()):
             # There is nothing to resume: a cleared task submits a new request.
             failed = replace(line.record, phase="failed", retryable=False)
             line = replace(line, state="failed", record=failed, error=replace(problem, retryable=False))

@@ -159,7 +159,7 @@ class Generation(_Answer):
     def has_expired(self, now: float) -> bool:
         """Whether the result links may be dead.
 
-        :param now: Unix seconds.
+        :param now: Unix seconds, by EvoLink's clock.
         """
         return self.expires_at is not None and self.expires_at.timestamp() <= now
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -207,7 +206,9 @@ class GenerationRun:
             )
         except GenerationLostError as error:
             not_found = error.__cause__
-            if isinstance(not_found, GenerationNotFoundError) and self._keeper.forget_if_old(evolink_task_id):
+            if isinstance(not_found, GenerationNotFoundError) and self._keeper.forget_if_old(
+                evolink_task_id, self._hook.now()
+            ):
                 raise not_found.restate(
                     on_retry="No retry follows. Its images are gone by now: clear the task to submit a new request."
                 ) from None
@@ -483,7 +484,7 @@ class GenerationRun:
             self._keeper.mark("delivered", self._handed_over)
 
     def _warn_of_dead_links(self, generation: Generation) -> None:
-        if generation.has_expired(time.time()):
+        if generation.has_expired(self._hook.now()):
             self._log.warning(
                 "The result links of EvoLink task %s died at %s, and nothing was saved: the task still returns "
                 "them. If it is cleared again, it submits a new request.",

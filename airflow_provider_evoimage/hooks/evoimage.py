@@ -115,6 +115,10 @@ class EvoImageHook(BaseHook):
         await prepare_for_asyncio()
         return AsyncEvoLinkClient(settings.account, read_attempts=read_attempts)
 
+    def now(self) -> float:
+        """Return the Unix seconds by EvoLink's clock, as its last answer told it; before one, by this machine's."""
+        return self._client.now()
+
     def submit(
         self, request: ImageRequest, idempotency_key: str, *, submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT
     ) -> Submitted:

@@ -6,7 +6,6 @@ import contextvars
 import json
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -393,7 +392,7 @@ class ImageSaver:
     def _refused(self, image: ImageToSave, fresh: Generation, error: RefusedLinkError) -> DownloadError:
         expires_at = fresh.expires_at
         # A 410 before its time may be a mistake, so a retry comes.
-        if fresh.has_expired(time.time()):
+        if fresh.has_expired(self.hook.now()):
             when = f" (they ended at {expires_at:%Y-%m-%d %H:%M} UTC)" if expires_at else ""
             return LinkExpiredError(
                 f"The result links of EvoLink task {image.generation.evolink_task_id} are dead{when}: "

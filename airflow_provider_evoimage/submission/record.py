@@ -293,13 +293,14 @@ class RecordKeeper:
         if record is not None and record.evolink_task_id in {None, generation.evolink_task_id}:
             self.keep(record.ended(phase, generation))
 
-    def forget_if_old(self, evolink_task_id: str) -> bool:
+    def forget_if_old(self, evolink_task_id: str, now: float) -> bool:
         """Give up a generation that EvoLink no longer knows, once its links would be dead in any case.
 
+        :param now: Unix seconds, by EvoLink's clock.
         :returns: whether it was given up: a cleared task then submits a new request.
         """
         record = self.read()
-        if record is None or record.evolink_task_id != evolink_task_id or not record.is_outlived(time.time()):
+        if record is None or record.evolink_task_id != evolink_task_id or not record.is_outlived(now):
             return False
         self.keep(replace(record, phase="failed", retryable=False))
         return True

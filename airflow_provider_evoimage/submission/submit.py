@@ -295,7 +295,7 @@ class Submission:
         """Whether an earlier try's generation can no longer bring images."""
         if not after_clear:
             return is_retryable_failure(generation)
-        is_expired = generation.has_expired(time.time())
+        is_expired = generation.has_expired(self._hook.now())
         return generation.is_terminal and (generation.status != "completed" or is_expired)
 
     def _with_uploads(self, request: ImageRequest, key: str) -> ImageRequest:

@@ -56,3 +56,7 @@ class FakeTime:
         self.slept.append(seconds)
         self._evolink.state.clock.advance(seconds)
         self.on_sleep(seconds)
+
+    def set_ahead(self, seconds: float) -> None:
+        """Put the machine's clock ahead of EvoLink's."""
+        self._advanced += seconds

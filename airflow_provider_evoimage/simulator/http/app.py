@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from email.utils import formatdate
 
 import anyio
 from starlette.applications import Starlette
@@ -76,7 +77,10 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                # Of the service's own clock, which a test may move.
+                headers["date"] = formatdate(self.state.clock.now(), usegmt=True)
             await send(message)
 
         if scope["path"] == "/" or scope["path"].startswith(CONTROL_PATH):

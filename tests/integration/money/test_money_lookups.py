@@ -11,6 +11,7 @@ import pytest
 from airflow_provider_evoimage.exceptions import (
     BatchIncompleteError,
     ConnectionNotFoundError,
+    DownloadError,
     EvoImageError,
     GenerationLostError,
 )
@@ -137,3 +138,52 @@ def test_batch_goes_on_after_404s_for_minutes(
     evolink.state.faults.clear()
     assert task.run()["saved"] == 3
     assert paid(evolink) == 3
+
+
+HOURS_AHEAD = 30 * 3600
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_links_that_are_refused_for_a_while_are_not_dead_because_the_clock_of_the_worker_is_ahead(
+    evolink: SimulatorServer, store: StateStore, fake_time: FakeTime, tmp_path: Path, status: int
+) -> None:
+    task = TaskRun(generate(save_to=str(tmp_path)), retries=0, store=store)
+    deferred = first_leg(task)
+    event = task.wait_in_triggerer(task.stored(deferred))
+    fake_time.set_ahead(HOURS_AHEAD)
+    evolink.state.faults.post("download", Fault("status", status))
+    with pytest.raises(DownloadError) as caught:
+        task.resume(deferred, event)
+    assert caught.value.retryable
+    evolink.state.faults.clear()
+    task.clear()
+    assert task.run()["evolink_task_id"] == only_id(evolink)
+    assert paid(evolink) == 1
+
+
+def test_links_that_are_refused_for_a_while_end_no_item_of_a_batch_because_the_clock_is_ahead(
+    evolink: SimulatorServer, fake_time: FakeTime, tmp_path: Path
+) -> None:
+    task = TaskRun(batch(["a red fox", "a blue fox"], tmp_path), retries=0, store=StateStore())
+    deferred = first_leg(task)
+    event = task.wait_in_triggerer(task.stored(deferred))
+    fake_time.set_ahead(HOURS_AHEAD)
+    evolink.state.faults.post("download", Fault("status", 403))
+    with pytest.raises(BatchIncompleteError):
+        task.resume(deferred, event)
+    evolink.state.faults.clear()
+    task.clear()
+    assert task.run()["saved"] == 2
+    assert paid(evolink) == 2
+
+
+def test_delivered_task_that_is_cleared_in_doubt_resumes_by_evolinks_clock(
+    evolink: SimulatorServer, store: StateStore, fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TaskRun(generate(), retries=0, store=store)
+    crash(task, "before defer", monkeypatch)
+    evolink.state.clock.advance(200)
+    fake_time.set_ahead(HOURS_AHEAD)
+    task.clear()
+    assert task.run()["evolink_task_id"] == only_id(evolink)
+    assert paid(evolink) == 1
