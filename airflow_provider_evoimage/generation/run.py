@@ -19,6 +19,7 @@ from airflow_provider_evoimage.exceptions import (
     GenerationNotFoundError,
     LinkExpiredError,
 )
+from airflow_provider_evoimage.generation.record_file import keeper_of
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import (
@@ -42,7 +43,6 @@ from airflow_provider_evoimage.submission.mapped_item import (
     refuse_rendered_data,
     require_names_by_item,
 )
-from airflow_provider_evoimage.submission.record import RecordKeeper
 from airflow_provider_evoimage.submission.sealed_request import unseal
 from airflow_provider_evoimage.submission.submit import Submission, identity_of, naming_what_is_paid
 from airflow_provider_evoimage.waiting.blocking import wait_on_worker
@@ -116,7 +116,9 @@ class GenerationRun:
         self._outlets = outlets
         self._log = log
         self._made_by = made_by(context)
-        self._keeper = RecordKeeper.of_task(context, log)
+        self._keeper = keeper_of(
+            context, save_to=filled("save_to", arguments.save_to), made_by=self._made_by, log=log
+        )
         self._references = TaskReferences(
             hook=hook, context=context, cleanup=arguments.cleanup_references, log=log
         )
