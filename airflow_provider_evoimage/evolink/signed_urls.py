@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 # Parameters that change when a URL is signed again: of AWS and its like, Google, Azure, CloudFront, Alibaba,
@@ -52,6 +54,33 @@ _TENCENT_SIGNATURE = frozenset(
         "q-signature",
     }
 )
+# CDNs: one parameter that proves, beside one that ends: Bunny, Fastly, Qiniu, Tencent, ImageKit, Discord and others.
+_PROOFS = frozenset({"token", "signature", "sig", "sign", "hmac", "hm", "ik-s", "md5"})
+_ENDS = frozenset(
+    {
+        "expires",
+        "expire",
+        "expiry",
+        "expiration",
+        "exp",
+        "deadline",
+        "e",
+        "ex",
+        "t",
+        "ts",
+        "ik-t",
+        "valid_until",
+    }
+)
+_BESIDE_AN_END = frozenset({"is"})
+# Parameters that hold both, of Akamai, Cloudinary and Alibaba's CDN.
+_PROOFS_WITH_END = frozenset({"hdnts", "hdnea", "hdntl", "__token__", "__cld_token__", "auth_key"})
+# A token that says itself when it ends, for instance Supabase's, and Cloudflare's proof of a moment.
+_JSON_WEB_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+_PROOF = re.compile(r"[\w+/=.~-]{16,}")
+# Unix seconds or milliseconds, decimal or hexadecimal, or a date.
+_END = re.compile(r"1\d{9}|1\d{12}|[5-9a-f][0-9a-f]{7}|20\d\d-\d\d-\d\d.*|20\d{6}t?\d*z?")
+_MOMENT_AND_PROOF = re.compile(r"\d{9,}-.{16,}")
 # Parameters that grant access: ``access_token``, ``X-Api-Key``, ``client_secret``.
 _SECRET_ENDINGS = (
     "token",
@@ -81,6 +110,7 @@ def unsigned(url: str) -> str:
         left_out |= _AZURE_SIGNATURE
     if "q-signature" in names:
         left_out |= _TENCENT_SIGNATURE
+    left_out |= _PROOFS_WITH_END | _of_a_cdn(query)
     kept = [each for each in query if (name := _parameter(each)) not in left_out and not _is_signature(name)]
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=host, query="&".join(kept), fragment=""))
@@ -98,6 +128,21 @@ def without_secrets(url: str) -> str:
 
 def _parameter(text: str) -> str:
     return unquote_plus(text.partition("=")[0]).lower()
+
+
+def _of_a_cdn(query: Sequence[str]) -> set[str]:
+    """Find the parameters with which a CDN signs; a name alone may mean anything, so the values count."""
+    values = [(_parameter(each), unquote_plus(each.partition("=")[2])) for each in query]
+    proofs = {name for name, value in values if name in _PROOFS and _PROOF.fullmatch(value)}
+    ends = {name for name, value in values if name in _ENDS and _END.fullmatch(value.lower())}
+    found = proofs | ends | _BESIDE_AN_END if proofs and ends else set()
+    return found | {name for name, value in values if _proves_and_ends(name, value)}
+
+
+def _proves_and_ends(name: str, value: str) -> bool:
+    if name == "verify":
+        return _MOMENT_AND_PROOF.fullmatch(value) is not None
+    return name in {"token", "jwt", "access_token"} and _JSON_WEB_TOKEN.fullmatch(value) is not None
 
 
 def _is_signature(name: str) -> bool:

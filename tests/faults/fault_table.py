@@ -72,8 +72,11 @@ KNOWN_LIMITS = """\
   record. Below 3.3, or when the API key was changed meanwhile, the copy cannot be read: below 3.3 a changed request is
   a new one and is paid for; after a change of the key it ends with a conflict, and nothing is paid twice.
 - **A task or DAG that is renamed between tries** is another task to Airflow and to EvoLink: it is paid for again.
-- **Airflow 3.4** is to discard the task state store when a task is cleared. A cleared task that waits would then submit
-  a new request; retries stay safe through the idempotency key.
+- **Airflow 3.4** discards the task state store when a task is cleared, unless the request to clear it says
+  `keep_task_state`. With `save_to` a copy of the record lies beside the images until they are delivered
+  (`…/{task_id}.submission.json`), and the cleared task resumes from it; a waiting task of 3.4.0b2 that was cleared
+  did. Without `save_to` a cleared task that waits submits a new request; retries stay safe through the idempotency
+  key. Uploads of references that EvoLink has already are made again.
 - **`execution_timeout`** is not enforced by Airflow while a task is deferred; `timeout` of the operator is.
 """
 
