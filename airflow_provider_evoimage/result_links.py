@@ -1,26 +1,21 @@
 """Fetches result links: limits hosts, redirects, size and time.
 
-:class:`ResultClient` knows no API key. With ``transport`` the only module that imports httpx and httpcore.
+:class:`ResultClient` knows no API key. With ``transport`` and ``deadlines`` the only module that imports httpx.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-import socket
-import threading
-import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore
 import httpx
 
+from airflow_provider_evoimage.deadlines import Deadline, DeadlinePassedError, DeadlineWatch, Exchange
 from airflow_provider_evoimage.defaults import (
     DEFAULT_DOWNLOAD_TIMEOUT,
     DEFAULT_MAX_IMAGE_MEGABYTES,
@@ -32,28 +27,6 @@ from airflow_provider_evoimage.transport import http_options, wire_error_in_word
 
 MAX_REDIRECTS = 5
 _NO_LIMIT_BYTES = 2**62
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deadline:
-    """A time limit for a whole operation.
-
-    :param seconds: how long it may take in all.
-    :param at: that moment, by the monotonic clock.
-    """
-
-    seconds: float
-    at: float
-
-    @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """Begin now."""
-        return cls(seconds=seconds, at=time.monotonic() + seconds)
-
-    @property
-    def left(self) -> float:
-        """Seconds until then, 0 where it has passed."""
-        return max(0.0, self.at - time.monotonic())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +58,7 @@ class ResultClient:
         options["headers"]["Accept-Encoding"] = "identity"
         # A new connection for each link, so that its peer can be checked and its time limited.
         self._http = httpx.Client(**options, limits=httpx.Limits(max_keepalive_connections=0))
-        self._watch = _Watch()
+        self._watch = DeadlineWatch()
 
     def __enter__(self) -> ResultClient:
         return self
@@ -108,7 +81,7 @@ class ResultClient:
         """
         for _ in range(MAX_REDIRECTS + 1):
             self._check_target(url)
-            exchange = _Exchange(deadline, check_peer=functools.partial(self._check_peer, url))
+            exchange = Exchange(deadline, check_peer=functools.partial(self._check_peer, url))
             try:
                 with (
                     self._watch.over(exchange),
@@ -119,8 +92,11 @@ class ResultClient:
                         exchange.check_time()
                         return
                     url = str(response.next_request.url)
+            except DeadlinePassedError:
+                raise _took_too_long(deadline) from None
             except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError, zlib.error) as error:
-                exchange.check_time()
+                if not deadline.left:
+                    raise _took_too_long(deadline) from None
                 raise DownloadError(
                     f"{wire_error_in_words(error)} when downloading from {host_of(url)}."
                 ) from None
@@ -151,107 +127,8 @@ class ResultClient:
             )
 
 
-class _Exchange:
-    """One request at the network level: checks the real peer, and ends the request at its deadline.
-
-    httpx's own timeouts limit each pause, not the whole: a host that sends a byte now and then could go on
-    forever.
-    """
-
-    def __init__(self, deadline: Deadline, *, check_peer: Callable[[str, str], None]) -> None:
-        self.deadline = deadline
-        self._check_peer = check_peer
-        self._is_over = False
-        self._asked_of = ""
-        self._socket: socket.socket | None = None
-
-    def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Look at each connection when it stands, before a byte is sent over it (httpcore's hook)."""
-        if event.endswith(".connect_tcp.started"):
-            # A proxy's, where httpx takes one: only httpx knows how it reads NO_PROXY.
-            self._asked_of = str(info["host"])
-        if not event.endswith((".connect_tcp.complete", ".start_tls.complete")):
-            return
-        stream = info["return_value"]
-        try:
-            if event.endswith(".connect_tcp.complete"):
-                self._check_peer(self._asked_of, str(stream.get_extra_info("server_addr")[0]))
-            self._socket = stream.get_extra_info("socket")
-            self.check_time()
-        except DownloadError:
-            stream.close()
-            raise
-        except OSError as error:  # It is gone already, and so is the peer's address.
-            stream.close()
-            raise httpx.ConnectError(str(error)) from error
-
-    def check_time(self) -> None:
-        """Raise when the time is over, as the body is then incomplete."""
-        if self._is_over:
-            raise DownloadError(f"The download was not done within {self.deadline.seconds:g} s.")
-
-    def end(self) -> None:
-        """Cut the connection, also while another thread reads it."""
-        self._is_over = True
-        if (connected := self._socket) is not None:
-            with suppress(OSError):
-                # Shut down the bare socket below TLS, so that a blocked read ends.
-                socket.socket.shutdown(connected, socket.SHUT_RDWR)
-
-
-class _Watch:
-    """Ends exchanges at their deadlines; one thread for all, as a thread for each costs more than a small image."""
-
-    def __init__(self) -> None:
-        self._exchanges: set[_Exchange] = set()
-        self._changed = threading.Condition()
-        self._wakes_at = math.inf
-        self._is_closed = False
-        self._is_abandoned = False
-        self._thread: threading.Thread | None = None
-
-    @contextmanager
-    def over(self, exchange: _Exchange) -> Iterator[None]:
-        """End an exchange at its deadline, unless the block is left before."""
-        with self._changed:
-            if self._is_abandoned:
-                raise CancelledError
-            self._exchanges.add(exchange)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="evoimage-deadlines", daemon=True)
-                self._thread.start()
-            elif exchange.deadline.at < self._wakes_at:
-                self._changed.notify()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._exchanges.discard(exchange)
-
-    def end_all(self) -> None:
-        """End every exchange now, and let none begin."""
-        with self._changed:
-            self._is_abandoned = True
-            for exchange in self._exchanges:
-                exchange.end()
-
-    def close(self) -> None:
-        """End the thread."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        with self._changed:
-            while not self._is_closed:
-                for exchange in [each for each in self._exchanges if not each.deadline.left]:
-                    self._exchanges.discard(exchange)
-                    exchange.end()
-                # It is not woken when an exchange ends in time; it then finds nothing to do.
-                self._wakes_at = min((each.deadline.at for each in self._exchanges), default=math.inf)
-                self._changed.wait(min(max(0.0, self._wakes_at - time.monotonic()), threading.TIMEOUT_MAX))
+def _took_too_long(deadline: Deadline) -> DownloadError:
+    return DownloadError(f"The download was not done within {deadline.seconds:g} s.")
 
 
 def _opened(response: httpx.Response) -> ResultStream:

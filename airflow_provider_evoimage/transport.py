@@ -1,4 +1,4 @@
-"""EvoLink's API on the wire. Only this module and ``result_links`` import httpx.
+"""EvoLink's API on the wire. Only this module, ``deadlines`` and ``result_links`` import httpx.
 
 :class:`Transport` and :class:`AsyncTransport` send one request to EvoLink and return its answer.
 """
@@ -9,7 +9,10 @@ import asyncio
 import functools
 import importlib.metadata
 import platform
+import socket
 import ssl
+import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +21,17 @@ from typing import Any
 import httpx
 
 from airflow_provider_evoimage import __version__
+from airflow_provider_evoimage.deadlines import Deadline, DeadlinePassedError, DeadlineWatch, Exchange
 from airflow_provider_evoimage.evolink.protocol import Answer, FileToUpload
 
 _CONNECT_TIMEOUT = 10.0
+#: An answer of the API to a worker: fifty generations with long prompts and many links have less than 2 MB.
+MAX_ANSWER_BYTES = 10_000_000
+#: To a triggerer, where reading a large one would hold up every other trigger.
+MAX_STATE_BYTES = 4_000_000
+#: An upload gets this much more time than a request without one.
+SLOWEST_UPLOAD_BYTES_PER_SECOND = 100_000
+_UNPACKED_BYTES = 64 * 1024
 
 # No byte of the request was sent, so EvoLink cannot have accepted it.
 _NOTHING_SENT = (
@@ -78,6 +89,12 @@ class Outgoing:
     json: Mapping[str, Any] | None = None
     upload: FileToUpload | None = None
 
+    def seconds(self, timeout: float) -> float:
+        """Return how long the exchange may take in all."""
+        if self.upload is None:
+            return timeout
+        return timeout + self.upload.path.stat().st_size / SLOWEST_UPLOAD_BYTES_PER_SECOND
+
     @contextmanager
     def opened(self) -> Iterator[dict[str, Any]]:
         """Yield httpx's arguments; a file to upload is open until the context ends."""
@@ -95,36 +112,77 @@ class Outgoing:
             yield arguments
 
 
-class Transport:
-    """Blocking HTTP with one pool of connections.
+class _Lane:
+    """One connection, so that it is known which socket carries an exchange."""
 
-    :param timeout: seconds an exchange may stay silent.
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.http = httpx.Client(**options, limits=httpx.Limits(max_connections=1))
+        self.connected: socket.socket | None = None
+
+
+class Transport:
+    """Blocking HTTP with as many connections as exchanges at a time.
+
+    :param timeout: seconds that one exchange may take in all; an upload gets more, by its size.
     """
 
     def __init__(self, *, timeout: float) -> None:
-        self._http = httpx.Client(**http_options(timeout, accept="application/json"))
+        self._timeout = timeout
+        self._options = http_options(timeout, accept="application/json")
+        self._lanes: list[_Lane] = []
+        self._free: deque[_Lane] = deque()
+        self._watch = DeadlineWatch()
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._watch.close()
+        for lane in self._lanes:
+            lane.http.close()
 
     def send(self, request: Outgoing) -> Answer:
         """Send a request, follow no redirect.
 
-        :raises NoAnswerError: when no answer came.
+        :raises NoAnswerError: when no complete answer came in time, or one that is too large.
         """
+        lane = self._lane()
+        exchange = Exchange(Deadline.after(request.seconds(self._timeout)), connected=lane.connected)
         try:
-            with request.opened() as arguments:
-                return _answer(self._http.request(**arguments))
+            with self._watch.over(exchange), request.opened() as arguments:
+                return self._exchange(lane, exchange, arguments)
+        except DeadlinePassedError:
+            raise _too_slow(exchange.deadline.seconds) from None
         except httpx.HTTPError as error:
+            if not exchange.deadline.left:
+                raise _too_slow(exchange.deadline.seconds) from None
             # Our error holds its text; the tracebacks of httpx and httpcore would only push it out of sight.
             raise _no_answer(error) from None
+        finally:
+            lane.connected = exchange.connected
+            self._free.append(lane)
+
+    def _lane(self) -> _Lane:
+        try:
+            return self._free.pop()
+        except IndexError:
+            lane = _Lane(self._options)
+            self._lanes.append(lane)
+            return lane
+
+    @staticmethod
+    def _exchange(lane: _Lane, exchange: Exchange, arguments: dict[str, Any]) -> Answer:
+        with lane.http.stream(**arguments, extensions={"trace": exchange.trace}) as response:
+            body = AnswerBody(response.headers, MAX_ANSWER_BYTES)
+            for piece in response.iter_raw():
+                body.add(piece)
+                exchange.check_time()
+            return _answer(response, body.complete())
 
 
 class AsyncTransport:
     """The same as :class:`Transport`, awaited."""
 
     def __init__(self, *, timeout: float) -> None:
+        self._timeout = timeout
         self._http = httpx.AsyncClient(**http_options(timeout, accept="application/json"))
 
     async def aclose(self) -> None:
@@ -133,26 +191,98 @@ class AsyncTransport:
 
     async def send(self, request: Outgoing) -> Answer:
         """Send a request; see :meth:`Transport.send`."""
+        seconds = request.seconds(self._timeout)
         try:
-            with request.opened() as arguments:
-                return _answer(await self._http.request(**arguments))
+            async with asyncio.timeout(seconds):
+                with request.opened() as arguments:
+                    return await self._exchange(arguments)
+        except TimeoutError:
+            raise _too_slow(seconds) from None
         except httpx.HTTPError as error:
             raise _no_answer(error) from None
+
+    async def _exchange(self, arguments: dict[str, Any]) -> Answer:
+        async with self._http.stream(**arguments) as response:
+            body = AnswerBody(response.headers, MAX_STATE_BYTES)
+            async for piece in response.aiter_raw():
+                body.add(piece)
+            return _answer(response, body.complete())
+
+
+class AnswerBody:
+    """The body of an answer as it comes, unpacked in small pieces: httpx unpacks a bomb whole.
+
+    :param limit: bytes on the wire, and bytes unpacked.
+    :raises NoAnswerError: for an encoding that was not requested.
+    """
+
+    def __init__(self, headers: httpx.Headers, limit: int) -> None:
+        self._limit = limit
+        self._received = self._size = 0
+        self._pieces: list[bytes] = []
+        encoding = headers.get("content-encoding", "").strip().lower()
+        if encoding not in {"", "identity", "gzip", "x-gzip", "deflate"}:
+            raise NoAnswerError(
+                f"The answer is encoded as {encoding[:40]!r}, which was not requested", nothing_sent=False
+            )
+        is_plain = encoding in {"", "identity"}
+        self._unpacker = None if is_plain else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+
+    def add(self, piece: bytes) -> None:
+        """Take bytes as they came.
+
+        :raises NoAnswerError: when there are too many, or they cannot be unpacked.
+        """
+        self._received += len(piece)
+        self._check(self._received)
+        if self._unpacker is None:
+            self._pieces.append(piece)
+            return
+        rest = piece
+        while rest and not self._unpacker.eof:
+            try:
+                unpacked = self._unpacker.decompress(rest, _UNPACKED_BYTES)
+            except zlib.error as error:
+                raise NoAnswerError(f"The answer cannot be unpacked ({error})", nothing_sent=False) from None
+            self._size += len(unpacked)
+            self._check(self._size)
+            self._pieces.append(unpacked)
+            rest = self._unpacker.unconsumed_tail
+
+    def complete(self) -> bytes:
+        """Return the whole body.
+
+        :raises NoAnswerError: when the packed body ends too early.
+        """
+        if self._unpacker is not None and self._received and not self._unpacker.eof:
+            raise NoAnswerError("The packed answer ends too early", nothing_sent=False)
+        return b"".join(self._pieces)
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise NoAnswerError(
+                f"The answer is larger than {self._limit // 1_000_000} MB", nothing_sent=False
+            )
 
 
 def http_options(timeout: float, *, accept: str) -> dict[str, Any]:
     """Return the options that all HTTP clients share."""
     return {
-        "headers": {"User-Agent": user_agent(), "Accept": accept},
+        # Not what httpx could unpack: only what we unpack in small pieces.
+        "headers": {"User-Agent": user_agent(), "Accept": accept, "Accept-Encoding": "gzip, deflate"},
         "timeout": httpx.Timeout(timeout, connect=min(_CONNECT_TIMEOUT, timeout)),
         "verify": shared_ssl_context(),
         "follow_redirects": False,
     }
 
 
-def _answer(response: httpx.Response) -> Answer:
+def _answer(response: httpx.Response, body: bytes) -> Answer:
     headers = {name.lower(): value for name, value in response.headers.items()}
-    return Answer(status=response.status_code, headers=headers, body=response.content)
+    return Answer(status=response.status_code, headers=headers, body=body)
+
+
+def _too_slow(seconds: float) -> NoAnswerError:
+    return NoAnswerError(f"The exchange was not done within {seconds:g} s", nothing_sent=False)
 
 
 def _no_answer(error: httpx.HTTPError) -> NoAnswerError:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import tenacity
 
+from airflow_provider_evoimage.deadlines import Deadline
 from airflow_provider_evoimage.exceptions import DownloadError, TooLargeError
 from airflow_provider_evoimage.images.result_file import IMAGE_TYPES, ImageFile, describe_image
 from airflow_provider_evoimage.result_links import (
-    Deadline,
     DownloadLimits,
     ResultClient,
     ResultStream,

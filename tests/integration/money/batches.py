@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 
 from airflow_provider_evoimage.batch.ledger import BatchLedger
+from airflow_provider_evoimage.evolink.protocol import Answer
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.transport import Outgoing, Transport
 from tests.integration.copies import copy_with
 from tests.integration.money.crashes import POST, paid
 from tests.integration.task_driver import Killed, TaskRun
@@ -62,13 +63,13 @@ def die_at(moment: str, nth: int, monkeypatch: pytest.MonkeyPatch) -> Death:
 
 
 def _die_around(moment: str, death: Death, monkeypatch: pytest.MonkeyPatch) -> None:
-    request, write, publish = httpx.Client.request, BatchLedger.write, Destination.publish
+    request, write, publish = Transport.send, BatchLedger.write, Destination.publish
 
-    def doomed_request(client: httpx.Client, **options: Any) -> httpx.Response:
-        posts = options["url"].endswith(POST)
+    def doomed_request(transport: Transport, outgoing: Outgoing) -> Answer:
+        posts = outgoing.url.endswith(POST)
         if posts and moment == "before POST":
             death()
-        answer = request(client, **options)
+        answer = request(transport, outgoing)
         if posts and moment == "after POST":
             death()
         return answer
@@ -88,7 +89,7 @@ def _die_around(moment: str, death: Death, monkeypatch: pytest.MonkeyPatch) -> N
             death()
         return url
 
-    monkeypatch.setattr(httpx.Client, "request", doomed_request)
+    monkeypatch.setattr(Transport, "send", doomed_request)
     monkeypatch.setattr(BatchLedger, "write", doomed_write)
     monkeypatch.setattr(Destination, "publish", doomed_publish)
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import pytest
 
+from airflow_provider_evoimage.evolink.protocol import Answer
 from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.transport import Outgoing, Transport
 from tests.integration.task_driver import Killed, TaskRun
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
@@ -57,13 +58,13 @@ def killed_at(step: str, task: TaskRun, monkeypatch: pytest.MonkeyPatch) -> Iter
         if here == moment and seen == int(nth):
             raise Killed(step)
 
-    send = httpx.Client.request
+    send = Transport.send
 
-    def request(client: httpx.Client, **options: Any) -> httpx.Response:
-        posts = options["url"].endswith(POST)
+    def request(transport: Transport, outgoing: Outgoing) -> Answer:
+        posts = outgoing.url.endswith(POST)
         if posts:
             reach("before POST")
-        response = send(client, **options)
+        response = send(transport, outgoing)
         if posts:
             reach("after POST")
         return response
@@ -76,7 +77,7 @@ def killed_at(step: str, task: TaskRun, monkeypatch: pytest.MonkeyPatch) -> Iter
         return made
 
     with monkeypatch.context() as patch:
-        patch.setattr(httpx.Client, "request", request)
+        patch.setattr(Transport, "send", request)
         patch.setattr(task, "operator", doomed)
         patch.setattr(task.ti, "on", reach)
         if task.store is not None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from airflow_provider_evoimage.batch.ledger import BatchLedger
+from airflow_provider_evoimage.evolink.protocol import Answer
 from airflow_provider_evoimage.exceptions import (
     BatchFailedError,
     BatchIncompleteError,
@@ -22,6 +22,7 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.service.faults import Fault
 from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.transport import Outgoing, Transport
 from tests.integration.fake_time import FakeTime
 from tests.integration.money.batches import check_whole, die_at, lines
 from tests.integration.money.crashes import POST, paid
@@ -53,12 +54,12 @@ def test_process_frozen_between_two_posts_submits_no_more(
     on_clear = "regenerate" if mode == "regenerate" else "auto"
     frozen = TaskRun(batch(MANY, tmp_path, parallel=1, on_clear=on_clear), retries=0)
     successor = successor_of(batch(MANY, tmp_path, on_clear=on_clear), is_cleared=mode != "retry")
-    request, posts, by_then = httpx.Client.request, 0, (0, 0)
+    request, posts, by_then = Transport.send, 0, (0, 0)
 
-    def freeze(client: httpx.Client, **options: Any) -> httpx.Response:
+    def freeze(transport: Transport, outgoing: Outgoing) -> Answer:
         nonlocal posts, by_then
-        answer = request(client, **options)
-        posts += options["url"].endswith(POST)
+        answer = request(transport, outgoing)
+        posts += outgoing.url.endswith(POST)
         if posts == 2:
             posts += 1000
             fake_time.advance(600)
@@ -66,7 +67,7 @@ def test_process_frozen_between_two_posts_submits_no_more(
             by_then = posted(evolink)
         return answer
 
-    monkeypatch.setattr(httpx.Client, "request", freeze)
+    monkeypatch.setattr(Transport, "send", freeze)
     with pytest.raises(SupersededTryError):
         frozen.start()
     assert posted(evolink) == by_then
