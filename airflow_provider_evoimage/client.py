@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from airflow_provider_evoimage.evolink.answers import Credits, Generation, Gener
 from airflow_provider_evoimage.evolink.errors import RETRY_RESUMES
 from airflow_provider_evoimage.evolink.files import FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.evolink.outcome import after_no_answer, is_still_deciding
-from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted
+from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted, redacted
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     TRANSIENT_ERRORS,
@@ -52,6 +52,9 @@ READ_RETRY_SECONDS = 90.0
 
 # Seconds that this machine's clock and EvoLink's may differ and count as equal.
 _CLOCK_TOLERANCE = 60.0
+
+# An answer to fifty ids has about 75 kB; a larger one is read in a thread.
+_LARGE_BODY_BYTES = 256_000
 
 _NO_SUCH_ENDPOINT = frozenset({404, 405, 501})
 
@@ -181,16 +184,8 @@ class _AccountClient:
         return pacer.reserve(per_second, time.monotonic())
 
     def _result(self, call: Call[Result], answer: Answer) -> Result:
-        # An answer may quote the key, in a refusal or in a page with status 200: keep it out of our logs.
-        redacted = replace(answer, body=answer.body.replace(self.account.api_key.encode(), b"***"))
-        if not answer.is_success:
-            return call.result(redacted)
-        try:
-            return call.result(answer)
-        except UnreadableAnswerError:
-            if redacted.body == answer.body:
-                raise
-        return call.result(redacted)
+        # An answer may quote the key anywhere: keep it out of logs, results and file names.
+        return call.result(redacted(answer, self.account.api_key))
 
     def _unreachable(self, call: Call[Any], error: NoAnswerError) -> EvoLinkUnreachableError:
         return EvoLinkUnreachableError(
@@ -271,6 +266,7 @@ class EvoLinkClient(_AccountClient):
         """Read many generations, 50 in one request; those that EvoLink does not know are missing."""
         found: dict[str, Generation] = {}
         ids = list(dict.fromkeys(evolink_task_ids))
+        is_in_doubt = False
         while len(ids) > 1 and not self._reads_one_by_one:
             call = protocol.get_generations(ids[: protocol.MAX_IDS_PER_BATCH])
             try:
@@ -280,6 +276,7 @@ class EvoLinkClient(_AccountClient):
             except (EvoLinkApiError, UnreadableAnswerError) as error:
                 # The endpoint is missing or fails: each generation can be read by itself.
                 self._reads_one_by_one = not isinstance(error, TRANSIENT_ERRORS)
+                is_in_doubt = error.http_status in _NO_SUCH_ENDPOINT
                 break
             found |= some
             ids = ids[protocol.MAX_IDS_PER_BATCH :]
@@ -288,6 +285,8 @@ class EvoLinkClient(_AccountClient):
                 found[evolink_task_id] = self.get_generation(evolink_task_id)
             except GenerationNotFoundError:
                 continue
+            # Somebody else's page refused the one endpoint and not the other: it is missing.
+            self._reads_one_by_one = self._reads_one_by_one or is_in_doubt
         return found
 
     def list_generations(self, **query: Any) -> GenerationPage:
@@ -411,4 +410,7 @@ class AsyncEvoLinkClient(_AccountClient):
             answer = await self._transport.send(self._outgoing(call))
         except NoAnswerError as error:
             raise self._unreachable(call, error) from None
+        if len(answer.body) > _LARGE_BODY_BYTES:
+            # Reading it would hold up every other trigger of this process.
+            return await asyncio.to_thread(self._result, call, answer)
         return self._result(call, answer)

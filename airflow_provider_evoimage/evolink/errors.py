@@ -129,7 +129,10 @@ _RETRY_IN_WORDS = re.compile(r"retry after (\d{1,5})\s*(second|minute)?", re.IGN
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorBody:
-    """What an error answer says, in any of EvoLink's three shapes or in another one."""
+    """What an error answer says, in any of EvoLink's three shapes or in another one.
+
+    :param is_evolinks: whether it has one of these shapes; the page of a proxy or a firewall has none.
+    """
 
     code: str | None = None
     message: str = ""
@@ -137,6 +140,7 @@ class ErrorBody:
     request_id: str | None = None
     suggestion: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    is_evolinks: bool = False
 
     @classmethod
     def read(cls, body: bytes) -> ErrorBody:
@@ -151,7 +155,9 @@ class ErrorBody:
         if isinstance(error, dict):
             return cls._from_fields(error, data)
         if isinstance(error, str):
-            return cls(code=error, message=_short(str(data.get("error_description") or error)))
+            return cls(
+                code=error, message=_short(str(data.get("error_description") or error)), is_evolinks=True
+            )
         # The files API, which also refuses with HTTP 200: {"success": false, "code": …, "msg": …}
         return cls._from_fields(data, data)
 
@@ -166,6 +172,8 @@ class ErrorBody:
             request_id=text(error.get("request_id")) or text(answer.get("request_id")),
             suggestion=text(error.get("fallback_suggestion")) or text(error.get("suggestion")),
             details=error,
+            # Firewalls answer {"message": "Forbidden"}.
+            is_evolinks=error is not answer or (code is not None and code != ""),
         )
 
 
@@ -177,6 +185,7 @@ def http_error(
     asking: str,
     evolink_task_id: str | None,
     billed: bool | None,
+    reads_paid: bool = False,
 ) -> EvoImageError:
     """Turn an error answer into the exception that a DAG author will read.
 
@@ -184,8 +193,20 @@ def http_error(
     :param said: the body, read.
     :param asking: what EvoLink was asked, for instance "to submit the request".
     :param billed: what this exchange proves about money: False for a refused submission.
+    :param reads_paid: whether it asks for generations that may be paid for: only EvoLink itself can say that they
+        cannot be read, and not what stands before it.
     """
     request_id = headers.get("x-request-id") or headers.get("x-oneapi-request-id") or said.request_id or None
+    if reads_paid and not said.is_evolinks and status not in {408, 429} and status < 500:
+        return EvoLinkUnavailableError(
+            f"EvoLink's host answered HTTP {status}{_redirect_in_words(status)}{_detail(said, status)} when asked "
+            f"{asking}. That is none of EvoLink's own errors: a proxy or a firewall may have sent it.",
+            evolink_task_id=evolink_task_id,
+            on_retry=RETRY_RESUMES,
+            retry_after=retry_after(headers, said),
+            request_id=request_id,
+            http_status=status,
+        )
     if 300 <= status < 400:
         return ConnectionSettingsError(
             f"EvoLink's host answered HTTP {status}, a redirect, when asked {asking}. The API key is never sent "
@@ -299,6 +320,10 @@ def _failure_kind(code: str) -> type[GenerationFailedError]:
 
 def _seconds_before_another(code: str) -> float | None:
     return RETRYABLE_FAILURES.get("service_unavailable" if code.startswith("channel_") else code)
+
+
+def _redirect_in_words(status: int) -> str:
+    return ", a redirect" if 300 <= status < 400 else ""
 
 
 def _detail(said: ErrorBody, status: int) -> str:

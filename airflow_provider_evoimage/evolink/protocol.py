@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -68,6 +69,55 @@ class Answer:
             ) from None
 
 
+def redacted(answer: Answer, secret: str) -> Answer:
+    """Return an answer with ``***`` wherever it quotes a secret, in a header too, and also where JSON escapes it."""
+    headers = answer.headers
+    if any(secret in value for value in headers.values()):
+        headers = {name: value.replace(secret, "***") for name, value in headers.items()}
+    body = answer.body.replace(secret.encode(), b"***")
+    if b"\\" in body and (_ESCAPED_LETTER.search(body) or not _NEEDS_NO_ESCAPE.fullmatch(secret)):
+        body = _redacted_json(body, secret)
+    return (
+        answer
+        if headers is answer.headers and body == answer.body
+        else replace(answer, headers=headers, body=body)
+    )
+
+
+# JSON may write any character as an escape. EvoLink writes &, < and > so, which no key holds.
+_ESCAPED_LETTER = re.compile(rb"\\u00(?:2[dDbBfF]|3[0-9dD]|[4-7])")
+_NEEDS_NO_ESCAPE = re.compile(r"[A-Za-z0-9._~+=-]*")
+
+
+def _redacted_json(body: bytes, secret: str) -> bytes:
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return body
+    except RecursionError:
+        return b""
+    try:
+        return json.dumps(_without(data, secret)).encode() if _holds(data, secret) else body
+    except RecursionError:
+        return b""
+
+
+def _holds(value: Any, secret: str) -> bool:
+    if isinstance(value, str):
+        return secret in value
+    if isinstance(value, dict):
+        return any(_holds(each, secret) for item in value.items() for each in item)
+    return isinstance(value, list) and any(_holds(each, secret) for each in value)
+
+
+def _without(value: Any, secret: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(secret, "***")
+    if isinstance(value, dict):
+        return {_without(name, secret): _without(each, secret) for name, each in value.items()}
+    return [_without(each, secret) for each in value] if isinstance(value, list) else value
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileToUpload:
     """A local file to send as multipart form data; each attempt opens it again.
@@ -89,6 +139,7 @@ class Call(Generic[Result]):
     :param read: turns a 2xx answer into the result.
     :param service: which of EvoLink's hosts to call.
     :param pays: whether EvoLink may charge for it.
+    :param reads_paid: whether it asks for generations that may be paid for.
     """
 
     method: str
@@ -101,6 +152,7 @@ class Call(Generic[Result]):
     headers: Mapping[str, str] = field(default_factory=dict)
     evolink_task_id: str | None = None
     pays: bool = False
+    reads_paid: bool = False
 
     def result(self, answer: Answer) -> Result:
         """Read an answer of any status.
@@ -132,6 +184,7 @@ class Call(Generic[Result]):
             asking=self.asking,
             evolink_task_id=self.evolink_task_id,
             billed=self.billed_after(after_answer(answer.status, said.code)),
+            reads_paid=self.reads_paid,
         )
 
 
@@ -196,16 +249,20 @@ def _one(evolink_task_id: str, read_task: Callable[[object], Task]) -> Call[Task
         asking="for the state of a generation",
         read=read,
         evolink_task_id=evolink_task_id,
+        reads_paid=True,
     )
 
 
 def _many(evolink_task_ids: Sequence[str], read_task: Callable[[object], Task]) -> Call[dict[str, Task]]:
+    wanted = set(evolink_task_ids)
+
     def read(answer: Answer) -> dict[str, Task]:
         data = answer.json()
         items = data.get("data") if isinstance(data, dict) else None
         if not isinstance(items, list):
             raise UnreadableAnswerError("EvoLink's answer to a batch read holds no list of tasks.")
-        tasks = [read_task(item) for item in items if isinstance(item, dict) and item.get("id")]
+        # What nobody asked for is not read.
+        tasks = [read_task(item) for item in items if isinstance(item, dict) and _id_of(item) in wanted]
         return {task.evolink_task_id: task for task in tasks}
 
     return Call(
@@ -214,7 +271,13 @@ def _many(evolink_task_ids: Sequence[str], read_task: Callable[[object], Task]) 
         asking="for the states of several generations",
         json={"task_ids": [checked_id(evolink_task_id) for evolink_task_id in evolink_task_ids]},
         read=read,
+        reads_paid=True,
     )
+
+
+def _id_of(item: Mapping[str, Any]) -> str | None:
+    evolink_task_id = item.get("id") or item.get("task_id")
+    return evolink_task_id if isinstance(evolink_task_id, str) else None
 
 
 def list_generations(

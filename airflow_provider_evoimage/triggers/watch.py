@@ -18,8 +18,10 @@ from airflow_provider_evoimage.evolink.protocol import checked_id
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.transport import prepare_for_asyncio
 from airflow_provider_evoimage.triggers.poller import Alarm, Poller, WatchChange, Watched
-from airflow_provider_evoimage.waiting.polling import Wait
+from airflow_provider_evoimage.waiting.polling import End, Wait
 
+# Seconds after its deadline at which a wait ends although EvoLink has not answered its last poll.
+LAST_POLL_SECONDS = 3.0
 # Connection lookups share one thread in a triggerer, so one lookup serves all triggers that start within this time.
 CONNECTION_LIFE_SECONDS = 60.0
 
@@ -44,6 +46,8 @@ class Watch:
             wait, first = each.begin(now)
             watched = self._watched[wait.evolink_task_id] = Watched(wait, self)
             watched.at = first.at
+        self._joined_at = now
+        self._overdue: asyncio.TimerHandle | None = None
         self._changes: deque[WatchChange] = deque()
         self._alarm = Alarm()
         self._poller: Poller | None = None
@@ -60,6 +64,8 @@ class Watch:
         self._poller = _shared().poller(account)
         for watched in self._watched.values():
             self._poller.add(watched, watched.at)
+        self._joined_at = time.time()
+        self._watch_deadlines()
         return self
 
     async def __aexit__(
@@ -101,6 +107,25 @@ class Watch:
                 self._watched.pop(change.evolink_task_id, None)
         return changes
 
+    def _watch_deadlines(self) -> None:
+        overdue = [self._overdue_at(each) for each in self._watched.values() if each.is_open]
+        if overdue:
+            seconds = max(0.0, min(overdue) - time.time())
+            self._overdue = asyncio.get_running_loop().call_later(seconds, self._end_overdue)
+
+    def _overdue_at(self, watched: Watched) -> float:
+        # A triggerer that was down past the deadline still polls once.
+        return max(watched.wait.deadline, self._joined_at) + LAST_POLL_SECONDS
+
+    def _end_overdue(self) -> None:
+        """End the waits whose last poll is not answered: a slow service holds up no task."""
+        now = time.time()
+        for watched in self._watched.values():
+            if watched.is_open and self._overdue_at(watched) <= now:
+                watched.is_open = False
+                self.changed(WatchChange(wait=watched.wait, end=End(ending="timeout")))
+        self._watch_deadlines()
+
     def changed(self, change: WatchChange) -> None:
         """Take a change from the poller."""
         self._changes.append(change)
@@ -134,6 +159,8 @@ class Watch:
             await _shared().close_unused(left)
 
     async def _leave(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
         poller, self._poller = self._poller, None
         if poller is not None:
             poller.leave(self, list(self._watched.values()))

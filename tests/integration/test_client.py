@@ -484,11 +484,12 @@ def test_redirect_of_the_api_is_never_followed_with_the_key(
     host.redirect(f"/v1/tasks/{TASK}", f"{evolink.url}/v1/tasks/{TASK}", status)
     with pytest.raises(ConnectionSettingsError, match="redirect"):
         connect(base_url=host.url).submit(asking(), KEY)
-    with pytest.raises(ConnectionSettingsError, match="redirect"):
+    # What stands before EvoLink cannot end the wait for a paid generation.
+    with pytest.raises(EvoLinkUnavailableError, match="redirect"):
         reader(base_url=host.url)(TASK)
     assert evolink.state.counters.submissions == 0
     assert evolink.state.counters.reads["task"] == 0
-    assert len(host.requested) == 2
+    assert len(host.requested) == 1 + READ_ATTEMPTS
 
 
 def test_key_quoted_by_the_service_is_not_in_the_error(reader: Any, host: Host) -> None:
@@ -496,6 +497,23 @@ def test_key_quoted_by_the_service_is_not_in_the_error(reader: Any, host: Host) 
     with pytest.raises(RequestRefusedError) as refused:
         reader(base_url=host.url)(TASK)
     assert API_KEY not in str(refused.value)
+
+
+ESCAPED_KEY = "".join(f"\\u{ord(each):04x}" for each in API_KEY)
+
+
+@pytest.mark.parametrize("key", [API_KEY, ESCAPED_KEY], ids=["plain", "escaped"])
+def test_key_quoted_in_any_field_or_header_is_not_read(connect: Any, host: Host, key: str) -> None:
+    task = f'{{"id": "{TASK}", "status": "completed {key}", "model": "gpt-{key}", "{key}": "{key}"}}'
+    host.answers[f"/v1/tasks/{TASK}"] = (200, {}, task.encode())
+    found = connect(base_url=host.url).get_generation(TASK)
+    assert API_KEY not in repr(found.model_dump())
+    assert found.model == "gpt-***"
+    refusal = f'{{"error": {{"code": "{key}", "message": "{key}", "param": "{key}", "request_id": "{key}"}}}}'
+    host.answers[f"/v1/tasks/{TASK}"] = (400, {"X-Request-Id": API_KEY}, refusal.encode())
+    with pytest.raises(EvoImageError) as caught:
+        connect(base_url=host.url).get_generation(TASK)
+    assert API_KEY not in f"{caught.value!s}{vars(caught.value)}"
 
 
 def test_key_is_in_no_representation_of_the_account() -> None:

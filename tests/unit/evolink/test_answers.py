@@ -663,8 +663,15 @@ def test_answer_about_another_task_is_unreadable():
 
 
 def test_batch_reads_by_id_and_leaves_out_what_is_no_task():
-    found = CALLS["batch"]().result(answer({"data": [SUBMITTED, COMPLETED, None, {}, 5]}))
+    wanted = protocol.get_generations([TASK, COMPLETED["id"]])
+    found = wanted.result(answer({"data": [SUBMITTED, COMPLETED, None, {}, 5, {"id": ["a"]}, {"id": {}}]}))
     assert set(found) == {TASK, COMPLETED["id"]}
+
+
+def test_batch_does_not_read_what_nobody_asked_for():
+    odd = {"id": "task-of-somebody-else", "results": 5, "status": "x" * 100}
+    found = protocol.get_generations([TASK]).result(answer({"data": [odd, SUBMITTED]}))
+    assert set(found) == {TASK}
 
 
 def test_credits_refused_with_status_200_are_unreadable_with_the_reason():

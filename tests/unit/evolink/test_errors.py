@@ -40,6 +40,7 @@ from airflow_provider_evoimage.exceptions import (
 )
 
 TASK = "task-unified-1757156493-imcg5zqt"
+OTHER = "task-unified-1757156493-imcg5zqu"
 FINAL, AGAIN = False, True
 NOT_BILLED, UNKNOWN = False, None
 
@@ -163,7 +164,31 @@ def test_passing_trouble_with_a_read_says_that_a_retry_submits_nothing(status):
 
 @pytest.mark.parametrize("status", [401, 402, 403])
 def test_final_trouble_with_a_read_says_that_the_generation_is_kept(status):
-    assert "The generation is kept" in str(on_read(status, b""))
+    error = on_read(status, new_style("no_code_of_ours"))
+    assert "The generation is kept" in str(error)
+    assert not error.retryable
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400, 401, 402, 403, 404, 405, 407, 421, 423, 425, 451])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><title>Attention required</title></html>",
+        b"404 page not found",
+        b'{"message": "Forbidden"}',
+    ],
+    ids=["empty", "page", "text", "firewall"],
+)
+def test_refusal_that_is_not_evolinks_ends_no_wait_for_a_paid_generation(status, body):
+    for call in (protocol.get_generation(TASK), protocol.get_state(TASK), protocol.get_states([TASK, OTHER])):
+        error = raised(call, status, body)
+        assert isinstance(error, EvoLinkUnavailableError)
+        assert error.retryable
+        assert error.http_status == status
+        assert "Billed: no" not in str(error)
+        assert "Nothing was sent" not in str(error)
+    assert not isinstance(raised(protocol.get_credits(), status, body), EvoLinkUnavailableError)
 
 
 # Bodies
