@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from datetime import timedelta
 from typing import TypeVar
@@ -10,8 +11,12 @@ from airflow_provider_evoimage.exceptions import InvalidRequestError
 
 Word = TypeVar("Word", bound=str)
 
+# User and password of a URL, which no message may show.
+_USER = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/]*@", re.IGNORECASE)
+
 # Longer spans overflow Airflow's own arithmetic, and EvoLink keeps nothing that long.
 LONGEST_SECONDS = 366 * 86_400
+SHORTEST_POLL_SECONDS = 1.0
 
 
 def seconds(name: str, value: float | timedelta) -> float:
@@ -25,6 +30,19 @@ def seconds(name: str, value: float | timedelta) -> float:
             f"{name} must be a number of seconds above 0 or a timedelta, at most a year, not {value!r}."
         )
     return float(number)
+
+
+def poll_seconds(value: float | timedelta) -> float:
+    """Return the time between two polls in seconds.
+
+    :raises InvalidRequestError: when it is shorter than a second: EvoLink answers that with 429.
+    """
+    found = seconds("poll_interval", value)
+    if found < SHORTEST_POLL_SECONDS:
+        raise InvalidRequestError(
+            f"poll_interval must be at least {SHORTEST_POLL_SECONDS:g} s, not {value!r}."
+        )
+    return found
 
 
 def whole_number(name: str, value: int) -> int:
@@ -54,3 +72,28 @@ def filled(name: str, value: str | None) -> str | None:
     if not isinstance(value, str):
         raise InvalidRequestError(f"{name} must be text, not {value!r}.")
     return None if value.strip() in {"", "None"} else value.strip()
+
+
+def absolute_url(name: str, value: str) -> str:
+    """Return the URL or path of a file or folder in any storage, without spaces around it.
+
+    fsspec would read a local path after two slashes, or four, as relative to the worker's current folder.
+
+    :raises InvalidRequestError: when it is relative; shows no user and no password.
+    """
+    text = value.strip()
+    scheme, separator, rest = text.partition("://")
+    shown = _USER.sub(r"\1", text)[:200]
+    if not separator and not text.startswith("/"):
+        raise InvalidRequestError(
+            f"{name} {shown!r} is no storage URL and no absolute path: give one such as file:///data/images or "
+            "s3://conn@bucket/images."
+        )
+    if scheme.lower() in {"file", "local"}:
+        host, slash, path = rest.partition("/")
+        if not slash or host.rpartition("@")[2] or path.startswith("/"):
+            raise InvalidRequestError(
+                f"{name} {shown!r} is no absolute path: the URL of a local file has three slashes, as "
+                "file:///data/images."
+            )
+    return text

@@ -14,6 +14,7 @@ from typing import Any
 
 from airflow.sdk import ObjectStoragePath
 
+from airflow_provider_evoimage.arguments import absolute_url
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
 
 # Two thousand prompts of maximum length are 64 MB; a larger file is not a list of requests.
@@ -85,7 +86,7 @@ def _in_file(path: str) -> _Found:
             f"requests {path!r:.200} is a relative path, and a worker runs anywhere: give an absolute one, or a URL "
             "such as s3://conn@bucket/requests.csv."
         )
-    text = _text_of(path)
+    text = _text_of(absolute_url("requests", path))
     if suffix == ".json":
         return _in_json(text, path)
     if suffix in {".jsonl", ".ndjson"}:

@@ -28,6 +28,7 @@ class _KeyInEnvironment:
     port: int | None = None
     password: str | None = None
     extra: str | None = None
+    conn_type: str | None = "evoimage"
 
 
 class CommandHook(EvoImageHook):

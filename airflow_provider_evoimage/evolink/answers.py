@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from airflow_provider_evoimage.evolink.json_values import mapping, number_or_numeral, text
+from airflow_provider_evoimage.evolink.json_values import mapping, number_or_numeral, words
 from airflow_provider_evoimage.exceptions import UnreadableAnswerError
 
 # Every product page: "Generated image links are valid for 24 hours".
@@ -26,6 +27,10 @@ EVOLINK_TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _TERMINAL = frozenset({"completed", "failed", "cancelled"})
 _STATUS_SPELLINGS = {"canceled": "cancelled"}
+# No answer on EvoLink's pages comes near any of these.
+MOST_STATUS, MOST_CODE, MOST_MESSAGE = 40, 100, 2000
+MOST_LINKS, LONGEST_LINK, MOST_TOKEN_COUNTS = 64, 8192, 50
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9_]{0,57}_tokens")
 # The last second of the year 9998: what is added to an instant stays within the calendar.
 _LATEST_TIMESTAMP = 253_370_764_799
 # Links lie at most this deep: a list of objects whose url is an object again.
@@ -62,14 +67,8 @@ class Usage(_Answer):
         return cls(
             credits_reserved=number_or_numeral(usage.get("credits_reserved")),
             credits_used=charged,
-            billing_rule=text(usage.get("billing_rule")),
-            tokens={
-                name: int(count)
-                for name, value in usage.items()
-                if isinstance(name, str)
-                and name.endswith("_tokens")
-                and (count := number_or_numeral(value)) is not None
-            },
+            billing_rule=words(usage.get("billing_rule")),
+            tokens=_tokens(usage),
             raw=dict(usage),
         )
 
@@ -87,13 +86,15 @@ class GenerationError(_Answer):
         if data is None or data in ("", {}, []):
             return None
         if isinstance(data, str):
-            return cls(message=data)
+            return cls(message=words(data, MOST_MESSAGE) or "")
         error = mapping(data)
         code = error.get("code")
         return cls(
-            code=str(code).strip() or "unknown_error" if isinstance(code, (str, int)) else "unknown_error",
-            message=text(error.get("message")) or "",
-            suggestion=text(error.get("suggestion")),
+            code=words(str(code), MOST_CODE) or "unknown_error"
+            if isinstance(code, (str, int))
+            else "unknown_error",
+            message=words(error.get("message"), MOST_MESSAGE) or "",
+            suggestion=words(error.get("suggestion"), MOST_MESSAGE),
             raw=dict(error),
         )
 
@@ -134,7 +135,7 @@ class Generation(_Answer):
         info = mapping(task.get("task_info"))
         return cls(
             evolink_task_id=evolink_task_id,
-            model=text(task.get("model")),
+            model=words(task.get("model"), MOST_CODE),
             status=_status(task.get("status"), error),
             progress=number_or_numeral(task.get("progress")),
             created=_instant(task.get("created")) or _instant(task.get("created_at")),
@@ -271,6 +272,17 @@ class Credits(_Answer):
         return min(self.account_remaining, self.key_remaining)
 
 
+def _tokens(usage: Mapping[str, Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, value in usage.items():
+        count = number_or_numeral(value) if isinstance(name, str) and _TOKEN_NAME.fullmatch(name) else None
+        if count is not None:
+            found[name] = int(count)
+        if len(found) == MOST_TOKEN_COUNTS:
+            break
+    return found
+
+
 def _evolink_task_id(task: Mapping[str, Any]) -> str:
     evolink_task_id = task.get("id") or task.get("task_id")
     if not isinstance(evolink_task_id, str) or not EVOLINK_TASK_ID.fullmatch(evolink_task_id):
@@ -279,7 +291,7 @@ def _evolink_task_id(task: Mapping[str, Any]) -> str:
 
 
 def _status(value: object, error: GenerationError | None) -> str:
-    word = value.strip().lower() if isinstance(value, str) else "pending"
+    word = (words(value, MOST_STATUS) or "pending").lower()
     word = _STATUS_SPELLINGS.get(word, word)
     # Older gateways report a cancelled task as a failed one with this code.
     if word == "failed" and error is not None and error.code == "request_cancelled":
@@ -289,15 +301,15 @@ def _status(value: object, error: GenerationError | None) -> str:
 
 def _image_urls(task: Mapping[str, Any]) -> tuple[str, ...]:
     """Collect the result links of either spelling, in order, each once."""
-    found = [*_links(task.get("results")), *_links(task.get("result_data"))]
-    return tuple(dict.fromkeys(found))
+    found = chain(_links(task.get("results")), _links(task.get("result_data")))
+    return tuple(islice(dict.fromkeys(islice(found, MOST_LINKS * 2)), MOST_LINKS))
 
 
 def _links(value: object, levels: int = _DEEPEST_LINK) -> Iterable[str]:
     if levels == 0:
         return
     if isinstance(value, str):
-        if value.startswith(("https://", "http://")):
+        if value.startswith(("https://", "http://")) and len(value) <= LONGEST_LINK:
             yield value
     elif isinstance(value, Mapping):
         yield from _links(value.get("url") or value.get("image_url"), levels - 1)

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from airflow_provider_evoimage.evolink.answers import Generation
-from airflow_provider_evoimage.evolink.json_values import text
+from airflow_provider_evoimage.evolink.json_values import words
 from airflow_provider_evoimage.evolink.outcome import CONFLICT, RATE_LIMITED, STILL_DECIDING
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
@@ -38,6 +38,7 @@ from airflow_provider_evoimage.exceptions import (
 # Proxies answer with whole pages; this much of one is enough to recognise it.
 MAX_BODY_CHARACTERS = 2000
 _MAX_MESSAGE_CHARACTERS = 500
+_MAX_CODE_CHARACTERS = 100
 
 _KEY_LIMIT_CODES = (
     "key_quota_exhausted",
@@ -156,7 +157,9 @@ class ErrorBody:
             return cls._from_fields(error, data)
         if isinstance(error, str):
             return cls(
-                code=error, message=_short(str(data.get("error_description") or error)), is_evolinks=True
+                code=words(error, _MAX_CODE_CHARACTERS),
+                message=_short(str(data.get("error_description") or error)),
+                is_evolinks=True,
             )
         # The files API, which also refuses with HTTP 200: {"success": false, "code": …, "msg": …}
         return cls._from_fields(data, data)
@@ -166,11 +169,11 @@ class ErrorBody:
         code = error.get("code")
         message = error.get("message") or error.get("msg") or ""
         return cls(
-            code=str(code) if isinstance(code, (str, int)) and code != "" else None,
+            code=words(str(code), _MAX_CODE_CHARACTERS) if isinstance(code, (str, int)) else None,
             message=_short(str(message)),
-            param=text(error.get("param")),
-            request_id=text(error.get("request_id")) or text(answer.get("request_id")),
-            suggestion=text(error.get("fallback_suggestion")) or text(error.get("suggestion")),
+            param=words(error.get("param")),
+            request_id=words(error.get("request_id")) or words(answer.get("request_id")),
+            suggestion=words(error.get("fallback_suggestion")) or words(error.get("suggestion")),
             details=error,
             # Firewalls answer {"message": "Forbidden"}.
             is_evolinks=error is not answer or (code is not None and code != ""),
@@ -196,7 +199,9 @@ def http_error(
     :param reads_paid: whether it asks for generations that may be paid for: only EvoLink itself can say that they
         cannot be read, and not what stands before it.
     """
-    request_id = headers.get("x-request-id") or headers.get("x-oneapi-request-id") or said.request_id or None
+    request_id = (
+        words(headers.get("x-request-id")) or words(headers.get("x-oneapi-request-id")) or said.request_id
+    )
     if reads_paid and not said.is_evolinks and status not in {408, 429} and status < 500:
         return EvoLinkUnavailableError(
             f"EvoLink's host answered HTTP {status}{_redirect_in_words(status)}{_detail(said, status)} when asked "
@@ -256,7 +261,7 @@ def generation_failure(generation: Generation, *, may_ask_again: bool = True) ->
         on_retry=on_retry,
         code=code,
         retry_after=_seconds_before_another(code),
-        request_id=text(generation.raw.get("request_id")),
+        request_id=words(generation.raw.get("request_id")),
     )
 
 
@@ -345,5 +350,4 @@ def _page_in_words(body: bytes) -> str:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _MAX_MESSAGE_CHARACTERS else f"{text[:_MAX_MESSAGE_CHARACTERS]}…"
+    return words(text, _MAX_MESSAGE_CHARACTERS) or ""

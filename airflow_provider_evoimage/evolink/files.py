@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_provider_evoimage.evolink.errors import ErrorBody, http_error
-from airflow_provider_evoimage.evolink.json_values import text
+from airflow_provider_evoimage.evolink.json_values import text, words
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, FileToUpload
 from airflow_provider_evoimage.exceptions import InvalidRequestError, UnreadableAnswerError
 
@@ -70,13 +70,13 @@ class UploadedFile(_Answered):
         size = fields.get("file_size")
         return cls(
             file_id=file_id,
-            file_name=text(fields.get("file_name")) or file_id,
+            file_name=words(fields.get("file_name")) or file_id,
             file_url=text(fields.get("file_url")),
             download_url=text(fields.get("download_url")),
-            original_name=text(fields.get("original_name")),
+            original_name=words(fields.get("original_name")),
             size=size if isinstance(size, int) and not isinstance(size, bool) else None,
-            mime_type=text(fields.get("mime_type")),
-            upload_path=text(fields.get("upload_path")),
+            mime_type=words(fields.get("mime_type")),
+            upload_path=words(fields.get("upload_path")),
             uploaded_at=_moment(fields.get("upload_time")),
             expires_at=_moment(fields.get("expires_at")),
             raw=dict(fields),
@@ -205,7 +205,7 @@ def get_file_quota() -> Call[FileQuota]:
             used=used,
             limit=limit,
             remaining=limit - used if remaining is None else remaining,
-            user_group=text(data.get("user_group")),
+            user_group=words(data.get("user_group")),
             raw=dict(data),
         )
 

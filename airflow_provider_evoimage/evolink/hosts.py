@@ -44,8 +44,12 @@ _PRIVATE = tuple(
     ipaddress.ip_network(each)
     for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 )
-# Outside the link-local range: the metadata services of AWS over IPv6, and of Alibaba.
-_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200")))
+# Outside the link-local range: the metadata services of AWS over IPv6, Alibaba, Azure and Oracle.
+_METADATA = frozenset(
+    map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"))
+)
+# Not reserved for Python: site-local addresses, NAT64 of one's own network, and IPv4 in IPv6 of old.
+_INTERNAL_IPV6 = tuple(ipaddress.IPv6Network(each) for each in ("fec0::/10", "64:ff9b:1::/48", "::/96"))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -54,7 +58,7 @@ def network_of_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -
     address = _carried(address)
     if address.is_loopback:
         return "loopback"
-    if address in _METADATA:
+    if address in _METADATA or any(address in network for network in _INTERNAL_IPV6):
         return "special"
     if any(address in network for network in _PRIVATE):
         return "private"

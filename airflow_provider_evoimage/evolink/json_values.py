@@ -22,6 +22,25 @@ def text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def words(value: object, most: int = 200) -> str | None:
+    """Return a text for names, logs and messages: one line, no control characters, at most ``most`` characters.
+
+    A terminal obeys control characters, and a line break makes a second line of a log.
+    """
+    if not isinstance(value, str):
+        return None
+    # Cut first: cleaning megabytes takes long.
+    cut = value[: most * 4]
+    clean = " ".join(_CONTROL.sub(" ", cut).split())
+    if len(clean) > most or len(cut) < len(value):
+        clean = f"{clean[: most - 1]}…"
+    return clean or None
+
+
+# C0 and C1, and what breaks lines or turns the direction of writing.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+
+
 def holds_nul(value: object) -> bool:
     """Tell whether a JSON value holds the character NUL anywhere, also in the name of a field."""
     # Only a backslash that is itself escaped can stand before these letters without being a NUL.

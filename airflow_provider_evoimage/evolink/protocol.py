@@ -20,7 +20,7 @@ from airflow_provider_evoimage.evolink.answers import (
     GenerationState,
 )
 from airflow_provider_evoimage.evolink.errors import ErrorBody, http_error
-from airflow_provider_evoimage.evolink.json_values import storable
+from airflow_provider_evoimage.evolink.json_values import storable, words
 from airflow_provider_evoimage.evolink.outcome import SubmissionOutcome, after_answer
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError, UnreadableAnswerError
@@ -65,7 +65,7 @@ class Answer:
             raise UnreadableAnswerError(
                 f"EvoLink's answer (HTTP {self.status}) is not JSON: {ErrorBody.read(self.body).message}.",
                 http_status=self.status,
-                request_id=self.headers.get("x-request-id"),
+                request_id=words(self.headers.get("x-request-id")),
             ) from None
 
 

@@ -184,7 +184,11 @@ class ImageRequest(BaseModel):
     def _callback_is_public_https(cls, value: str | None) -> str | None:
         if value is None:
             return None
+        if not _PRINTABLE.fullmatch(value):
+            raise ValueError("must hold no spaces and no control characters")
         parts = _split_url(value)
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("must hold no user and no password: anybody who sees the task could read them")
         if parts.scheme != "https" or not parts.hostname:
             raise ValueError("must be an https URL (evolink.ai/gpt-image-1: HTTPS only)")
         if is_internal_host(parts.hostname):
@@ -388,6 +392,7 @@ def _shown(value: object) -> str:
 
 
 # Fields that cost nothing: a change of theirs is no other request.
+_PRINTABLE = re.compile(r"[!-~\u00a1-\uffff]+")
 _NOT_BILLABLE = frozenset({"callback_url"})
 
 

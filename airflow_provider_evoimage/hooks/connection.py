@@ -19,6 +19,7 @@ class AirflowConnection(Protocol):
     """The parts of an Airflow connection that are read here."""
 
     conn_id: str
+    conn_type: str | None
     host: str | None
     schema: str | None
     port: int | None
@@ -48,6 +49,12 @@ class ConnectionSettings:
 
         :raises ConnectionSettingsError: naming the field that cannot be used.
         """
+        if connection.conn_type not in {None, "", "evoimage"}:
+            # Its password may be another service's key, which would go to EvoLink.
+            raise ConnectionSettingsError(
+                f"The connection {connection.conn_id!r} is of type {str(connection.conn_type)[:40]!r}: create one of "
+                "type 'evoimage' with EvoLink's API key."
+            )
         extra = _Extra(connection.conn_id, connection.extra)
         base_url = api_base_url(_address(connection))
         return cls(

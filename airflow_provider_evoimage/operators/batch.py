@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import filled, one_of, seconds, whole_number
+from airflow_provider_evoimage.arguments import filled, one_of, poll_seconds, seconds, whole_number
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_SUBMIT_TIMEOUT,
@@ -167,7 +167,7 @@ class EvoImageBatchOperator(BaseOperator):
         )
         self.deferrable = deferrable
         self.timeout = seconds("timeout", timeout)
-        self.poll_interval = None if poll_interval is None else seconds("poll_interval", poll_interval)
+        self.poll_interval = None if poll_interval is None else poll_seconds(poll_interval)
         self.submit_timeout = seconds("submit_timeout", submit_timeout)
         self.on_clear = one_of("on_clear", on_clear, get_args(OnClear))
         self.evoimage_conn_id = evoimage_conn_id

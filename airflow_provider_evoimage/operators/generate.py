@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import one_of, seconds
+from airflow_provider_evoimage.arguments import one_of, poll_seconds, seconds
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_SUBMIT_TIMEOUT,
@@ -158,7 +158,7 @@ class EvoImageGenerateOperator(BaseOperator):
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.timeout = seconds("timeout", timeout)
-        self.poll_interval = None if poll_interval is None else seconds("poll_interval", poll_interval)
+        self.poll_interval = None if poll_interval is None else poll_seconds(poll_interval)
         self.submit_timeout = seconds("submit_timeout", submit_timeout)
         self.on_clear = one_of("on_clear", on_clear, get_args(OnClear))
         self.on_change = one_of("on_change", on_change, get_args(OnChange))

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from airflow.sdk import ObjectStoragePath
 
+from airflow_provider_evoimage.arguments import absolute_url
 from airflow_provider_evoimage.exceptions import InvalidRequestError, ReferenceUnreadableError
 from airflow_provider_evoimage.version_compat import AirflowNotFoundException
 
@@ -30,6 +31,7 @@ def opened(source: str, field: str) -> Any:
             f"{field}: {source[:200]!r} is not an http(s) URL, nor a storage URL such as s3://conn@bucket/image.png, "
             "nor an absolute path."
         )
+    absolute_url(field, source)
     try:
         path = ObjectStoragePath(source)
         if isinstance(path.fs, LocalFileSystem):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue
 
-from airflow_provider_evoimage.arguments import seconds
+from airflow_provider_evoimage.arguments import poll_seconds, seconds
 from airflow_provider_evoimage.defaults import DEFAULT_CONN_ID
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
@@ -72,7 +72,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         super().__init__(timeout=timeout, poke_interval=poke_interval, **kwargs)
         self.evolink_task_id = evolink_task_id
         self.deferrable = deferrable
-        self.poll_interval = None if poll_interval is None else seconds("poll_interval", poll_interval)
+        self.poll_interval = None if poll_interval is None else poll_seconds(poll_interval)
         self.evoimage_conn_id = evoimage_conn_id
         self._looking_since: float | None = None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
 
+from airflow_provider_evoimage.arguments import absolute_url
 from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
 from airflow_provider_evoimage.storage.stores import (
     DamagedUploadError,
@@ -32,17 +33,7 @@ class Destination:
     """
 
     def __init__(self, save_to: str, *, evolink_task_id: str | None = None) -> None:
-        text = save_to.strip()
-        scheme, separator, rest = text.partition("://")
-        if not separator and not text.startswith("/"):
-            raise InvalidRequestError(
-                f"save_to {save_to!r} is no storage URL: give one such as file:///data/images or s3://conn@bucket/images."
-            )
-        # fsspec would read a path after two slashes as relative to the worker's current folder.
-        if scheme.lower() in {"file", "local"} and rest.partition("/")[0].rpartition("@")[2]:
-            raise InvalidRequestError(
-                f"save_to {save_to!r} is no absolute path: a local folder's URL has three slashes, as file:///data/images."
-            )
+        text = absolute_url("save_to", save_to)
         if "\0" in text:
             raise InvalidRequestError(f"save_to {save_to!r} holds a NUL character, which no storage takes.")
         try:

@@ -143,7 +143,7 @@ def test_documented_failure_reads_field_by_field():
     assert generation.image_urls == ()
     assert generation.error == GenerationError(
         code="content_policy_violation",
-        message="Content policy violation.\nYour request was blocked …",
+        message="Content policy violation. Your request was blocked …",
         raw=FAILED["error"],
     )
     assert generation.billed is False
@@ -685,3 +685,38 @@ def test_nothing_but_an_id_becomes_part_of_a_path(evolink_task_id):
         protocol.get_generation(evolink_task_id)
     with pytest.raises(InvalidRequestError):
         protocol.get_generations([evolink_task_id])
+
+
+def test_every_text_of_a_task_is_clean_and_short():
+    odd = "\x1b[2J\x1b[31mred\r\nsecond line\u202egnp" + "x" * 3_000_000
+    generation = Generation.read(
+        {
+            "id": TASK,
+            "status": odd,
+            "model": odd,
+            "usage": {"billing_rule": odd},
+            "error": {"code": odd, "message": odd, "suggestion": odd},
+        }
+    )
+    error = generation.error
+    found = [generation.status, generation.model, generation.usage.billing_rule]
+    for text in (*found, error.code, error.message, error.suggestion):
+        assert text.isprintable()
+        assert len(text) <= 2000
+    assert len(generation.status) <= 40
+    assert len(generation.model) <= 100
+    assert GenerationState.read({"id": TASK, "status": odd}).status == generation.status
+
+
+def test_links_and_token_counts_are_bounded():
+    generation = Generation.read(
+        {
+            "id": TASK,
+            "results": [f"https://media.example.com/{each}.png" for each in range(500)]
+            + ["https://media.example.com/" + "x" * 10_000],
+            "usage": {f"n{each}_tokens": each for each in range(50_000)} | {"odd name\n_tokens": 5},
+        }
+    )
+    assert len(generation.image_urls) == 64
+    assert generation.image_urls[0].endswith("/0.png")
+    assert len(generation.usage.tokens) == 50

@@ -508,3 +508,13 @@ def test_every_api_error_class_is_reached_by_the_tables():
 def test_refusal_of_the_files_api_with_status_200_is_what_its_code_says(code, kind):
     error = raised(files.get_file_quota(), 200, {"success": False, "code": int(code), "msg": "no"})
     assert type(error) is kind
+
+
+def test_every_text_of_an_error_is_clean_and_short():
+    odd = "\x1b[2Jred\r\nsecond line" + "x" * 100_000
+    fields = {"param": odd, "request_id": odd, "fallback_suggestion": odd}
+    error = on_read(400, new_style(odd, odd, **fields), **{"x-request-id": odd})
+    assert str(error).isprintable()
+    assert len(str(error)) < 2000
+    assert len(error.request_id) <= 200
+    assert len(error.code) <= 100

@@ -442,7 +442,6 @@ def test_callback_that_is_no_https_url_is_refused(url):
         "169.254.169.254",
         "100.64.0.1",
         "0.0.0.0",
-        "user:password@10.0.0.1",
         "10.0.0.1:8443",
     ],
 )
@@ -450,6 +449,25 @@ def test_callback_to_an_internal_host_is_refused(host):
     message = refused(model="gpt-image-1", prompt="a fox", callback_url=f"https://{host}/hook")
     assert "private or loopback" in message
     assert "no internal IPs" in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com/\r\nX-Injected: 1",
+        "https://example.com/\thook",
+        "https://example.com/a hook",
+        "https://example.com/\x7f",
+    ],
+)
+def test_callback_with_spaces_or_control_characters_is_refused(url):
+    assert "no control characters" in refused(model="gpt-image-1", prompt="p", callback_url=url)
+
+
+def test_callback_with_credentials_is_refused_without_showing_them():
+    message = refused(model="gpt-image-1", prompt="p", callback_url="https://user:secret@example.com/hook")
+    assert "no user and no password" in message
+    assert "secret" not in message
 
 
 def test_callback_of_2048_characters_passes_and_one_more_does_not():

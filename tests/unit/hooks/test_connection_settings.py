@@ -23,8 +23,7 @@ def connection(**fields):
     extra = fields.pop("extra", None)
     return Connection(
         conn_id="evo",
-        conn_type="evoimage",
-        **({"password": API_KEY} | fields),
+        **({"conn_type": "evoimage", "password": API_KEY} | fields),
         extra=json.dumps(extra) if isinstance(extra, dict) else extra,
     )
 
@@ -324,3 +323,13 @@ def test_any_host_is_read_or_refused_in_words(host, schema, port):
         assert str(read)
     else:
         assert read.account.base_url.startswith(("https://", "http://"))
+
+
+@pytest.mark.parametrize("kind", ["openai", "http", "generic", "aws"])
+def test_connection_of_another_type_is_refused_as_its_key_is_not_evolinks(kind):
+    assert f"is of type {kind!r}" in refused(conn_type=kind)
+
+
+@pytest.mark.parametrize("kind", ["evoimage", "", None])
+def test_connection_without_a_type_is_ours(kind):
+    assert settings(conn_type=kind).account.api_key == API_KEY

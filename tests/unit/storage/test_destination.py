@@ -199,7 +199,17 @@ def test_folder_that_is_a_file_is_an_error(tmp_path: Path, downloaded: Path) -> 
 
 @pytest.mark.parametrize(
     "save_to",
-    ["file://data/images", "FILE://data/images", "local://images", "file://localhost/data", "file://x"],
+    [
+        "file://data/images",
+        "FILE://data/images",
+        "local://images",
+        "file://localhost/data",
+        "file://x",
+        "file:////data/x",
+        "local:////data/x",
+        "FILE:////data/x",
+        "file://files@//data/x",
+    ],
 )
 def test_local_folder_that_is_not_absolute_is_refused_before_anything_is_paid(save_to: str) -> None:
     with pytest.raises(InvalidRequestError, match="three slashes") as refused:
@@ -393,3 +403,9 @@ def test_what_was_listed_before_is_not_believed(downloaded: Path) -> None:
         downloaded.write_bytes(content)
         destination.publish(downloaded, "a.png", "image/png")
         assert fs.cat("/shop/a.png") == content
+
+
+def test_address_that_is_refused_is_shown_without_its_user() -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        Destination("file://user:secret@host/images")
+    assert "secret" not in str(refused.value)
