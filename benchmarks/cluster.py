@@ -90,7 +90,7 @@ class Evolink:
 
     def reset(self) -> None:
         """Forget everything but the settings."""
-        self._http.post("/_simulator/reset").raise_for_status()
+        self._http.post("/_simulator/reset", json={}).raise_for_status()
         self.configure()
 
 

@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from airflow_provider_evoimage.simulator.http.server import is_loopback, serve
+from airflow_provider_evoimage.simulator.http.loopback import is_loopback
+from airflow_provider_evoimage.simulator.http.server import serve
 from airflow_provider_evoimage.simulator.manual import EXPLANATION
 from airflow_provider_evoimage.simulator.service.settings import N_BEHAVIOURS, Settings, read_settings
 from airflow_provider_evoimage.simulator.service.state import SimulatorState

@@ -56,6 +56,7 @@ control, over HTTP with JSON bodies
                                         "error_style": "new|old", "billing_object",
                                         "freeze": true stops the clock, "advance": seconds}
   POST   /_simulator/reset             forget everything
+  A POST needs the header Content-Type: application/json.
 
 The images are drawn, not generated: each shows its prompt. Nothing leaves this machine.
 The files API answers on the same base URL, and alone below /files-api.

@@ -207,7 +207,7 @@ class Bench:
 
     def ask(self, method: str, path: str, body: Json | None = None) -> Json:
         answer = httpx.request(
-            method, f"{self.evolink.url}/_simulator/{path}", json=body, trust_env=False, timeout=30
+            method, f"{self.evolink.url}/_simulator/{path}", json=body or {}, trust_env=False, timeout=30
         )
         answer.raise_for_status()
         return dict(answer.json())

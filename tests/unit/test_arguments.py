@@ -21,12 +21,16 @@ def test_span_is_read_in_seconds(value: float) -> None:
     assert poll_seconds(value) == seconds("poll_interval", value) >= 1
 
 
-@pytest.mark.parametrize("url", ["file:////data/x", "LOCAL:////data/x", "data/x", "file://data/x", "file://", ""])
+@pytest.mark.parametrize(
+    "url", ["file:////data/x", "LOCAL:////data/x", "data/x", "file://data/x", "file://", ""]
+)
 def test_path_below_the_current_folder_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequestError, match="absolute path"):
         absolute_url("requests", url)
 
 
-@pytest.mark.parametrize("url", ["/data/x", " file:///data/x ", "file://conn@/data/x", "s3://bucket//x", "gs://b"])
+@pytest.mark.parametrize(
+    "url", ["/data/x", " file:///data/x ", "file://conn@/data/x", "s3://bucket//x", "gs://b"]
+)
 def test_storage_url_is_let_through(url: str) -> None:
     assert absolute_url("save_to", url) == url.strip()

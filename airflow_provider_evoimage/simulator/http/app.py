@@ -6,10 +6,10 @@ from email.utils import formatdate
 
 import anyio
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_evoimage.simulator.http.answers import REQUEST_ID
@@ -17,6 +17,7 @@ from airflow_provider_evoimage.simulator.http.control import CONTROL_PATH, contr
 from airflow_provider_evoimage.simulator.http.downloads import Downloads
 from airflow_provider_evoimage.simulator.http.endpoints import Endpoints
 from airflow_provider_evoimage.simulator.http.file_routes import FilesApi
+from airflow_provider_evoimage.simulator.http.loopback import host_name, is_loopback
 from airflow_provider_evoimage.simulator.http.misbehaviour import Misbehaviour
 from airflow_provider_evoimage.simulator.http.page import page_routes
 from airflow_provider_evoimage.simulator.http.request_log import RequestLog
@@ -57,6 +58,21 @@ def build_app(
     return Envelope(app, state, misbehaviour, request_log)
 
 
+def refusal_of_foreign_pages(scope: Scope) -> Response | None:
+    """Refuse what a web page from elsewhere can send to this machine without asking; None where nothing is wrong.
+
+    A name that leads to 127.0.0.1 makes the browser take this server for the page's own. And any page may post a
+    form, but not one of type JSON.
+    """
+    headers = Headers(scope=scope)
+    if not is_loopback(host_name(headers.get("host", ""))):
+        return PlainTextResponse("The simulator answers to 127.0.0.1, ::1 and localhost only.\n", 403)
+    is_change = scope["path"].startswith(CONTROL_PATH) and scope["method"] == "POST"
+    if is_change and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return PlainTextResponse("Control requests need the header Content-Type: application/json.\n", 415)
+    return None
+
+
 class Envelope:
     """Gives every answer its request id, counts and logs the requests, and keeps a slow start."""
 
@@ -83,6 +99,10 @@ class Envelope:
                 headers["date"] = formatdate(self.state.clock.now(), usegmt=True)
             await send(message)
 
+        refusal = refusal_of_foreign_pages(scope)
+        if refusal is not None:
+            await refusal(scope, receive, send_with_id)
+            return
         if scope["path"] == "/" or scope["path"].startswith(CONTROL_PATH):
             await self.app(scope, receive, send_with_id)
             return

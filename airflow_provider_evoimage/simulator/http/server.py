@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import http.client
-import ipaddress
 import signal
 import socket
 import threading
@@ -21,6 +20,7 @@ from airflow_provider_evoimage.simulator.http.app import build_app
 from airflow_provider_evoimage.simulator.http.control import CONTROL_PATH
 from airflow_provider_evoimage.simulator.http.courier import Courier
 from airflow_provider_evoimage.simulator.http.file_routes import OWN_BASE_PATH
+from airflow_provider_evoimage.simulator.http.loopback import is_loopback
 from airflow_provider_evoimage.simulator.http.request_log import RequestLog
 from airflow_provider_evoimage.simulator.service.settings import Settings
 from airflow_provider_evoimage.simulator.service.state import SimulatorState
@@ -112,16 +112,6 @@ class LoopServer(uvicorn.Server):
     def stop(self) -> None:
         """Ask the server to go down; it does within a few tenths of a second."""
         self.should_exit = True
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own, reachable from nowhere else."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(host: str, port: int) -> tuple[socket.socket, str]:

@@ -205,3 +205,29 @@ def test_server_stops_although_requests_wait(caplog):
 def test_only_loopback_is_listened_on(host):
     with pytest.raises(ValueError, match="loopback"):
         SimulatorServer(host=host).start()
+
+
+@pytest.mark.parametrize(
+    "host", ["attacker.example.com", "127.0.0.1.nip.io:80", "evil.localhost.example", "", "["]
+)
+def test_page_of_another_name_is_answered_nothing(customer, host):
+    for path in ("/", "/v1/credits", "/_simulator/generations"):
+        assert customer.http.get(path, headers={"Host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8585", "[::1]:8585", "LOCALHOST:80"])
+def test_names_of_this_machine_are_answered(customer, host):
+    assert customer.http.get("/_simulator/counters", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
+)
+def test_form_of_another_page_changes_nothing(customer, kind):
+    headers = {} if kind is None else {"Content-Type": kind}
+    customer.submit()
+    for path, body in (("reset", b""), ("settings", b'{"credits": 0}'), ("faults", b'{"route": "task"}')):
+        answer = customer.http.post(f"/_simulator/{path}", content=body, headers=headers)
+        assert answer.status_code == 415
+        assert "application/json" in answer.text
+    assert customer.counters["paid"] == 1

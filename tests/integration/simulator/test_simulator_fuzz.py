@@ -156,6 +156,7 @@ def _plain(query):
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=JUNK)
 def test_no_setting_breaks_the_simulator(customer, name, value):
-    answer = customer.http.post("/_simulator/settings", content=json.dumps({name: value}))
+    headers = {"Content-Type": "application/json"}
+    answer = customer.http.post("/_simulator/settings", content=json.dumps({name: value}), headers=headers)
     customer.control("POST", "reset")
     assert answer.status_code in (200, 400), answer.text
