@@ -19,6 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_provider_evoimage.exceptions import DownloadError, NotAnImageError
+from airflow_provider_evoimage.images.containers import (
+    DamagedError,
+    OversizedError,
+    bound_metadata,
+    measure,
+    taken,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -45,7 +52,7 @@ _BEGINNINGS: dict[str, re.Pattern[bytes]] = {
     "AVIF": re.compile(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])", re.DOTALL),
 }
 _BLOCK_BYTES = 64 * 1024
-# Pillow reads WebP and AVIF files, and tags of TIFF, whole into memory: one at a time.
+# Pillow keeps the tags of a TIFF in memory: one at a time.
 _opening = threading.Lock()
 
 
@@ -63,10 +70,6 @@ class ImageFile:
     extension: str
     width: int
     height: int
-
-
-class _DamagedError(Exception):
-    """The file breaks off, or its structure is broken."""
 
 
 def describe_image(path: Path, *, size: int | None = None, sha256: str | None = None) -> ImageFile:
@@ -117,16 +120,24 @@ def _kind_of(path: Path) -> str:
 def _measured(path: Path, kind: str, size: int) -> tuple[int, int, int]:
     """Return width, height, and the position where the image ends.
 
-    :raises _DamagedError: when that is not within the file.
+    :raises DamagedError: when that is not within the file.
     """
     from PIL import Image
 
+    end = 0
     try:
-        # Only the reader of this kind parses the bytes.
-        with _opening, Image.open(path, formats=[kind]) as image:
-            width, height = image.size
-            _check_pixels(width, height)
-            end = _end_of_tiff(image) if kind == "TIFF" else 0
+        with path.open("rb") as file:
+            bound_metadata(kind, file)
+            measured = measure(kind, file)
+        if measured is None:
+            # Only the reader of this kind parses the bytes.
+            with _opening, Image.open(path, formats=[kind]) as image:
+                measured = image.size
+                end = _end_of_tiff(image) if kind == "TIFF" else 0
+        width, height = measured
+        _check_pixels(width, height)
+    except OversizedError as error:
+        raise NotAnImageError(f"The {kind} is refused: {error}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         words = str(error).rstrip(".")
         raise NotAnImageError(f"The result is refused as a decompression bomb: {words}.") from error
@@ -134,7 +145,7 @@ def _measured(path: Path, kind: str, size: int) -> tuple[int, int, int]:
         with path.open("rb") as file:
             end = _ENDS[kind](file)
     if end > size:
-        raise _DamagedError(f"it should have {end:,} bytes")
+        raise DamagedError(f"it should have {end:,} bytes")
     return width, height, end
 
 
@@ -164,18 +175,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _taken(file: BinaryIO, count: int) -> bytes:
-    """Read exactly this many bytes; for small structures only."""
-    data = file.read(count)
-    if len(data) != count:
-        raise _DamagedError("it breaks off")
-    return data
-
-
 def _blocks(file: BinaryIO, count: int) -> Iterator[bytes]:
     """Read exactly this many bytes, block by block."""
     while count > 0:
-        block = _taken(file, min(count, _BLOCK_BYTES))
+        block = taken(file, min(count, _BLOCK_BYTES))
         count -= len(block)
         yield block
 
@@ -187,7 +190,7 @@ def _end_of_png(file: BinaryIO) -> int:
     expected = 0
     name = b""
     while name != b"IEND":
-        length, name = struct.unpack(">I4s", _taken(file, 8))
+        length, name = struct.unpack(">I4s", taken(file, 8))
         checksum = zlib.crc32(name)
         for block in _blocks(file, length):
             checksum = zlib.crc32(block, checksum)
@@ -195,10 +198,10 @@ def _end_of_png(file: BinaryIO) -> int:
                 expected = _bytes_of_png_pixels(block)
             elif name == b"IDAT":
                 pixels.unpack(block, up_to=expected)
-        if struct.unpack(">I", _taken(file, 4)) != (checksum,):
-            raise _DamagedError("a checksum is wrong")
+        if struct.unpack(">I", taken(file, 4)) != (checksum,):
+            raise DamagedError("a checksum is wrong")
     if pixels.unpacked < expected:
-        raise _DamagedError(f"it holds {pixels.unpacked:,} of {expected:,} bytes of pixels")
+        raise DamagedError(f"it holds {pixels.unpacked:,} of {expected:,} bytes of pixels")
     return file.tell()
 
 
@@ -231,7 +234,7 @@ _ZLIB_HEADER_BYTES = 2
 def _check_zlib_header(header: bytes) -> None:
     """Check that it is deflate, without a dictionary, and its own check bits (RFC 1950)."""
     if header[0] & 0x0F != zlib.DEFLATED or header[1] & 0x20 or int.from_bytes(header) % 31:
-        raise _DamagedError("its pixels are not packed as they must be")
+        raise DamagedError("its pixels are not packed as they must be")
 
 
 def _bytes_of_png_pixels(header: bytes) -> int:
@@ -264,7 +267,7 @@ def _end_of_jpeg(file: BinaryIO) -> int:
         if file.read(3) != b"\xff\xd8\xff":
             if end:
                 return end
-            raise _DamagedError("it does not begin like one")
+            raise DamagedError("it does not begin like one")
         file.seek(end + 2)
         end = _end_of_one_jpeg(file)
 
@@ -272,16 +275,16 @@ def _end_of_jpeg(file: BinaryIO) -> int:
 def _end_of_one_jpeg(file: BinaryIO) -> int:
     has_pixels = False
     while True:
-        marker = _taken(file, 2)
+        marker = taken(file, 2)
         while marker == b"\xff\xff":  # Fill bytes.
-            marker = b"\xff" + _taken(file, 1)
+            marker = b"\xff" + taken(file, 1)
         if marker[:1] != b"\xff":
-            raise _DamagedError("a marker is missing")
+            raise DamagedError("a marker is missing")
         if marker == b"\xff\xd9":
             if not has_pixels:
-                raise _DamagedError("it holds no pixels")
+                raise DamagedError("it holds no pixels")
             return file.tell()
-        (length,) = struct.unpack(">H", _taken(file, 2))
+        (length,) = struct.unpack(">H", taken(file, 2))
         file.seek(max(length - 2, 0), 1)
         if marker == b"\xff\xda":
             has_pixels = True
@@ -296,51 +299,54 @@ def _seek_jpeg_marker(file: BinaryIO) -> None:
             file.seek(found.start() - len(looked_at), 1)
             return
         before = looked_at[-1:]
-    raise _DamagedError("it breaks off within its pixels")
+    raise DamagedError("it breaks off within its pixels")
 
 
 def _end_of_gif(file: BinaryIO) -> int:
     """Walk the blocks to the trailer."""
     file.seek(10)
-    _skip_gif_colours(file, _taken(file, 3)[0])
+    _skip_gif_colours(file, taken(file, 3)[0])
     has_pixels = False
-    while (kind := _taken(file, 1)) != b";":
+    while (kind := taken(file, 1)) != b";":
         if kind == b",":
             has_pixels = True
-            _skip_gif_colours(file, _taken(file, 9)[8])
-            _taken(file, 1)
+            _skip_gif_colours(file, taken(file, 9)[8])
+            taken(file, 1)
         elif kind == b"!":
-            _taken(file, 1)
+            taken(file, 1)
         elif kind != b"\x00":  # Stray ends of blocks are common.
-            raise _DamagedError("a block is missing")
+            raise DamagedError("a block is missing")
         if kind != b"\x00":
-            while length := _taken(file, 1)[0]:
-                _taken(file, length)
+            while length := taken(file, 1)[0]:
+                taken(file, length)
     if not has_pixels:
-        raise _DamagedError("it holds no pixels")
+        raise DamagedError("it holds no pixels")
     return file.tell()
 
 
 def _skip_gif_colours(file: BinaryIO, flags: int) -> None:
     if flags & 0x80:
-        _taken(file, 3 << ((flags & 7) + 1))
+        taken(file, 3 << ((flags & 7) + 1))
 
 
 def _end_of_webp(file: BinaryIO) -> int:
     file.seek(4)
-    length = int.from_bytes(_taken(file, 4), "little")
+    length = int.from_bytes(taken(file, 4), "little")
     return 8 + length + length % 2
 
 
 def _end_of_bmp(file: BinaryIO) -> int:
     """Return the larger of two positions: the size in the header, and the end of uncompressed pixels."""
     file.seek(2)
-    size, _, pixels, header = struct.unpack("<IIII", _taken(file, 16))
-    if header >= 40:
-        width, height, _, bits, compression = struct.unpack("<iiHHI", _taken(file, 16))
-        if compression in {0, 3}:  # Plain, or with masks.
-            size = max(size, pixels + (width * bits + 31) // 32 * 4 * abs(height))
-    return int(size)
+    size, _, pixels, header = struct.unpack("<IIII", taken(file, 16))
+    form = "<iiHH" if header >= 40 else "<HHHH"
+    width, height, _, bits = struct.unpack(form, taken(file, struct.calcsize(form)))
+    return int(max(size, pixels + (width * bits + 31) // 32 * 4 * abs(height)))
+
+
+_AVIF_BOXES = frozenset(
+    {b"ftyp", b"meta", b"mdat", b"free", b"skip", b"moov", b"moof", b"uuid", b"idat", b"sidx"}
+)
 
 
 def _end_of_avif(file: BinaryIO) -> int:
@@ -350,12 +356,14 @@ def _end_of_avif(file: BinaryIO) -> int:
     while end < size:
         file.seek(end)
         length, name = int.from_bytes(file.read(4), "big"), file.read(4)
+        if name not in _AVIF_BOXES and name.strip(b"\x00"):
+            return end
         if length == 0:  # The last box reaches to the end of the file; padding has no name.
             return size if name.strip(b"\x00") else end
         if length == 1:
-            length = int.from_bytes(_taken(file, 8), "big")
+            length = int.from_bytes(taken(file, 8), "big")
         if length < 8:
-            raise _DamagedError("a box is damaged")
+            raise DamagedError("a box is damaged")
         end += length
     return end
 
@@ -371,7 +379,7 @@ def _end_of_tiff(image: PillowImage) -> int:
         if offsets in tags and lengths in tags:
             pieces = zip(tags[offsets], tags[lengths], strict=True)
             return max(int(offset) + int(length) for offset, length in pieces)
-    raise _DamagedError("it holds no pixels")
+    raise DamagedError("it holds no pixels")
 
 
 _ENDS: dict[str, Callable[[BinaryIO], int]] = {
