@@ -28,7 +28,7 @@ REQUIREMENTS ?= .ci/requirements/airflow-$(AIRFLOW).txt
 STORES_VENV ?= .venv-stores$(if $(filter $(GATE_AIRFLOW),$(AIRFLOW)),,-airflow-$(AIRFLOW))
 IN_STORES := $(MAKE) TESTS_AT_ONCE=0 AIRFLOW=$(AIRFLOW) VENV=$(STORES_VENV) REQUIREMENTS=.ci/requirements/airflow-$(AIRFLOW)-stores.txt BYTECODE=
 BYTECODE ?= --compile-bytecode
-AZURITE := .azurite/.ready-3.35.0
+AZURITE := .azurite/.ready
 UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
@@ -107,20 +107,20 @@ $(READY): pyproject.toml $(REQUIREMENTS) $(UV_PIN)
 	  rm -rf $(VENV); \
 	  "$$found" -m venv $(VENV); \
 	fi; \
-	if [ "$$($(VENV)/bin/python -m uv --version 2>/dev/null | cut -d ' ' -f 2)" != "$$(sed 's/.*==//' $(UV_PIN))" ]; then \
+	if [ "$$($(VENV)/bin/python -m uv --version 2>/dev/null | cut -d ' ' -f 2)" != "$$(sed -n 's/^uv==\([^ ]*\).*/\1/p' $(UV_PIN))" ]; then \
 	  $(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(VENV)/bin/python -m ensurepip >/dev/null; \
-	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(UV_PIN); \
+	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(UV_PIN); \
 	fi; \
 	echo "$(VENV): Airflow $(AIRFLOW) and its pinned packages"; \
 	export UV_PYTHON_DOWNLOADS=never; \
-	$(VENV)/bin/python -m uv pip install --quiet -p $(VENV)/bin/python $(BYTECODE) -r $(REQUIREMENTS); \
+	$(VENV)/bin/python -m uv pip install --quiet -p $(VENV)/bin/python $(BYTECODE) --require-hashes -r $(REQUIREMENTS); \
 	$(VENV)/bin/python -m uv pip install --quiet -p $(VENV)/bin/python --no-deps -e .; \
 	touch $@
 
 # Microsoft's emulator of Azure Blob is on npm alone. Without npm the tests of that store are skipped, and say so.
-$(AZURITE):
-	@mkdir -p $(@D); \
+$(AZURITE): .ci/azurite/package-lock.json
+	@mkdir -p $(@D) && cp .ci/azurite/*.json $(@D); \
 	if command -v npm >/dev/null; then \
-	  echo "$(@D): Azurite $(patsubst .ready-%,%,$(@F))"; \
-	  npm install --silent --no-audit --no-fund --no-save --prefix $(@D) azurite@$(patsubst .ready-%,%,$(@F)) && touch $@; \
+	  echo "$(@D): Azurite, as locked with its hashes"; \
+	  npm ci --silent --no-audit --no-fund --prefix $(@D) && touch $@; \
 	else echo "npm is not installed: the tests of Azure Blob will be skipped." >&2; fi
