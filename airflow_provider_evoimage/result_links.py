@@ -147,6 +147,8 @@ def _opened(response: httpx.Response) -> ResultStream:
 
 _CHUNK_BYTES = 64 * 1024
 _READ_BYTES = 256 * 1024
+# Packing makes a body longer by less than a hundredth, so more than this and nothing behind it are endless blocks.
+_PACKED_OVERHEAD_BYTES = 1_000_000
 
 
 def _plain(response: httpx.Response, length: int | None) -> Iterator[bytes]:
@@ -196,11 +198,21 @@ def _unpacked(response: httpx.Response, encoding: str) -> Iterator[bytes]:
             f"{host_of(str(response.url))} sent a body in {encoding[:40]!r}, which was not requested."
         )
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, as its header says.
+    received = size = 0
     for packed in response.iter_raw():
+        received += len(packed)
+        if received > size * 1.01 + _PACKED_OVERHEAD_BYTES:
+            raise DownloadError(
+                f"{host_of(str(response.url))} sends a compressed body that unpacks to less than it has."
+            )
         rest = packed
-        while rest and not unpacker.eof:
-            yield unpacker.decompress(rest, _CHUNK_BYTES)
-            rest = unpacker.unconsumed_tail
+        while rest:
+            if unpacker.eof:  # Another member follows, as gzip allows.
+                unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+            piece = unpacker.decompress(rest, _CHUNK_BYTES)
+            size += len(piece)
+            yield piece
+            rest = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
     yield unpacker.flush()
     if not unpacker.eof:
         raise DownloadError(f"The compressed body from {host_of(str(response.url))} ends too early.")

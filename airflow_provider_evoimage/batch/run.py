@@ -306,6 +306,7 @@ class BatchRun:
         warning = self._warning
         if warning:
             self._log.warning("%s", warning)
+        self._warn_of_shared_ids()
         if not any(line.state == "waiting" or line.outcome_unknown for line in missing):
             self._references.remove()
         with self._naming_what_is_paid(has_submitted=True):
@@ -319,6 +320,20 @@ class BatchRun:
         made.announce(context, outlets, self._log)
         lines = list(self._lines.values())
         return summary_of(lines, self._ledger.url, self._made_by, warning=warning or None), made
+
+    def _warn_of_shared_ids(self) -> None:
+        """Say where EvoLink gave several items one id: their images are then the same files' content."""
+        items: dict[str, list[int]] = {}
+        for line in self._lines.values():
+            if line.evolink_task_id is not None:
+                items.setdefault(line.evolink_task_id, []).append(line.item)
+        for evolink_task_id, sharing in items.items():
+            if len(sharing) > 1:
+                self._log.warning(
+                    "EvoLink gave items %s one and the same task, %s: each has the images of the same request.",
+                    ranges_in_words(sharing),
+                    evolink_task_id,
+                )
 
     @property
     def _warning(self) -> str:

@@ -23,12 +23,15 @@ from airflow_provider_evoimage.exceptions import UnreadableAnswerError
 RESULT_LINK_LIFETIME = timedelta(hours=24)
 
 # What EvoLink's own clients accept as an id. Today's begin with "task-unified-".
-EVOLINK_TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Dots alone would be another place in a path.
+EVOLINK_TASK_ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._:-]{1,128}")
 
 _TERMINAL = frozenset({"completed", "failed", "cancelled"})
 _STATUS_SPELLINGS = {"canceled": "cancelled"}
 # No answer on EvoLink's pages comes near any of these.
 MOST_STATUS, MOST_CODE, MOST_MESSAGE = 40, 100, 2000
+# A charge above is no charge; sums of them stay finite.
+MOST_CREDITS = 1e9
 MOST_LINKS, LONGEST_LINK, MOST_TOKEN_COUNTS = 64, 8192, 50
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9_]{0,57}_tokens")
 # The last second of the year 9998: what is added to an instant stays within the calendar.
@@ -61,11 +64,11 @@ class Usage(_Answer):
     def read(cls, data: object) -> Usage:
         """Read the ``usage`` part of a task answer."""
         usage = mapping(data)
-        charged = number_or_numeral(usage.get("credits_used"))
+        charged = _credits(usage.get("credits_used"))
         if charged is None:
-            charged = number_or_numeral(mapping(usage.get("cost")).get("credits"))
+            charged = _credits(mapping(usage.get("cost")).get("credits"))
         return cls(
-            credits_reserved=number_or_numeral(usage.get("credits_reserved")),
+            credits_reserved=_credits(usage.get("credits_reserved")),
             credits_used=charged,
             billing_rule=words(usage.get("billing_rule")),
             tokens=_tokens(usage),
@@ -270,6 +273,11 @@ class Credits(_Answer):
         if self.key_remaining is None:
             return self.account_remaining
         return min(self.account_remaining, self.key_remaining)
+
+
+def _credits(value: object) -> float | None:
+    amount = number_or_numeral(value)
+    return amount if amount is not None and abs(amount) <= MOST_CREDITS else None
 
 
 def _tokens(usage: Mapping[str, Any]) -> dict[str, int]:

@@ -325,6 +325,4 @@ def checked_id(evolink_task_id: str) -> str:
         raise InvalidRequestError(
             f"{evolink_task_id!r} is not the id of an EvoLink task: 1 to 128 of letters, digits, '.', '_', ':', '-'."
         )
-    if set(evolink_task_id) <= {"."}:
-        raise InvalidRequestError(f"{evolink_task_id!r} is not the id of an EvoLink task.")
     return evolink_task_id

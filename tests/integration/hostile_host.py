@@ -331,6 +331,20 @@ def packs_with_brotli_unasked(exchange: Exchange) -> None:
     exchange.answer(b"\x0b\x02\x80abc\x03", Content_Encoding="br")
 
 
+def packs_nothing_for_ever(exchange: Exchange) -> None:
+    """Empty blocks of deflate: bytes without end that unpack to nothing."""
+    packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
+    begin = packer.compress(picture()) + packer.flush(zlib.Z_FULL_FLUSH)
+    exchange.send(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n" + begin)
+    while not exchange.server.closing.is_set():
+        exchange.send(b"\x00\x00\x00\xff\xff" * 10_000)
+
+
+def packs_in_two_members(exchange: Exchange) -> None:
+    content = picture()
+    exchange.answer(gzip.compress(content[:500]) + gzip.compress(content[500:]), Content_Encoding="gzip")
+
+
 def truncates_the_png_with_a_matching_length(exchange: Exchange) -> None:
     exchange.answer(picture(size=(300, 200))[:-5000])
 

@@ -50,6 +50,7 @@ BEHAVIOURS: list[tuple[Callable[[Exchange], None], type[DownloadError], str]] = 
     (host_that.bombs_with_gzip_in_gzip, DownloadError, "'gzip, gzip', which was not requested"),
     (host_that.says_gzip_and_sends_none, DownloadError, "incorrect header check"),
     (host_that.cuts_its_gzip_short, DownloadError, "ends too early"),
+    (host_that.packs_nothing_for_ever, DownloadError, "unpacks to less than it has"),
     (host_that.packs_with_brotli_unasked, DownloadError, "'br', which was not requested"),
     (host_that.sends_nothing, NotAnImageError, "empty"),
     (host_that.sends_a_web_page, NotAnImageError, "web page"),
@@ -300,3 +301,11 @@ def test_five_redirects_lead_to_the_image(
     host.behave = redirects_five_times  # type: ignore[method-assign]
     assert saving(host, tmp_path / "images", monkeypatch)["images"][0]["width"] == 64
     assert len(host.requested) == 6
+
+
+def test_picture_that_is_packed_in_two_members_is_whole(
+    host: HostileHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.behave = host_that.packs_in_two_members  # type: ignore[method-assign]
+    (image,) = saving(host, tmp_path / "images", monkeypatch)["images"]
+    assert (image["width"], image["height"]) == (64, 48)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -177,3 +178,12 @@ def test_failed_start_shows_the_last_lines_of_the_log(tmp_path: Path):
         LocalAirflow(tmp_path / "home", dags=DAGS, env=broken),
     ):
         pytest.fail("It started without a database.")
+
+
+def test_page_of_another_name_is_answered_nothing(airflow: LocalAirflow):
+    for host in ("attacker.example.com", "127.0.0.1.nip.io"):
+        assert (
+            httpx.get(f"{airflow.url}/api/v2/version", headers={"Host": host}, trust_env=False).status_code
+            == 400
+        )
+    assert httpx.get(f"{airflow.url}/api/v2/version", trust_env=False).status_code == 200

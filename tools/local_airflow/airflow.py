@@ -102,6 +102,9 @@ class LocalAirflow(AirflowClient):
         """Migrate the database, start the components, and wait until they are healthy."""
         atexit.register(self.stop)
         self.home.mkdir(parents=True, exist_ok=True)
+        plugins = self.home / "plugins"
+        plugins.mkdir(exist_ok=True)
+        (plugins / "trusted_hosts.py").write_text(_TRUSTED_HOSTS, encoding="utf-8")
         self.migrate()
         for name in COMPONENTS:
             self._launch(name)
@@ -214,6 +217,27 @@ class LocalAirflow(AirflowClient):
         component.start()
 
 
+# Everybody who reaches this Airflow is its administrator. A name of another site that leads to 127.0.0.1 would make a
+# browser take it for that site itself.
+_TRUSTED_HOSTS = '''"""Answers to the names of this machine only."""
+
+from airflow.plugins_manager import AirflowPlugin
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+
+class TrustedHosts(AirflowPlugin):
+    name = "trusted_hosts"
+    fastapi_root_middlewares = [
+        {
+            "name": "trusted hosts",
+            "middleware": TrustedHostMiddleware,
+            "kwargs": {"allowed_hosts": ["127.0.0.1", "localhost"]},
+            "args": [],
+        }
+    ]
+'''
+
+
 def _airflow_environment(home: Path, url: str, dag_folders: Sequence[Path]) -> dict[str, str]:
     """Return an environment for Airflow that owes nothing to the caller's own Airflow settings."""
     inherited = {
@@ -255,6 +279,7 @@ def _airflow_environment(home: Path, url: str, dag_folders: Sequence[Path]) -> d
         # Each idle LocalExecutor worker costs some 60 MB.
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dag_folders[0]),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",

@@ -720,3 +720,16 @@ def test_links_and_token_counts_are_bounded():
     assert len(generation.image_urls) == 64
     assert generation.image_urls[0].endswith("/0.png")
     assert len(generation.usage.tokens) == 50
+
+
+@pytest.mark.parametrize("evolink_task_id", [".", "..", "....", "a/b", "a\n"])
+def test_id_that_is_another_place_in_a_path_is_refused_where_it_is_read(evolink_task_id):
+    for read in (Generation.read, GenerationState.read):
+        with pytest.raises(UnreadableAnswerError):
+            read({"id": evolink_task_id})
+
+
+@pytest.mark.parametrize("amount", [1e308, "1e308", -1e308, "Infinity", float("inf"), float("nan")])
+def test_amount_that_no_account_can_have_is_no_charge(amount):
+    usage = Generation.read({"id": TASK, "usage": {"credits_used": amount, "credits_reserved": amount}}).usage
+    assert (usage.credits_used, usage.credits_reserved) == (None, None)
