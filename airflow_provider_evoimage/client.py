@@ -65,7 +65,7 @@ class Account:
 
     :param base_url: normalised, see ``evolink.hosts.api_base_url``.
     :param files_base_url: likewise, of the files API; empty for the same host.
-    :param request_timeout: seconds one exchange may stay silent.
+    :param request_timeout: seconds that one exchange may take in all.
     :param max_requests_per_second: for this process; None for no limit.
     :param trust_idempotency: whether a repeated POST under the same key counts as free.
     """

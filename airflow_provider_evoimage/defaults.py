@@ -7,7 +7,7 @@ from typing import Literal
 DEFAULT_CONN_ID = "evoimage_default"
 
 DEFAULT_MODEL = "gpt-image-1.5"
-#: Seconds that one HTTP exchange with EvoLink may stay silent.
+#: Seconds that one HTTP exchange with EvoLink may take in all; an upload gets more, by its size.
 DEFAULT_REQUEST_TIMEOUT = 60.0
 #: Megabytes and seconds of one result image.
 DEFAULT_MAX_IMAGE_MEGABYTES = 200.0

@@ -74,7 +74,7 @@ def get_provider_info() -> dict[str, object]:
                     "request_timeout": {
                         "label": "Request timeout (seconds)",
                         "description": (
-                            "How long one HTTP exchange may stay silent. "
+                            "How long one HTTP exchange with EvoLink may take in all. "
                             f"Empty: {_default('request_timeout')}."
                         ),
                         "schema": {"type": ["number", "null"], "minimum": 1},

@@ -227,6 +227,17 @@ async def test_missing_batch_endpoint_is_asked_once_and_remembered(
     assert wire.count("/batch") == 1
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 451])
+async def test_one_page_in_place_of_the_batch_endpoint_does_not_switch_it_off(
+    many: Many, wire: Wire, evolink: SimulatorServer, status: int
+) -> None:
+    evolink.state.faults.post("batch", Fault("status", status, page=True, times=1))
+    tasks = many(40, "[[duration:3]]")
+    assert set(await endings_of([a_trigger(*tasks, poll_interval=1)])) == {"completed"}
+    assert wire.count("/batch") >= 2
+    assert len(wire.sent) < 20
+
+
 async def test_missing_batch_endpoint_is_asked_again_after_a_while(
     many: Many, wire: Wire, evolink: SimulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

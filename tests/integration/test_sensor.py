@@ -182,6 +182,8 @@ def test_deferral_that_airflow_times_out_delivers_what_has_finished_meanwhile(
 
 PASSING_TROUBLES = [
     pytest.param(Fault("status", 502, page=True, times=9), id="page"),
+    pytest.param(Fault("status", 403, page=True, times=9), id="firewall"),
+    pytest.param(Fault("status", 404, page=True, times=9), id="404 page"),
     pytest.param(Fault("status", 429, times=9), id="429"),
     pytest.param(Fault("junk", times=9), id="junk"),
     pytest.param(Fault("cut", times=9), id="cut"),

@@ -227,6 +227,10 @@ async def test_service_that_stays_down_ends_the_wait_after_its_budget(
     assert fake_time.passed == pytest.approx(FAILURE_BUDGET_SECONDS, abs=30)
 
 
+# What firewalls, proxies and maintenance pages answer with.
+FOREIGN_REFUSALS = [400, 401, 403, 404, 405, 407, 421, 423, 425, 451]
+
+
 @pytest.mark.parametrize("route", ["task", "batch"])
 @pytest.mark.parametrize(
     "fault",
@@ -236,8 +240,9 @@ async def test_service_that_stays_down_ends_the_wait_after_its_budget(
         Fault("status", 502, page=True, times=3),
         Fault("status", 500, times=3),
         Fault("status", 429, times=3),
+        *(Fault("status", status, page=True, times=3) for status in FOREIGN_REFUSALS),
     ],
-    ids=["junk", "cut", "page", "500", "429"],
+    ids=["junk", "cut", "page", "500", "429", *(f"page {status}" for status in FOREIGN_REFUSALS)],
 )
 async def test_junk_answers_do_not_end_the_wait(
     waiting_for: Any, submitted: Submit, evolink: SimulatorServer, fault: Fault, route: str

@@ -13,13 +13,14 @@ from airflow_provider_evoimage.exceptions import (
     ConnectionNotFoundError,
     DownloadError,
     EvoImageError,
+    EvoLinkUnavailableError,
     GenerationLostError,
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.service.faults import Fault
 from tests.integration.fake_time import FakeTime
 from tests.integration.money.crashes import crash, only_id, paid
-from tests.integration.task_driver import CONNECTION, StateStore, TaskRun, batch, first_leg, generate
+from tests.integration.task_driver import CONNECTION, StateStore, TaskRun, batch, first_leg, generate, save
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -187,3 +188,50 @@ def test_delivered_task_that_is_cleared_in_doubt_resumes_by_evolinks_clock(
     task.clear()
     assert task.run()["evolink_task_id"] == only_id(evolink)
     assert paid(evolink) == 1
+
+
+FIREWALL = Fault("status", 403, page=True)
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_page_of_a_firewall_on_every_read_ends_no_task(
+    evolink: SimulatorServer, store: StateStore, deferrable: bool
+) -> None:
+    task = TaskRun(generate(deferrable=deferrable), retries=2, store=store)
+    evolink.state.faults.post("task", Fault("status", 403, page=True, times=9))
+    assert task.run()["evolink_task_id"] == only_id(evolink)
+    assert paid(evolink) == 1
+
+
+def test_page_of_a_firewall_after_the_wait_costs_a_retry_and_nothing_more(
+    evolink: SimulatorServer, store: StateStore
+) -> None:
+    task = TaskRun(generate(), retries=2, store=store)
+    deferred = first_leg(task)
+    event = task.wait_in_triggerer(task.stored(deferred))
+    evolink.state.faults.post("task", FIREWALL)
+    with pytest.raises(EvoLinkUnavailableError, match="none of EvoLink's own errors") as caught:
+        task.resume(deferred, event)
+    assert caught.value.retryable
+    assert caught.value.evolink_task_id == only_id(evolink)
+    evolink.state.faults.clear()
+    assert task.run()["evolink_task_id"] == only_id(evolink)
+    assert paid(evolink) == 1
+
+
+def test_page_of_a_firewall_on_every_read_ends_no_batch(evolink: SimulatorServer, tmp_path: Path) -> None:
+    task = TaskRun(batch(["a red fox", "a blue fox"], tmp_path), retries=2, store=StateStore())
+    evolink.state.faults.post("task", Fault("status", 403, page=True, times=5))
+    evolink.state.faults.post("batch", Fault("status", 403, page=True, times=5))
+    assert task.run()["saved"] == 2
+    assert paid(evolink) == 2
+
+
+def test_page_of_a_firewall_as_a_save_reads_is_retried(evolink: SimulatorServer, tmp_path: Path) -> None:
+    made = TaskRun(generate(), store=StateStore()).run()
+    evolink.state.faults.post("task", FIREWALL)
+    with pytest.raises(EvoImageError) as caught:
+        TaskRun(save(made["evolink_task_id"], tmp_path), task_id="save").run()
+    assert caught.value.retryable
+    evolink.state.faults.clear()
+    assert TaskRun(save(made["evolink_task_id"], tmp_path), task_id="save").run()["images"]

@@ -15,7 +15,10 @@ TASK = "task-unified-1757156400-abcdefgh"
 WORDS = get_args(Ending)
 
 endings = st.dictionaries(
-    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", fullmatch=True), st.sampled_from(WORDS), min_size=1, max_size=5
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", fullmatch=True),
+    st.sampled_from(WORDS),
+    min_size=1,
+    max_size=5,
 )
 
 
