@@ -6,6 +6,7 @@ A host that sends a byte now and then could go on for ever. :class:`DeadlineWatc
 from __future__ import annotations
 
 import math
+import os
 import socket
 import threading
 import time
@@ -158,3 +159,24 @@ class DeadlineWatch:
                 # It is not woken when an exchange ends in time; it then finds nothing to do.
                 self._wakes_at = min((each.deadline.at for each in self._exchanges), default=math.inf)
                 self._changed.wait(min(max(0.0, self._wakes_at - time.monotonic()), threading.TIMEOUT_MAX))
+
+
+_shared: DeadlineWatch | None = None
+
+
+def shared_watch() -> DeadlineWatch:
+    """Return the one watch of this process for exchanges with the API; it is never closed."""
+    global _shared  # noqa: PLW0603 (a process has one)
+    if _shared is None:
+        _shared = DeadlineWatch()
+    return _shared
+
+
+def _forget() -> None:
+    """Begin anew in a forked process, where the thread of the other one does not run."""
+    global _shared  # noqa: PLW0603
+    _shared = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from airflow_provider_evoimage import __version__
-from airflow_provider_evoimage.deadlines import Deadline, DeadlinePassedError, DeadlineWatch, Exchange
+from airflow_provider_evoimage.deadlines import Deadline, DeadlinePassedError, Exchange, shared_watch
 from airflow_provider_evoimage.evolink.protocol import Answer, FileToUpload
 
 _CONNECT_TIMEOUT = 10.0
@@ -131,11 +131,9 @@ class Transport:
         self._options = http_options(timeout, accept="application/json")
         self._lanes: list[_Lane] = []
         self._free: deque[_Lane] = deque()
-        self._watch = DeadlineWatch()
 
     def close(self) -> None:
         """Close the connections."""
-        self._watch.close()
         for lane in self._lanes:
             lane.http.close()
 
@@ -147,7 +145,7 @@ class Transport:
         lane = self._lane()
         exchange = Exchange(Deadline.after(request.seconds(self._timeout)), connected=lane.connected)
         try:
-            with self._watch.over(exchange), request.opened() as arguments:
+            with shared_watch().over(exchange), request.opened() as arguments:
                 return self._exchange(lane, exchange, arguments)
         except DeadlinePassedError:
             raise _too_slow(exchange.deadline.seconds) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import socketserver
 import threading
 import time
@@ -356,3 +357,29 @@ def test_pages_on_every_read_end_neither_wait_nor_task(
         assert set(client.get_generations([TASK, f"{TASK}x"])) == {TASK}
         assert not client._reads_one_by_one
         assert client.get_generation(TASK).status == "processing"
+
+
+def test_clients_that_nobody_closes_leave_no_thread_each(host: HostileApi) -> None:
+    host.behave = lambda line: line.answer(b'{"data": {"user": {"remaining_credits": 5}}}')  # type: ignore[method-assign]
+    EvoLinkClient(account(host)).get_credits()
+    before = threading.active_count()
+    for _ in range(5):
+        EvoLinkClient(account(host)).get_credits()
+    # The host has a thread for each open connection.
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("evoimage-deadlines") == 1
+    assert threading.active_count() - before <= 5
+
+
+def test_forked_process_has_a_watch_of_its_own(host: HostileApi) -> None:
+    host.behave = drips_its_body  # type: ignore[method-assign]
+    with pytest.raises(EvoLinkUnreachableError):
+        read_on_worker(host)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            read_on_worker(host)
+        except EvoLinkUnreachableError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7

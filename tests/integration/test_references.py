@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from airflow.exceptions import TaskDeferred
 from airflow.sdk import DAG, ObjectStoragePath
@@ -20,6 +19,7 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from PIL import EpsImagePlugin, Image
 
 from airflow_provider_evoimage.decorators.evoimage import evoimage_task
+from airflow_provider_evoimage.evolink.protocol import Answer
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     FileQuotaError,
@@ -31,6 +31,7 @@ from airflow_provider_evoimage.references.uploads import STATE_KEY
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.http import file_routes
 from airflow_provider_evoimage.simulator.service.faults import Fault
+from airflow_provider_evoimage.transport import Outgoing, Transport
 from tests.integration.fake_time import FakeTime
 from tests.integration.task_driver import KillAtLine, Killed, StateStore, TaskRun, generate
 
@@ -287,19 +288,19 @@ def killed(monkeypatch: pytest.MonkeyPatch, moment: str, task: TaskRun) -> Itera
         if here == moment:
             raise Killed(here)
 
-    send = httpx.Client.request
+    send = Transport.send
 
-    def request(client: httpx.Client, **options: Any) -> httpx.Response:
+    def request(transport: Transport, outgoing: Outgoing) -> Answer:
         name = {POST: "POST", UPLOAD: "upload"}.get(
-            next((end for end in (POST, UPLOAD) if options["url"].endswith(end)), ""), ""
+            next((end for end in (POST, UPLOAD) if outgoing.url.endswith(end)), ""), ""
         )
         reach(f"before {name}")
-        response = send(client, **options)
+        response = send(transport, outgoing)
         reach(f"after {name}")
         return response
 
     with monkeypatch.context() as patch:
-        patch.setattr(httpx.Client, "request", request)
+        patch.setattr(Transport, "send", request)
         if task.store is not None:
             patch.setattr(task.store, "on", reach)
         yield

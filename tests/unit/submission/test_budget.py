@@ -370,3 +370,49 @@ def test_limit_of_the_key_above_the_balance_is_not_named():
 def test_key_that_is_overdrawn_may_use_none():
     with pytest.raises(InsufficientCreditsError, match=r"The API key may use 0\.0000 of them"):
         require_balance(balance(5, -2), Decimal(10))
+
+
+def test_what_was_spent_before_counts_against_the_limit_of_one_request():
+    request = ask(quality="low")
+    most = estimate_with_prompt(request).credits_high
+    assert require_within(request, 3 * most, spent=2 * most) is not None
+    with pytest.raises(BudgetExceededError):
+        require_within(request, 3 * most, spent=2 * most + Decimal("0.01"))
+
+
+def test_changes_are_named_for_what_is_left_of_the_limit():
+    request = ask(quality="high", n=4)
+    with pytest.raises(BudgetExceededError) as whole:
+        require_within(request, Decimal(6), spent=Decimal(0))
+    with pytest.raises(BudgetExceededError) as rest:
+        require_within(request, Decimal(6), spent=Decimal("5.4"))
+    assert "It would fit with" in str(whole.value)
+    assert str(whole.value) != str(rest.value)
+    for words_, changed in ((change.words, change) for change in changes_that_fit(request, Decimal("0.6"))):
+        assert words_ in str(rest.value)
+        assert changed is not None
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_no_limits(value: bool):
+    with pytest.raises(InvalidRequestError, match="number of credits"):
+        credit_limit(value)
+
+
+def test_refusals_for_lack_of_credits_were_not_billed():
+    for account, key in ((1, None), (5, 1)):
+        balance = Credits(account_remaining=account, key_remaining=key)
+        with pytest.raises((InsufficientCreditsError, KeyLimitError)) as caught:
+            require_balance(balance, Decimal(2))
+        assert caught.value.billed is False
+        assert "clear the task" in str(caught.value)
+
+
+def test_released_item_holds_nothing_and_releasing_it_again_is_nothing():
+    budget = Budget(Decimal(10))
+    budget.hold("a", ask(quality="low"))
+    for _ in range(2):
+        budget.release("a")
+    assert budget.held == 0
+    budget.settle("b", 1.0)
+    assert budget.charged == 1

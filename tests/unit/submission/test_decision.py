@@ -383,3 +383,24 @@ def test_record_without_a_usable_id_counts_as_submitting(phase: str, evolink_tas
     )
     assert record is not None
     assert (record.phase, record.evolink_task_id) == ("submitting", None)
+
+
+def test_changed_request_that_is_asked_again_keeps_the_identity_that_was_sent() -> None:
+    """A failed replay counts on from it: another fingerprint would give another key and be paid again."""
+    record = replace(found("submitting", same_fingerprint=False), occurrence=3)
+    decision = decide(record, IDENTITY, on_clear="auto", trust_idempotency=True, now=NOW)
+    assert isinstance(decision, Submit)
+    assert decision.identity.fingerprint == record.fingerprint
+    assert decision.identity.occurrence == 3
+    assert decision.identity.task_id == IDENTITY.task_id
+
+
+def test_every_decision_says_why() -> None:
+    seen = set()
+    for record in (None, *(found(phase, same_epoch=epoch) for phase in PHASES for epoch in (True, False))):
+        for trusted in (True, False):
+            decision = decide(record, IDENTITY, on_clear="auto", trust_idempotency=trusted, now=NOW)
+            assert decision.because.isprintable()
+            assert len(decision.because) > 10
+            seen.add(decision.because)
+    assert len(seen) > 4

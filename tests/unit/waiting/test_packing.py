@@ -39,3 +39,13 @@ def test_other_text_is_refused(text: str) -> None:
 def test_an_id_is_no_packed_list(text: str) -> None:
     with pytest.raises(InvalidRequestError):
         unpack_ids(text)
+
+
+def test_packed_ids_with_other_characters_within_are_refused() -> None:
+    packed = pack_ids(["task-unified-1757156400-abcdefgh"])
+    with pytest.raises(InvalidRequestError):
+        unpack_ids(f"{packed[:4]}\n{packed[4:]}")
+
+
+def test_an_id_of_several_words_is_no_two_ids() -> None:
+    assert unpack_ids(pack_ids(["a\tb", "c"])) == ["a\tb", "c"]

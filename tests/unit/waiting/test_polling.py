@@ -329,3 +329,30 @@ def _course_of(wait: Wait, seen: list[Generation | EvoImageError]) -> list[objec
         wait, outcome = step(found, outcome.at)  # type: ignore[arg-type]
         course.append(outcome)
     return course
+
+
+@pytest.mark.parametrize(
+    ("estimated_time", "seconds"), [(60, 6), (100, 10), (149, 14.9), (None, 1), (5, 1), (900, 15)]
+)
+def test_first_poll_comes_after_a_tenth_of_the_estimate(estimated_time: float | None, seconds: float) -> None:
+    _, first = a_wait(estimated_time=estimated_time).begin(NOW)
+    assert seconds <= seconds_to(first, NOW) <= seconds * (1 + JITTER_SHARE)
+
+
+def test_state_of_the_last_answer_is_kept() -> None:
+    wait, _ = begun().seen(state("processing", 40), NOW + 5)
+    assert (wait.status, wait.progress) == ("processing", 40)
+
+
+def test_polls_that_share_a_request_come_more_often_after_an_answer_too() -> None:
+    _, alone = begun().seen(state(), NOW + 60)
+    _, shared = begun().seen(state(), NOW + 60, sharing=50)
+    assert seconds_to(shared, NOW + 60) < seconds_to(alone, NOW + 60)
+
+
+def test_progress_tells_the_time_that_is_left() -> None:
+    # 90 % after 18 s leaves 2 s.
+    _, outcome = begun().seen(state("processing", 90), NOW + 18)
+    assert 2 <= seconds_to(outcome, NOW + 18) <= 2 * (1 + JITTER_SHARE)
+    _, early = begun().seen(state("processing", 1), NOW + 60)
+    assert seconds_to(early, NOW + 60) >= SHORTEST_INTERVAL
