@@ -33,7 +33,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test test-stores test-faults bench bench-saving bench-scaling lint format types wheel check clean venv
+.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-scaling lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,10 @@ bench-saving: ## memory and speed of saving, beside a bare download loop and bot
 
 test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes docs/reliability.md
 	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
+
+test-mutation: ## change each decision, and see whether a unit test notices; about 45 minutes
+	@$(MAKE) --no-print-directory venv VENV=.venv-mutation REQUIREMENTS=.ci/requirements/mutation.txt
+	.venv-mutation/bin/python .ci/mutation.py $(MUTATION_OPTIONS)
 
 bench: ## what waiting costs, beside other providers' triggers, about 25 minutes; writes docs/benchmarks.md
 	@$(MAKE) --no-print-directory venv VENV=.venv-bench REQUIREMENTS=.ci/requirements/bench.txt

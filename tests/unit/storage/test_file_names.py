@@ -193,3 +193,69 @@ def test_any_template_gives_a_relative_name_or_a_clear_refusal(template: str) ->
     assert name
     assert not name.startswith("/")
     assert ".." not in name.split("/")
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("", "it names no file"),
+        ("folder/", "it names no file"),
+        ("/etc/{index}.{ext}", "it must be relative to save_to"),
+        ("a\\{index}.{ext}", "it must be relative to save_to"),
+        ("s3://bucket/{index}.{ext}", "it must be relative to save_to"),
+        ("../{index}.{ext}", "it must not leave save_to"),
+        ("a\x01-{index}.{ext}", "it holds a control character"),
+        ("{dag_id}-{index}.png", "it must end with .{ext}"),
+        ("what?-{index}:.{ext}", "some stores forbid : ? in names"),
+        ("{prompt}.{ext}", "unknown field {prompt}; available fields: dag_id, run_id"),
+        ("{index", "expected '}' before end of string"),
+    ],
+)
+def test_refusal_says_what_is_wrong_with_the_template(template: str, why: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        FileNames(template)
+    assert f"cannot be used: {why}" in str(refused.value)
+
+
+def test_dots_at_the_beginning_of_a_part_are_left_out_and_at_its_end_kept() -> None:
+    assert FileNames(".hidden/a..{ext}").name({"ext": "png"}) == "hidden/a..png"
+    assert FileNames("...{ext}").name({"ext": "png"}) == "_.png"
+
+
+@pytest.mark.parametrize("field", ["map_index", "map_suffix", "evolink_task_id"])
+def test_field_of_its_own_tells_tasks_apart(field: str) -> None:
+    assert FileNames(f"{{{field}}}-{{index}}.{{ext}}").tells_tasks_apart
+    assert not FileNames("{dag_id}-{index}.{ext}").tells_tasks_apart
+
+
+MADE_BY = {"dag_id": "campaign", "run_id": "run", "task_id": "draw", "map_index": 3}
+
+
+def test_names_are_planned_before_there_is_an_id_or_a_type() -> None:
+    names = FileNames("{dag_id}/{task_id}{map_suffix}-{item}-{name}-{model}-{index}.{ext}")
+    planned = names.planned(MADE_BY, item=5, own_name="mug", model="gpt-image-1", images=2, of="request 0")
+    assert planned == [f"campaign/draw-3-5-mug-gpt-image-1-{index}.json" for index in (0, 1)]
+    by_id = FileNames("{evolink_task_id}.{ext}").planned(
+        MADE_BY, item=5, own_name="5", model="m", images=1, of="request 0"
+    )
+    assert len(by_id) == 1
+    assert by_id[0].endswith("5.json")
+
+
+def test_planned_names_of_several_images_need_an_index() -> None:
+    names = FileNames("{item}.{ext}")
+    assert len(names.planned(MADE_BY, item=0, own_name="0", model="m", images=1, of="request 7")) == 1
+    with pytest.raises(InvalidRequestError, match=r"the 2 images of request 7 the same name: add \{index\}"):
+        names.planned(MADE_BY, item=0, own_name="0", model="m", images=2, of="request 7")
+
+
+def test_longest_name_is_kept_and_a_longer_one_shortened_to_it() -> None:
+    def named(length: int) -> str:
+        return FileNames("a" * length + ".{ext}").name({"ext": "png"}).removesuffix(".png")
+
+    longest = next(length for length in range(400, 1, -1) if named(length) == "a" * length)
+    shortened = named(longest + 1)
+    assert len(shortened) == longest
+    head, digest, tail = shortened.split("~")
+    assert (len(digest), len(tail)) == (8, 40)
+    assert set(head) == {"a"}
