@@ -33,7 +33,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-scaling lint format types wheel check clean venv
+.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-scaling bench-soak lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +72,9 @@ bench: ## what waiting costs, beside other providers' triggers, about 25 minutes
 bench-scaling: ## batch beside mapped tasks, growth, and a Celery cluster; about 20 minutes; needs PostgreSQL and Redis
 	@$(MAKE) --no-print-directory venv VENV=.venv-scaling REQUIREMENTS=.ci/requirements/scaling.txt BYTECODE=
 	.venv-scaling/bin/python -m benchmarks.scaling --report docs/scaling.md $(BENCH_OPTIONS)
+
+bench-soak: $(READY) ## 100,000 waits on a service that drips, bombs and refuses: to see what grows; about 12 minutes
+	$(RUN) benchmarks.soak $(BENCH_OPTIONS)
 
 lint: $(READY) ## style, likely mistakes, formatting
 	$(RUN) ruff check .
