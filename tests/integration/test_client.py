@@ -228,6 +228,17 @@ def test_ignored_keys_make_a_lost_answer_final_after_one_post(
     assert evolink.state.counters.submissions == 1
 
 
+def test_ignored_keys_make_the_503_of_a_proxy_final_after_one_post(
+    connect: Any, evolink: SimulatorServer
+) -> None:
+    """A proxy's page proves nothing: EvoLink behind it may have accepted. EvoLink's own 503 refuses."""
+    evolink.state.faults.post("submit", Fault("status", 503, page=True))
+    with pytest.raises(UnrepeatableSubmissionError, match=r"Billed: unknown\.") as failed:
+        connect(trust_idempotency=False).submit(asking(), KEY)
+    assert not failed.value.retryable
+    assert evolink.state.counters.submissions == 1
+
+
 @pytest.mark.parametrize(
     "word", ["[[cut:after times=2]]", "[[status-after:502 times=2]]", "[[cut:before times=2]]"]
 )

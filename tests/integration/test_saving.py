@@ -610,6 +610,27 @@ def test_retry_after_a_kill_in_mid_copy_leaves_nothing_but_whole_files(
     assert files_in(first.parent) == [first.with_suffix(".json").name, first.name, second.name]
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_retry_of_a_generate_task_after_a_kill_in_mid_copy_leaves_nothing_but_whole_files(
+    evolink: SimulatorServer, store: StateStore, tmp_path: Path, number: int
+) -> None:
+    task = TaskRun(generate(n=2, save_to=str(tmp_path)), retries=1, store=store)
+    begun = itertools.count(1)
+
+    def die_at_the_last() -> None:
+        if next(begun) == number:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        copy_with(die_at_the_last, patch)
+        with pytest.raises(Killed):
+            task.run()
+    assert [name for name in files_in(tmp_path) if name.endswith(".part")]
+    assert_whole(task.run())
+    assert not [name for name in files_in(tmp_path) if name.startswith(".") or name.endswith(".part")]
+    assert evolink.state.counters.paid == 1
+
+
 def test_part_file_of_another_save_stays(finished: Submit, tmp_path: Path) -> None:
     task = finished()
     image = path_of(saving(task, tmp_path)["images"][0])

@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_provider_evoimage.exceptions import GenerationFailedError, UnrepeatableSubmissionError
+from airflow_provider_evoimage.exceptions import (
+    GenerationFailedError,
+    GenerationRefusedError,
+    UnrepeatableSubmissionError,
+)
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.simulator import SimulatorServer
 from tests.integration.money.crashes import STEPS, crash, paid
@@ -111,17 +115,18 @@ def test_changed_list_asks_all_anew_when_told_so(evolink: SimulatorServer) -> No
     assert paid(evolink) == 4
 
 
-def test_moved_item_whose_generation_failed_is_asked_for_anew(evolink: SimulatorServer) -> None:
-    failing, fine = "a mug [[fail:service_error]]", "a shoe"
+@pytest.mark.parametrize("code", ["service_error", "content_policy_violation", "invalid_parameters"])
+def test_moved_item_whose_generation_failed_is_asked_for_anew(evolink: SimulatorServer, code: str) -> None:
+    failing, fine = f"a mug [[fail:{code}]]", "a shoe"
     task = MappedTask()
     first, second = task.expand([failing, fine])
-    with pytest.raises(GenerationFailedError):
+    with pytest.raises((GenerationFailedError, GenerationRefusedError)):
         first.run()
     second.run()
     for place in task.expand([fine, failing]):
         try:
             place.run()
-        except GenerationFailedError:
+        except (GenerationFailedError, GenerationRefusedError):
             assert place.ti.map_index == 1
     assert [each.order.prompt for each in evolink.state.generations.values()] == [failing, fine, failing]
 
