@@ -23,6 +23,7 @@ from airflow_provider_evoimage.exceptions import (
     OutcomeUnknownError,
     UnreadableAnswerError,
 )
+from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 from tests.integration.task_driver import API_KEY, CONNECTION, connection, events_of
 from tests.integration.test_hostile_results import peak_memory
@@ -383,3 +384,38 @@ def test_forked_process_has_a_watch_of_its_own(host: HostileApi) -> None:
             os._exit(7)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+@pytest.mark.parametrize(
+    "behaviour", [drips_its_body, says_nothing, never_ends, bombs_with_gzip], ids=lambda each: each.__name__
+)
+async def test_host_that_misbehaves_holds_up_no_trigger_of_another_account(
+    host: HostileApi,
+    evolink: SimulatorServer,
+    monkeypatch: pytest.MonkeyPatch,
+    behaviour: Callable[[Line], None],
+) -> None:
+    host.behave = behaviour  # type: ignore[method-assign]
+    monkeypatch.setenv(CONNECTION, connection(host, request_timeout=40))  # type: ignore[arg-type]
+    monkeypatch.setenv("AIRFLOW_CONN_EVOIMAGE_OTHER", connection(evolink))
+    with EvoLinkClient(Account(base_url=evolink.url, api_key=API_KEY)) as client:
+        request = ImageRequest.build(model="gpt-image-1.5", prompt="a red fox [[duration:1]]", quality="low")
+        made = client.submit(request, "airflow-evoimage-other").generation.evolink_task_id
+    bad = EvoImageGenerationTrigger(
+        evolink_task_ids=[TASK],
+        evoimage_conn_id="evoimage_default",
+        deadline=time.time() + 600,
+        poll_interval=1,
+    )
+    good = EvoImageGenerationTrigger(
+        evolink_task_ids=[made],
+        evoimage_conn_id="evoimage_other",
+        deadline=time.time() + 600,
+        poll_interval=1,
+    )
+    waiting = asyncio.create_task(events_of(bad))
+    (event,) = await asyncio.wait_for(events_of(good), 30)
+    assert event.payload["status"] == "completed"
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait({waiting})
