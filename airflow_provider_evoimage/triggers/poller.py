@@ -47,6 +47,8 @@ RATE_LIMIT_PAUSE_SECONDS = 15.0
 SINGLE_READS_SECONDS = 600.0
 # After this many unusable batch answers in a row, a single read tells whether only the batch endpoint fails.
 UNUSABLE_BATCH_ANSWERS = 3
+# So many single reads in turn with failing batch reads prove it: one alone may only have come as an outage ended.
+PROOFS_AGAINST_BATCH = 2
 
 Found = GenerationState | EvoImageError
 
@@ -152,6 +154,8 @@ class Poller:
         self._allowed = float(self._most_in_flight)
         self._resume_at = 0.0
         self._unusable_answers = 0
+        self._proofs = 0
+        self._succeeded_at = 0.0
         # A task inherits the context of its maker, and with it the log file of one of the triggers: give it its own.
         self._task = asyncio.get_running_loop().create_task(
             self._run(), name="evoimage poller", context=contextvars.Context()
@@ -261,6 +265,7 @@ class Poller:
         """Read generations in one request; the caller reads ids without an answer one by one."""
         if len(evolink_task_ids) == 1:
             return await self._read_one(evolink_task_ids[0])
+        began = time.monotonic()
         try:
             seen = await self._client.get_states(evolink_task_ids)
         except EvoImageError as error:
@@ -268,10 +273,14 @@ class Poller:
                 self._pause_batch()
                 return {}
             self._note_failure(error)
-            if isinstance(error, (EvoLinkUnavailableError, UnreadableAnswerError)):
+            # One that began before the last success tells of an outage that is over.
+            if (
+                isinstance(error, (EvoLinkUnavailableError, UnreadableAnswerError))
+                and began > self._succeeded_at
+            ):
                 self._unusable_answers += 1
             return dict.fromkeys(evolink_task_ids, error)
-        self._unusable_answers = 0
+        self._unusable_answers = self._proofs = 0
         self._note_success(len(evolink_task_ids))
         return {
             each: seen.get(each) or GenerationNotFoundError("EvoLink does not know it.", evolink_task_id=each)
@@ -286,9 +295,13 @@ class Poller:
         except EvoImageError as error:
             self._note_failure(error)
             return {evolink_task_id: error}
-        if was_doubtful:
-            self._pause_batch()
         self._note_success(1)
+        if was_doubtful:
+            self._proofs += 1
+            # The next batch read decides.
+            self._unusable_answers = UNUSABLE_BATCH_ANSWERS - 1
+        if self._proofs >= PROOFS_AGAINST_BATCH:
+            self._pause_batch()
         return {evolink_task_id: state}
 
     def _uses_batch(self) -> bool:
@@ -297,10 +310,11 @@ class Poller:
         return time.monotonic() >= self._without_batch.get(self.account.base_url, 0.0)
 
     def _pause_batch(self) -> None:
-        self._unusable_answers = 0
+        self._unusable_answers = self._proofs = 0
         self._without_batch[self.account.base_url] = time.monotonic() + SINGLE_READS_SECONDS
 
     def _note_success(self, ids: int) -> None:
+        self._succeeded_at = time.monotonic()
         metrics.ids_read(ids)
         self._allowed = min(self._allowed + 0.5, self._most_in_flight)
 

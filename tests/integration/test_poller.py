@@ -35,7 +35,12 @@ from airflow_provider_evoimage.triggers import poller as poller_module
 from airflow_provider_evoimage.triggers import watch as watch_module
 from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
-from airflow_provider_evoimage.triggers.poller import MAX_REQUESTS_IN_FLIGHT, Poller, WatchChange
+from airflow_provider_evoimage.triggers.poller import (
+    MAX_REQUESTS_IN_FLIGHT,
+    UNUSABLE_BATCH_ANSWERS,
+    Poller,
+    WatchChange,
+)
 from tests.integration.task_driver import API_KEY, assert_holds_no_secret, connection, events_of
 
 pytestmark = pytest.mark.usefixtures("airflow_connection")
@@ -255,6 +260,17 @@ async def test_batch_endpoint_that_never_works_is_given_up_for_single_reads(
     tasks = many(4, "[[duration:2]]")
     assert set(await endings_of([a_trigger(*tasks, poll_interval=0.5)])) == {"completed"}
     assert 3 <= wire.count("/batch") < 8
+
+
+async def test_outage_that_ends_as_a_single_generation_is_read_does_not_switch_the_batch_endpoint_off(
+    many: Many, wire: Wire, evolink: SimulatorServer
+) -> None:
+    """Three batch reads fail, then one single read succeeds: the outage is over, and the endpoint was never missing."""
+    evolink.state.faults.post("batch", Fault("status", 500, times=UNUSABLE_BATCH_ANSWERS))
+    tasks = many(40, "[[duration:6]]")
+    assert set(await endings_of([a_trigger(*tasks, poll_interval=1)])) == {"completed"}
+    assert wire.count("/batch") > UNUSABLE_BATCH_ANSWERS
+    assert len(wire.sent) < 20
 
 
 async def test_requests_in_flight_are_bounded(many: Many, evolink: SimulatorServer) -> None:
