@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import json
 import multiprocessing
 import os
+import random
 import sys
 import time
 import zlib
@@ -20,7 +22,8 @@ from multiprocessing.connection import Connection
 
 import psutil
 
-#: What the service does, and for how many seconds in each round.
+#: What the service does, and for how many seconds on average. The real spans are drawn by a seed: at fixed ones the polls
+#: of a wait could meet the same mood each time.
 MOODS = (
     ("answers", 3.0),
     ("drips", 1.5),
@@ -29,6 +32,7 @@ MOODS = (
     ("redirects", 0.5),
     ("is silent", 1.0),
 )
+SEED = 20261127
 IDS_A_WATCH = 50
 WATCHES_A_WAVE = 100
 CANCELLED_A_WAVE = 50
@@ -42,15 +46,16 @@ def serve(told: Connection) -> None:
     """Be the service, in a process of its own."""
     packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
     bomb = b"".join([*(packer.compress(b" " * 1_000_000) for _ in range(40)), packer.flush()])
-    began = time.monotonic()
+    chance = random.Random(SEED)
+    spans = itertools.cycle(MOODS)
+    now, until = "", 0.0
 
     def mood() -> str:
-        place = (time.monotonic() - began) % sum(seconds for _, seconds in MOODS)
-        for name, seconds in MOODS:
-            place -= seconds
-            if place < 0:
-                return name
-        return MOODS[0][0]
+        nonlocal now, until
+        while time.monotonic() >= until:
+            now, seconds = next(spans)
+            until = max(until, time.monotonic()) + seconds * chance.uniform(0.5, 1.5)
+        return now
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
