@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection
 
 import psutil
 
-#: What the service does, and for how many seconds on average. The real spans are drawn by a seed: at fixed ones the polls
-#: of a wait could meet the same mood each time.
+#: What the service does, and for how many seconds on average. The real spans are drawn by a seed: at fixed ones the
+#: polls of a wait could meet the same mood each time.
 MOODS = (
     ("answers", 3.0),
     ("drips", 1.5),
