@@ -14,7 +14,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 WORKPLACE = PROJECT / "out" / "mutation"
 GOAL = 0.9
-SURVIVED, NO_TESTS = 0, 33
+# A change that the tool could not try counts as one that no test notices.
+SURVIVED, NO_TESTS, NOT_TRIED = 0, 33, 255
 # Texts, and what a text may be replaced by.
 _WORDS = re.compile(r"""f?"(?:[^"\\]|\\.)*"|f?'(?:[^'\\]|\\.)*'|\bNone\b""")
 
@@ -41,7 +42,7 @@ def report() -> int:
             continue
         found: Counter[str] = Counter()
         for name, code in exits.items():
-            change = _change(name) if code in {SURVIVED, NO_TESTS} else ""
+            change = _change(name) if code in {SURVIVED, NO_TESTS, NOT_TRIED, None} else ""
             kind = "killed" if not change else "words" if _is_words(change) else "left"
             found[kind] += 1
             if kind == "left":

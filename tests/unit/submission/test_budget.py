@@ -24,7 +24,9 @@ from airflow_provider_evoimage.exceptions import (
 from airflow_provider_evoimage.submission.budget import (
     Budget,
     changes_that_fit,
+    charge_warning,
     credit_limit,
+    more_than_expected,
     most_credits,
     require_balance,
     require_within,
@@ -416,3 +418,46 @@ def test_released_item_holds_nothing_and_releasing_it_again_is_nothing():
     assert budget.held == 0
     budget.settle("b", 1.0)
     assert budget.charged == 1
+
+
+@pytest.mark.parametrize(
+    ("charged", "limit", "estimate", "before", "words_"),
+    [
+        ("5", "10", "6", "0", ""),
+        ("6", "10", "6", "0", ""),
+        ("6.1", "10", "6", "0", "6.1000"),
+        ("10.1", "10", "20", "0", "max_credits=10"),
+        ("5", "10", "6", "5", ""),
+        ("5", "10", "6", "5.1", "max_credits=10"),
+        ("50", None, None, "0", ""),
+    ],
+)
+def test_charge_above_limit_or_estimate_is_told_with_its_number(
+    charged: str, limit: str | None, estimate: str | None, before: str, words_: str
+):
+    found = more_than_expected(
+        Decimal(charged),
+        limit=None if limit is None else Decimal(limit),
+        estimate=None if estimate is None else Decimal(estimate),
+        before=Decimal(before),
+    )
+    assert (words_ in found) if words_ else found == ""
+
+
+def test_charge_that_is_not_known_is_no_warning():
+    estimate = {"credits_high": 6}
+    assert charge_warning({"charged": None, "estimate": estimate}, limit=Decimal(0)) == ""
+    assert charge_warning({"charged": 5.0, "estimate": estimate}) == ""
+    assert charge_warning({"charged": 5.0, "estimate": None}) == ""
+    assert "estimate of 6.0000" in charge_warning({"charged": 7.0, "estimate": estimate})
+    assert "max_credits=4" in charge_warning({"charged": 5.0, "estimate": None}, limit=Decimal(4))
+    assert "max_credits=6" in charge_warning(
+        {"charged": 5.0, "estimate": None}, limit=Decimal(6), before=Decimal(2)
+    )
+
+
+def test_item_that_does_not_fit_says_what_is_left():
+    budget = Budget(Decimal("1.5"))
+    budget.settle("a", 1.25)
+    with pytest.raises(BudgetExceededError, match=r"1\.25 of max_credits=1\.5 .* so 0\.25 are left"):
+        budget.hold("b", ask(quality="low"))
