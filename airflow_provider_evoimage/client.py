@@ -10,7 +10,8 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -167,13 +168,14 @@ class _AccountClient:
             else self.account.files_base_url or self.account.base_url
         )
 
-    def _outgoing(self, call: Call[Any]) -> Outgoing:
+    def _outgoing(self, call: Call[Any], *, within: float | None = None) -> Outgoing:
         return Outgoing(
             method=call.method,
             url=f"{self._host(call)}{call.path}",
             headers={**call.headers, "Authorization": f"Bearer {self.account.api_key}"},
             json=call.json,
             upload=call.upload,
+            within=within,
         )
 
     def _delay(self) -> float:
@@ -195,12 +197,12 @@ class _AccountClient:
             on_retry=RETRY_RESUMES if call.evolink_task_id else None,
         )
 
-    def _reading(self) -> dict[str, Any]:
+    def _reading(self, *, within: float = READ_RETRY_SECONDS) -> dict[str, Any]:
         return {
             "retry": tenacity.retry_if_exception_type(TRANSIENT_ERRORS),
             "wait": _Backoff(first=0.5, longest=10),
             "stop": tenacity.stop_after_attempt(self._read_attempts)
-            | tenacity.stop_before_delay(READ_RETRY_SECONDS),
+            | tenacity.stop_before_delay(min(within, READ_RETRY_SECONDS)),
             "reraise": True,
         }
 
@@ -216,6 +218,7 @@ class EvoLinkClient(_AccountClient):
         self._transport = Transport(timeout=account.request_timeout)
         self._reads_one_by_one = False
         self._clock_is_ahead = 0.0
+        self._read_until: float | None = None
 
     def __enter__(self) -> EvoLinkClient:
         return self
@@ -233,6 +236,15 @@ class EvoLinkClient(_AccountClient):
         Result links live by EvoLink's clock. A worker whose clock is hours ahead must not take them for dead.
         """
         return time.time() - self._clock_is_ahead
+
+    @contextmanager
+    def reading_within(self, seconds: float) -> Iterator[None]:
+        """Let the reads of this block take no longer in all, with their repetitions; for one thread."""
+        self._read_until = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._read_until = None
 
     def submit(
         self, request: ImageRequest, idempotency_key: str, *, submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT
@@ -345,14 +357,19 @@ class EvoLinkClient(_AccountClient):
         self._attempt(files.delete_file(file_id), self._reading())
 
     def _attempt(self, call: Call[Result], retrying: dict[str, Any]) -> Result:
+        if self._read_until is not None and not call.pays:
+            retrying = self._reading(within=self._read_until - time.monotonic())
         result: Result = tenacity.Retrying(**retrying)(self._once, call)
         return result
 
     def _once(self, call: Call[Result]) -> Result:
         if delay := self._delay():
             time.sleep(delay)
+        left = (
+            None if self._read_until is None or call.pays else max(self._read_until - time.monotonic(), 0.1)
+        )
         try:
-            answer = self._transport.send(self._outgoing(call))
+            answer = self._transport.send(self._outgoing(call, within=left))
         except NoAnswerError as error:
             raise self._unreachable(call, error) from None
         if call.service == "api" and answer.sent_at is not None:

@@ -81,18 +81,22 @@ class NoAnswerError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Outgoing:
-    """One request as it goes over the wire."""
+    """One request as it goes over the wire.
+
+    :param within: seconds that are left for it, where that is less than usual.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
     json: Mapping[str, Any] | None = None
     upload: FileToUpload | None = None
+    within: float | None = None
 
     def seconds(self, timeout: float) -> float:
         """Return how long the exchange may take in all."""
         if self.upload is None:
-            return timeout
+            return timeout if self.within is None else min(timeout, self.within)
         return timeout + self.upload.path.stat().st_size / SLOWEST_UPLOAD_BYTES_PER_SECOND
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,10 @@ class EvoImageHook(BaseHook):
         :raises OutcomeUnknownError: when the request may have been accepted and the answer is lost.
         """
         return self._client.submit(request, idempotency_key, submit_timeout=submit_timeout)
+
+    def reading_within(self, seconds: float) -> AbstractContextManager[None]:
+        """Let the reads of this block take no longer in all, with their repetitions; for one thread."""
+        return self._client.reading_within(seconds)
 
     def get_generation(self, evolink_task_id: str) -> Generation:
         """Read one generation."""

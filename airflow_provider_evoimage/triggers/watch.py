@@ -18,10 +18,8 @@ from airflow_provider_evoimage.evolink.protocol import checked_id
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.transport import prepare_for_asyncio
 from airflow_provider_evoimage.triggers.poller import Alarm, Poller, WatchChange, Watched
-from airflow_provider_evoimage.waiting.polling import End, Wait
+from airflow_provider_evoimage.waiting.polling import LAST_POLL_SECONDS, End, Wait
 
-# Seconds after its deadline at which a wait ends although EvoLink has not answered its last poll.
-LAST_POLL_SECONDS = 3.0
 # Connection lookups share one thread in a triggerer, so one lookup serves all triggers that start within this time.
 CONNECTION_LIFE_SECONDS = 60.0
 

@@ -16,7 +16,7 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.waiting.event import WaitEvent
-from airflow_provider_evoimage.waiting.polling import End, Ending, Outcome, Wait
+from airflow_provider_evoimage.waiting.polling import LAST_POLL_SECONDS, End, Ending, Outcome, Wait
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -58,7 +58,7 @@ def wait_on_worker(
         time.sleep(max(0.0, min(next_poll_at.values()) - time.time()))
         due = sorted(next_poll_at, key=next_poll_at.__getitem__)[:MAX_IDS_PER_BATCH]
         due = [each for each in due if next_poll_at[each] <= time.time() + SHARED_POLL_SECONDS]
-        seen = _poll(hook, due)
+        seen = _poll(hook, due, within=max(waiting[each].deadline for each in due) - time.time())
         if any(isinstance(found, AuthenticationError) for found in seen.values()) and not has_reconnected:
             has_reconnected = True
             hook.reconnect()
@@ -79,9 +79,16 @@ def wait_on_worker(
     return WaitEvent.of_some(endings, total=len(waiting), reason=reason)
 
 
-def _poll(hook: EvoImageHook, due: Sequence[str]) -> _Found:
+def _poll(hook: EvoImageHook, due: Sequence[str], *, within: float) -> _Found:
+    """Read what is due; a slow service holds up no task past its deadline.
+
+    :param within: seconds to the deadline.
+    """
     try:
-        found = {due[0]: hook.get_generation(due[0])} if len(due) == 1 else hook.get_generations(list(due))
+        with hook.reading_within(max(within, 0.0) + LAST_POLL_SECONDS):
+            found = (
+                {due[0]: hook.get_generation(due[0])} if len(due) == 1 else hook.get_generations(list(due))
+            )
     except EvoImageError as error:
         return dict.fromkeys(due, error)
     metrics.ids_read(len(due))

@@ -40,6 +40,8 @@ LONGEST_PAUSE_SECONDS = 600.0
 # A generation that was just accepted may not be readable everywhere yet, and a single 404 may be a mistake. This long
 # for an id from elsewhere, which may be mistyped; an id that EvoLink gave us has the budget above.
 NOT_FOUND_GRACE_SECONDS = 60.0
+# Seconds after its deadline at which a wait ends although EvoLink has not answered its last poll.
+LAST_POLL_SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)

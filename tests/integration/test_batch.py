@@ -15,6 +15,7 @@ from airflow.exceptions import TaskDeferred
 import airflow_provider_evoimage
 from airflow_provider_evoimage.batch.items import ITEM_FIELDS, MAX_ITEMS
 from airflow_provider_evoimage.batch.ledger import State
+from airflow_provider_evoimage.client import EvoLinkClient
 from airflow_provider_evoimage.simulator import SimulatorServer
 from tests.integration.task_driver import StateStore, TaskRun, batch
 
@@ -175,3 +176,21 @@ def test_page_tells_the_defaults() -> None:
         "timeout": f"{operator.timeout / 3600:.0f} hours",
         "deferrable": str(operator.deferrable),
     }
+
+
+def test_one_id_for_several_items_is_reported(
+    evolink: SimulatorServer, tmp_path: Path, log_lines: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EvoLink gives each request an id of its own; two items with one id have the same images."""
+    submit = EvoLinkClient.submit
+    answers: list[Any] = []
+
+    def same(client: EvoLinkClient, request: Any, key: str, **options: Any) -> Any:
+        answers.append(submit(client, request, key, **options))
+        return answers[0]
+
+    monkeypatch.setattr(EvoLinkClient, "submit", same)
+    TaskRun(batch(["a red fox", "a blue fox"], tmp_path), retries=0, store=StateStore()).run()
+    warnings = [str(line["event"]) for line in log_lines if line["log_level"] == "warning"]
+    assert any("one and the same task" in warning for warning in warnings)
+    assert evolink.state.counters.submissions == 2

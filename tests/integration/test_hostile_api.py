@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import os
 import socketserver
 import threading
@@ -23,8 +24,11 @@ from airflow_provider_evoimage.exceptions import (
     OutcomeUnknownError,
     UnreadableAnswerError,
 )
+from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
+from airflow_provider_evoimage.waiting.blocking import wait_on_worker
+from airflow_provider_evoimage.waiting.polling import Wait
 from tests.integration.task_driver import API_KEY, CONNECTION, connection, events_of
 from tests.integration.test_hostile_results import peak_memory
 
@@ -419,3 +423,24 @@ async def test_host_that_misbehaves_holds_up_no_trigger_of_another_account(
     assert not waiting.done()
     waiting.cancel()
     await asyncio.wait({waiting})
+
+
+@pytest.mark.parametrize("behaviour", [drips_its_body, says_nothing], ids=lambda each: each.__name__)
+def test_wait_on_a_worker_ends_at_its_deadline_while_a_request_is_under_way(
+    host: HostileApi, monkeypatch: pytest.MonkeyPatch, behaviour: Callable[[Line], None]
+) -> None:
+    host.behave = behaviour  # type: ignore[method-assign]
+    monkeypatch.setenv(CONNECTION, connection(host, request_timeout=40))  # type: ignore[arg-type]
+    wait = Wait(evolink_task_id=TASK, deadline=time.time() + 2, poll_interval=1)
+    began = time.monotonic()
+    event = wait_on_worker(EvoImageHook(), [wait], logging.getLogger(__name__))  # type: ignore[arg-type]
+    assert event.endings == {TASK: "timeout"}
+    assert time.monotonic() - began < 20
+
+
+def test_handshake_that_never_ends_is_cut(host: HostileApi) -> None:
+    with EvoLinkClient(account(host, base_url=host.url.replace("http:", "https:"))) as client:
+        client._read_attempts = 1
+        with pytest.raises(EvoLinkUnreachableError) as caught:
+            client.get_generation(TASK)
+    assert caught.value.retryable
