@@ -174,7 +174,7 @@ def shared_watch() -> DeadlineWatch:
 
 def _forget() -> None:
     """Begin anew in a forked process, where the thread of the other one does not run."""
-    global _shared  # noqa: PLW0603
+    global _shared  # noqa: PLW0603 (as above)
     _shared = None
 
 

@@ -205,7 +205,7 @@ def http_error(
     if reads_paid and not said.is_evolinks and status not in {408, 429} and status < 500:
         return EvoLinkUnavailableError(
             f"EvoLink's host answered HTTP {status}{_redirect_in_words(status)}{_detail(said, status)} when asked "
-            f"{asking}. That is none of EvoLink's own errors: a proxy or a firewall may have sent it.",
+            f"{asking}. That is not one of EvoLink's own errors: a proxy or a firewall may have sent it.",
             evolink_task_id=evolink_task_id,
             on_retry=RETRY_RESUMES,
             retry_after=retry_after(headers, said),

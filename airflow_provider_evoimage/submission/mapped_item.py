@@ -62,11 +62,7 @@ def mapped_item(context: Mapping[str, Any]) -> MappedItem:
         if len(items) > map_index:
             _raise_if_unresolved(items[map_index])
     except Exception as error:
-        raise EvoImageError(
-            f"The list that this task is mapped over cannot be read: {error}",
-            billed=False,
-            on_retry="Nothing was submitted; a retry reads it again.",
-        ) from error
+        raise _unreadable_list(error) from error
     if len(items) <= map_index:
         return MappedItem(f"position {map_index}")
     *earlier, digest = [_digest(item) for item in items]
@@ -125,12 +121,16 @@ def is_given_by_upstream(context: Mapping[str, Any], argument: str) -> bool:
     try:
         given = _first(value, ti.map_index + 1, context)[ti.map_index]
     except Exception as error:
-        raise EvoImageError(
-            f"The list that this task is mapped over cannot be read: {error}",
-            billed=False,
-            on_retry="Nothing was submitted; a retry reads it again.",
-        ) from error
+        raise _unreadable_list(error) from error
     return isinstance(given, Mapping) and argument in given
+
+
+def _unreadable_list(error: Exception) -> EvoImageError:
+    return EvoImageError(
+        f"The list that this task is mapped over cannot be read: {error}",
+        billed=False,
+        on_retry="Nothing was submitted; a retry reads it again.",
+    )
 
 
 def _is_output(value: Any) -> bool:

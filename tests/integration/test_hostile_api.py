@@ -164,7 +164,7 @@ READS: list[tuple[Callable[[Line], None], type[EvoImageError], str]] = [
     (sends_huge_headers, EvoLinkUnreachableError, "cut|not valid HTTP"),
     (is_no_http_server, EvoLinkUnreachableError, "not valid HTTP|not done within 1 s"),
     (sends_a_page, UnreadableAnswerError, "Just a moment"),
-    (refuses_with_a_page, EvoLinkUnavailableError, "none of EvoLink's own errors"),
+    (refuses_with_a_page, EvoLinkUnavailableError, "not one of EvoLink's own errors"),
     (redirects, EvoLinkUnavailableError, "a redirect"),
     (nests_deeply, UnreadableAnswerError, "not JSON"),
 ]
@@ -345,7 +345,7 @@ async def test_large_answers_hold_up_no_other_trigger(host: HostileApi) -> None:
 def test_pages_on_every_read_end_neither_wait_nor_task(
     host: HostileApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lookup of many is not given up for a page, and the single read goes on with it."""
+    """A page does not end the lookup of many, nor the reads of single generations."""
     state = b'{"id": "%s", "status": "processing"}' % TASK.encode()
     pages = [redirects, refuses_with_a_page]
 

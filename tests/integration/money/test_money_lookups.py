@@ -210,7 +210,7 @@ def test_page_of_a_firewall_after_the_wait_costs_a_retry_and_nothing_more(
     deferred = first_leg(task)
     event = task.wait_in_triggerer(task.stored(deferred))
     evolink.state.faults.post("task", FIREWALL)
-    with pytest.raises(EvoLinkUnavailableError, match="none of EvoLink's own errors") as caught:
+    with pytest.raises(EvoLinkUnavailableError, match="not one of EvoLink's own errors") as caught:
         task.resume(deferred, event)
     assert caught.value.retryable
     assert caught.value.evolink_task_id == only_id(evolink)
