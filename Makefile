@@ -33,7 +33,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-scaling bench-soak lint format types wheel check clean venv
+.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-scaling bench-hostile bench-soak lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -45,11 +45,14 @@ ui: $(READY) ## an Airflow to click in, with the example DAGs and a simulated Ev
 	@$(VENV)/bin/python -m tools.local_airflow.ui $(UI_OPTIONS)
 
 test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8 takes another Airflow)
+	@# Tests with a real Airflow mostly wait, so they run beside the others; their output follows at the end.
 	@# pytest ends with 5 where a selection is empty: one of the two may be, not both.
-	$(RUN) pytest $(TESTS) -m "not system" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_OPTIONS); \
-	  first=$$?; [ $$first = 0 ] || [ $$first = 5 ] || exit $$first; \
-	  $(RUN) pytest $(TESTS) -m system $(PYTEST_OPTIONS); \
-	  second=$$?; [ $$second = 0 ] || { [ $$second = 5 ] && [ $$first = 0 ]; }
+	@system=$$(mktemp); trap 'rm -f "$$system"' EXIT; \
+	  $(RUN) pytest $(TESTS) -m system $(PYTEST_OPTIONS) >"$$system" 2>&1 & beside=$$!; \
+	  $(RUN) pytest $(TESTS) -m "not system" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_OPTIONS); first=$$?; \
+	  wait $$beside; second=$$?; cat "$$system"; \
+	  for each in $$first $$second; do [ $$each = 0 ] || [ $$each = 5 ] || exit $$each; done; \
+	  [ $$first = 0 ] || [ $$second = 0 ]
 
 test-stores: $(AZURITE) ## saving to real servers of S3, Google Cloud, Azure Blob and SFTP on this machine
 	@$(IN_STORES) test TESTS="$(if $(filter file,$(origin TESTS)),tests/integration/stores,$(TESTS))"
@@ -72,6 +75,9 @@ bench: ## what waiting costs, beside other providers' triggers, about 25 minutes
 bench-scaling: ## batch beside mapped tasks, growth, and a Celery cluster; about 20 minutes; needs PostgreSQL and Redis
 	@$(MAKE) --no-print-directory venv VENV=.venv-scaling REQUIREMENTS=.ci/requirements/scaling.txt BYTECODE=
 	.venv-scaling/bin/python -m benchmarks.scaling --report docs/scaling.md $(BENCH_OPTIONS)
+
+bench-hostile: $(READY) ## how late the triggerer's event loop is under hostile answers; 2 minutes
+	$(RUN) benchmarks.hostile_answers $(BENCH_OPTIONS)
 
 bench-soak: $(READY) ## 100,000 waits on a service that drips, bombs and refuses: to see what grows; about 12 minutes
 	$(RUN) benchmarks.soak $(BENCH_OPTIONS)

@@ -28,7 +28,7 @@ _CONNECT_TIMEOUT = 10.0
 #: An answer of the API to a worker: fifty generations with long prompts and many links have less than 2 MB.
 MAX_ANSWER_BYTES = 10_000_000
 #: To a triggerer, where reading a large one would hold up every other trigger.
-MAX_STATE_BYTES = 800_000
+MAX_STATE_BYTES = 500_000
 #: An upload gets this much more time than a request without one.
 SLOWEST_UPLOAD_BYTES_PER_SECOND = 100_000
 _UNPACKED_BYTES = 64 * 1024

@@ -220,7 +220,7 @@ def main() -> int:
     connection = {
         "conn_type": "evoimage",
         "host": f"http://127.0.0.1:{here.recv()}",
-        "password": "any",
+        "password": "any-key",
         "extra": extra,
     }
     os.environ["AIRFLOW_CONN_EVOIMAGE_DEFAULT"] = json.dumps(connection)
