@@ -47,6 +47,10 @@ def get_provider_info() -> dict[str, object]:
                 ],
             }
         ],
+        "extra-links": [
+            "airflow_provider_evoimage.links.ImagesLink",
+            "airflow_provider_evoimage.links.AccountLink",
+        ],
         "task-decorators": [
             {"name": "evoimage", "class-name": "airflow_provider_evoimage.decorators.evoimage.evoimage_task"}
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.images_xcom import described
 from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import made_by
 from airflow_provider_evoimage.references.task import TaskReferences
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 _IDS_A_LINE = 50
+#: More do not fit into the XCom that describes the batch.
+_SHOWN_MANIFESTS = 12
 _IDS_IN_ERROR = 10
 LEDGER_NAME = "{dag_id}/{run_id}/{task_id}{map_suffix}.batch.{ext}"
 
@@ -150,6 +154,30 @@ class BatchRun:
     def queued(self) -> int:
         """How many items wait to be submitted."""
         return sum(line.state == "queued" for line in self._lines.values())
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How far it is, for the XCom ``evoimage_images``: counts, charge, the first images, the manifest's URL."""
+        lines = list(self._lines.values())
+        states = Counter(line.state for line in lines)
+        manifests = [line.manifest for line in lines if line.manifest is not None]
+        charges = [line.charged for line in lines if line.charged is not None]
+        first = described(manifests[:_SHOWN_MANIFESTS])
+        first["images"] = first["saved"] = sum(len(each.get("images") or ()) for each in manifests)
+        if not manifests and lines:
+            request = lines[0].requested.request or {}
+            first |= {name: request.get(name) for name in ("model", "prompt", "size", "quality")}
+        return {
+            **first,
+            "credits": round(sum(charges), 6) if charges else None,
+            "items": len(lines),
+            "items_saved": states["saved"],
+            "items_failed": states["failed"],
+            "items_waiting": states["waiting"],
+            "items_queued": states["queued"],
+            "items_left_out": states["left out"],
+            "manifest": self._ledger.url,
+        }
 
     def submit(self) -> None:
         """Read and check the requests and the ledger; submit every item that has no generation.

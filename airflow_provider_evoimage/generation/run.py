@@ -172,6 +172,11 @@ class GenerationRun:
             raise ValueError("No generation is under way.")
         return self.waiting_for
 
+    @property
+    def requested(self) -> RequestSummary | None:
+        """The request that :meth:`submit` sent; None if an earlier leg sent it."""
+        return self._requested
+
     def wait_on_worker(self, deadline: float) -> Manifest:
         """Wait for what is under way, and hand it over.
 

@@ -22,6 +22,8 @@ from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     InvalidRequestError,
 )
+from airflow_provider_evoimage.images_xcom import ImagesXCom
+from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.operators.after_success import call_after_success
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
@@ -105,6 +107,7 @@ class EvoImageBatchOperator(BaseOperator):
     # Not ".csv" or ".json": the file is read when the task runs, not with the DAG.
     template_ext: Sequence[str] = (".prompt", ".j2")
     template_fields_renderers: ClassVar[dict[str, str]] = {"requests": "json", "extra_body": "json"}
+    operator_extra_links = OPERATOR_LINKS
     ui_color = "#efe6ff"
 
     def __init__(
@@ -173,6 +176,7 @@ class EvoImageBatchOperator(BaseOperator):
         self.evoimage_conn_id = evoimage_conn_id
         self._waiting_for = 0
         self._made: NewImages | None = None
+        self._shown: ImagesXCom | None = None
 
     @functools.cached_property
     def hook(self) -> EvoImageHook:
@@ -183,9 +187,10 @@ class EvoImageBatchOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit what is missing; then save ended generations and wait for the rest, in turn."""
-        run = self._run(context, has_submitted=context["ti"].try_number > 1)
-        run.submit()
-        return self._go_on(context, run, deadline=time.time() + self.timeout)
+        with self._images(context).telling_failures():
+            run = self._run(context, has_submitted=context["ti"].try_number > 1)
+            run.submit()
+            return self._go_on(context, run, deadline=time.time() + self.timeout)
 
     def execute_complete(
         self, context: Context, event: Any = None, deadline: float | None = None
@@ -194,12 +199,13 @@ class EvoImageBatchOperator(BaseOperator):
         from airflow_provider_evoimage.waiting.event import WaitEvent
 
         ended = WaitEvent.read(event)
-        run = self._run(context, has_submitted=True)
-        run.resume()
-        if deadline is None:  # dag.test() does not hand it over.
-            deadline = time.time() + self.timeout
-        self._collect(run, ended, deadline)
-        return self._go_on(context, run, deadline=deadline)
+        with self._images(context).telling_failures():
+            run = self._run(context, has_submitted=True)
+            run.resume()
+            if deadline is None:  # dag.test() does not hand it over.
+                deadline = time.time() + self.timeout
+            self._collect(run, ended, deadline)
+            return self._go_on(context, run, deadline=deadline)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """When Airflow itself ended the deferral, read the generations once more, and end the wait."""
@@ -209,11 +215,12 @@ class EvoImageBatchOperator(BaseOperator):
             from airflow_provider_evoimage.waiting.deferral import event_of_ended_deferral
 
             self.log.warning("Airflow ended the wait: %s", error)
-            run = self._run(context, has_submitted=True)
-            run.resume()
-            event = event_of_ended_deferral(error, run.waiting)
-            run.collect(event.endings, event.reason)
-            return self._finish(context, run)
+            with self._images(context).telling_failures():
+                run = self._run(context, has_submitted=True)
+                run.resume()
+                event = event_of_ended_deferral(error, run.waiting)
+                run.collect(event.endings, event.reason)
+                return self._finish(context, run)
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
         """Name the folder that was written, where OpenLineage is installed."""
@@ -238,6 +245,7 @@ class EvoImageBatchOperator(BaseOperator):
             if time.time() >= deadline:
                 run.collect(dict.fromkeys(waiting, "timeout"))
                 break
+            self._images(context).batch_waiting(run.progress)
             if self.deferrable:
                 self._defer(run, deadline)
             event = wait_on_worker(
@@ -282,8 +290,17 @@ class EvoImageBatchOperator(BaseOperator):
         return min(self.save_every, max(1, active // 2))
 
     def _finish(self, context: Context, run: BatchRun) -> dict[str, Any]:
-        summary, self._made = run.finish(context, self.outlets)
+        try:
+            summary, self._made = run.finish(context, self.outlets)
+        finally:
+            # Also of a batch that fails: its error is added to it.
+            self._images(context).batch_made(run.progress)
         return summary
+
+    def _images(self, context: Context) -> ImagesXCom:
+        if self._shown is None:
+            self._shown = ImagesXCom(context["ti"], self.log)
+        return self._shown
 
     def _defer(self, run: BatchRun, deadline: float) -> None:
         from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger

@@ -21,6 +21,8 @@ from airflow_provider_evoimage.defaults import (
     OnClear,
 )
 from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.images_xcom import ImagesXCom
+from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.operators.after_success import call_after_success
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
@@ -105,6 +107,7 @@ class EvoImageGenerateOperator(BaseOperator):
     # Not ".md" or ".txt": the suffix of *any* templated text makes Airflow look for a file.
     template_ext: Sequence[str] = (".prompt", ".j2")
     template_fields_renderers: ClassVar[dict[str, str]] = {"extra_body": "json"}
+    operator_extra_links = OPERATOR_LINKS
     ui_color = "#efe6ff"
 
     def __init__(
@@ -174,14 +177,18 @@ class EvoImageGenerateOperator(BaseOperator):
 
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""
-        run = self._begin(context)
-        manifest = run.submit()
-        if manifest is not None:
-            return manifest
-        deadline = time.time() + self.timeout
-        if self.deferrable:
-            self._defer(run, deadline)
-        return run.wait_on_worker(deadline)
+        images = ImagesXCom(context["ti"], self.log)
+        with images.telling_failures():
+            run = self._begin(context)
+            manifest = run.submit()
+            if manifest is None:
+                deadline = time.time() + self.timeout
+                images.waiting(run.under_way, run.requested)
+                if self.deferrable:
+                    self._defer(run, deadline)
+                manifest = run.wait_on_worker(deadline)
+            images.made([manifest])
+        return manifest
 
     def execute_complete(
         self, context: Context, event: Any = None, credits_reserved: float | None = None
@@ -189,7 +196,11 @@ class EvoImageGenerateOperator(BaseOperator):
         """Go on after the trigger's event; harmless when it runs twice."""
         from airflow_provider_evoimage.waiting.event import WaitEvent
 
-        return self._begin(context).collect(WaitEvent.read(event), credits_reserved=credits_reserved)
+        images = ImagesXCom(context["ti"], self.log)
+        with images.telling_failures():
+            manifest = self._begin(context).collect(WaitEvent.read(event), credits_reserved=credits_reserved)
+            images.made([manifest])
+        return manifest
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """When Airflow itself ended the deferral, read the generation once more and raise an error with its id."""
@@ -198,11 +209,15 @@ class EvoImageGenerateOperator(BaseOperator):
         except (TaskDeferralTimeout, TaskDeferralError) as error:
             from airflow_provider_evoimage.waiting.deferral import event_of_ended_deferral
 
-            run = self._begin(context)
-            evolink_task_id = run.recorded_id
-            if evolink_task_id is None:
-                raise
-            return run.collect(event_of_ended_deferral(error, [evolink_task_id]))
+            images = ImagesXCom(context["ti"], self.log)
+            with images.telling_failures():
+                run = self._begin(context)
+                evolink_task_id = run.recorded_id
+                if evolink_task_id is None:
+                    raise
+                manifest = run.collect(event_of_ended_deferral(error, [evolink_task_id]))
+                images.made([manifest])
+            return manifest
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
         """Name the folder that was written, where OpenLineage is installed."""

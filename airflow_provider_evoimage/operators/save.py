@@ -24,6 +24,8 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
     summed_up,
 )
+from airflow_provider_evoimage.images_xcom import ImagesXCom
+from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class EvoImageSaveOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("generation", "save_to", "filename_template", "evoimage_conn_id")
+    operator_extra_links = OPERATOR_LINKS
     ui_color = "#e6f0ff"
 
     def __init__(
@@ -97,6 +100,13 @@ class EvoImageSaveOperator(BaseOperator):
 
     def execute(self, context: Context) -> Manifest | list[Manifest]:
         """Save finished generations, then report the others."""
+        images = ImagesXCom(context["ti"], self.log)
+        with images.telling_failures():
+            saved = self._save(context)
+            images.made([saved] if isinstance(saved, dict) else saved)
+        return saved
+
+    def _save(self, context: Context) -> Manifest | list[Manifest]:
         from airflow_provider_evoimage.lineage import NewImages
         from airflow_provider_evoimage.manifest import generations_given, made_by
         from airflow_provider_evoimage.storage.destination import Destination

@@ -20,6 +20,8 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
     SensorTimeoutError,
 )
+from airflow_provider_evoimage.images_xcom import ImagesXCom
+from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.version_compat import (
     AirflowFailException,
     AirflowSensorTimeout,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.evolink.answers import Generation
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.manifest import Manifest
+    from airflow_provider_evoimage.waiting.event import WaitEvent
 
 # The method that Airflow calls instead of execute_complete when it ends a deferral itself.
 _TRIGGER_FAILED = "__fail__"
@@ -55,6 +58,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("evolink_task_id", "evoimage_conn_id")
+    operator_extra_links = OPERATOR_LINKS
     ui_color = "#e6fff2"
 
     def __init__(
@@ -95,6 +99,9 @@ class EvoImageGenerationSensor(BaseSensorOperator):
                 raise AirflowSkipException(f"Skipped, as this sensor must not fail. {error}") from error
             raise
         if not result.is_done:
+            from airflow_provider_evoimage.evolink.answers import Generation
+
+            ImagesXCom(context["ti"], self.log).waiting(Generation(evolink_task_id=self._id))
             self._defer()
         return result.xcom_value
 
@@ -169,15 +176,18 @@ class EvoImageGenerationSensor(BaseSensorOperator):
     def execute_complete(self, context: Context, event: Any = None) -> Manifest:
         """Go on after the trigger's event."""
         from airflow_provider_evoimage.waiting.event import WaitEvent
+
+        with ImagesXCom(context["ti"], self.log).telling_failures():
+            return self._manifest(context, self._ended(WaitEvent.read(event)))
+
+    def _ended(self, ended: WaitEvent) -> Generation:
         from airflow_provider_evoimage.waiting.result import read_ended
 
-        ended = WaitEvent.read(event)
         evolink_task_id = ended.only_task
         try:
-            generation = read_ended(self.hook, evolink_task_id, ended.endings[evolink_task_id], ended.reason)
+            return read_ended(self.hook, evolink_task_id, ended.endings[evolink_task_id], ended.reason)
         except GenerationTimeoutError as error:
             raise SensorTimeoutError(error.message, evolink_task_id=evolink_task_id) from error
-        return self._manifest(context, generation)
 
     def _poke_until_done(self, context: Context) -> Any:
         from airflow_provider_evoimage.waiting.result import duration_in_words
@@ -213,6 +223,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
         requested = RequestSummary.in_manifest(self.evolink_task_id)
         self.log.info("%s.", outcome_in_words(generation, requested.images))
         manifest = build_manifest(generation, requested=requested, made_by=made_by(context))
+        ImagesXCom(context["ti"], self.log).made([manifest])
         warning = charge_warning(manifest["usage"])
         if warning:
             self.log.warning("%s", warning)

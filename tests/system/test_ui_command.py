@@ -44,6 +44,12 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
         )
         assert any(dag["dag_id"].startswith("evoimage_") for dag in listed)
         assert httpx.get(f"{evolink}/_simulator/counters", trust_env=False).status_code == 200
+        kept = httpx.get(
+            f"{airflow}/api/v2/connections/evoimage_default",
+            headers={"Authorization": f"Bearer {token}"},
+            trust_env=False,
+        ).json()
+        assert (kept["conn_type"], kept["host"]) == ("evoimage", evolink)
         started = psutil.Process(running.pid).children(recursive=True)
         assert len(started) >= 5
 

@@ -104,6 +104,16 @@ class AirflowClient:
         self.unpause(dag_id)
         return self.trigger(dag_id, conf)
 
+    def keep_connection(self, conn_id: str, fields: Mapping[str, Any]) -> None:
+        """Store a connection in Airflow's database, also where there is an earlier one of this id."""
+        body = {"connection_id": conn_id, **fields}
+        if isinstance(body.get("extra"), Mapping):
+            body["extra"] = json.dumps(body["extra"])
+        try:
+            self.request("POST", "/connections", json=body)
+        except LocalAirflowError:
+            self.request("PATCH", f"/connections/{conn_id}", json=body)
+
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Return queued, running, success or failed."""
         return str(self.request("GET", f"/dags/{dag_id}/dagRuns/{run_id}").json()["state"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import socket
 import sys
 import threading
@@ -21,6 +22,8 @@ from tools.local_airflow.evolink import running_simulator, simulator_connection
 from tools.local_airflow.processes import LocalAirflowError, Terminated, stop_signals_unwind
 
 USUAL_PORT = 8080
+#: Where the example DAGs save, unless they are told otherwise.
+EXAMPLE_IMAGES = "file:///tmp/evoimage"
 
 
 def free_or_any(port: int) -> int:
@@ -39,9 +42,14 @@ def serve(*, dags: Path, home: Path, port: int, speed: float, console: Console) 
     home.mkdir(parents=True, exist_ok=True)
     with running_simulator(home, "--speed", str(speed)) as url:
         console.print("Airflow starts, which takes about 20 s …")
-        with LocalAirflow(home, dags=dags, connections=simulator_connection(url), port=port) as airflow:
+        roots = {"AIRFLOW__EVOIMAGE__IMAGE_ROOTS": json.dumps([EXAMPLE_IMAGES])}
+        with LocalAirflow(home, dags=dags, env=roots, port=port) as airflow:
+            # In the database rather than the environment, so that its form can be tried.
+            for conn_id, fields in simulator_connection(url).items():
+                airflow.keep_connection(conn_id, fields)
             console.print(f"Airflow            {airflow.url}  (no log-in)")
             console.print(f"Simulated EvoLink  {url}/  (requests, with pictures)")
+            console.print("Pictures           menu Browse > Images, and the tab Images of a run or a task")
             console.print(f"Logs and history   {home}")
             console.print("[bold]Press Enter to stop.[/]")
             wait_for_enter()

@@ -1,0 +1,151 @@
+"""What the pages say: each kind of nothing has its own sentence, and foreign values do no harm."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_evoimage.plugins import cards
+from airflow_provider_evoimage.plugins.records import Task
+from airflow_provider_evoimage.plugins.roots import ImageRoots
+
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
+ROOTS = ImageRoots.read('["file:///data/images"]')
+FILE = ["file:///data/images/a.png", "abc", 8, 9]
+
+
+def task(images: dict[str, Any] | None = None, **fields: Any) -> Task:
+    named = {"dag_id": "shop", "run_id": "r", "task_id": "hero", "map_index": -1}
+    return Task(**{**named, "operator": "EvoImageGenerateOperator", "images": images or {}, **fields})
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "words"),
+    [
+        (task(operator="BashOperator", state="success"), "none", "not one of EvoLink's operators"),
+        (task(state=None), "idle", "Not started yet"),
+        (task(state="queued"), "idle", "Not started yet"),
+        (task(state="running"), "idle", "has not accepted"),
+        (task({"state": "waiting"}, state="deferred"), "waiting", ""),
+        (task(state="failed"), "failed", "its log has the reason"),
+        (task(state="upstream_failed"), "failed", "task before it failed"),
+        (task({"state": "failed", "error": {"message": "no"}}, state="failed"), "failed", ""),
+        (task({"state": "failed", "error": {"message": "no"}}, state="up_for_retry"), "retrying", ""),
+        (task(state="skipped"), "skipped", "skipped or removed"),
+        (task(state="success"), "none", "ended without images"),
+        (task({"state": "made", "images": 0}, state="success"), "made", "ended without images"),
+        (
+            task({"state": "made", "images": 1, "expires_at": "2026-11-27T14:05:00+00:00"}, state="success"),
+            "made",
+            "until 2026-11-27 14:05 UTC",
+        ),
+        (
+            task({"state": "made", "images": 1, "expires_at": "2026-11-27T11:05:00+00:00"}, state="success"),
+            "made",
+            "died at 2026-11-27 11:05 UTC",
+        ),
+        (
+            task({"state": "made", "images": 1, "files": [["s3://x@b/c/a.png", "", 1, 1]]}, state="success"),
+            "made",
+            '["s3://x@b/c"]',
+        ),
+        (task({"state": "made", "images": 1, "files": [FILE]}, state="success"), "made", ""),
+    ],
+)
+def test_each_state_has_its_own_sentence(found: Task, state: str, words: str):
+    shown = cards.card(found, ROOTS, now=NOW)
+    assert shown["state"] == state
+    assert words in shown["note"]
+    assert bool(shown["note"]) == bool(words)
+
+
+def test_failure_says_whether_it_was_billed():
+    error = {
+        "kind": "GenerationFailedError",
+        "message": "It failed.",
+        "billed": False,
+        "on_retry": "A retry pays.",
+    }
+    shown = cards.card(task({"state": "failed", "error": error}, state="failed"), ROOTS, now=NOW)
+    assert shown["error"] == error
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+_NAMES = [
+    "state",
+    "files",
+    "images",
+    "saved",
+    "credits",
+    "credits_reserved",
+    "expected_seconds",
+    "prompt",
+    "model",
+    "size",
+    "quality",
+    "expires_at",
+    "manifest",
+    "evolink_task_ids",
+    "items",
+    "error",
+]
+
+
+@given(
+    st.dictionaries(st.sampled_from(_NAMES), _JSON), st.sampled_from([None, "success", "failed", "deferred"])
+)
+def test_edited_xcom_makes_a_card_all_the_same(value: dict[str, Any], state: str | None):
+    json.dumps(cards.card(task(value, state=state), ROOTS, now=NOW))
+    cards.totals({"success": 1}, [value])
+
+
+@given(_JSON)
+def test_edited_return_value_makes_details_all_the_same(value: Any):
+    manifests = cards.manifests_of(
+        [value, {"evolink_task_id": value, "images": [value], "request": value, "usage": value}]
+    )
+    json.dumps([cards.details(manifests, ROOTS), cards.images_of(manifests)])
+
+
+def test_links_and_signatures_stay_on_the_server():
+    manifest = {
+        "evolink_task_id": "task-1",
+        "images": [
+            {"index": 0, "url": "https://cdn.example/a.png?sig=hush", "path": "file:///data/images/a.png"}
+        ],
+        "request": {"prompt": "p", "image_urls": ["https://x.example/a.png?X-Amz-Signature=hush"]},
+        "usage": {"charged": 68},
+    }
+    text = json.dumps([cards.details([manifest], ROOTS), cards.images_of([manifest])])
+    assert "hush" not in text
+    assert "cdn.example" not in text
+
+
+def test_snippet_is_python_that_makes_the_operator():
+    request = {"prompt": 'say "hi"\n{{ ds }}', "model": "gpt-image-1.5", "n": 2}
+    code = cards.snippet(request)
+    compile(code, "snippet", "eval")
+    assert "n=2" in code
+
+
+def test_totals_count_tasks_images_and_charges():
+    said = [
+        {"state": "made", "images": 3, "credits": 34},
+        {"state": "waiting"},
+        {"state": "made", "images": 1, "credits": 34},
+    ]
+    assert cards.totals({"success": 2, "deferred": 1, "failed": 4}, said) == {
+        "tasks": 7,
+        "failed": 4,
+        "waiting": 1,
+        "images": 4,
+        "credits": 68,
+        "usd": 1.0,
+    }
