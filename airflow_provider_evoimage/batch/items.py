@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
@@ -17,9 +18,22 @@ from airflow_provider_evoimage.submission.identity import fingerprint
 
 MAX_ITEMS = 2_000
 
-#: The keys of an item: the fields of a request, and a name for its files.
-ITEM_FIELDS = ("name", "prompt", "model", "size", "quality", "n", "image_urls", "callback_url", "extra_body")
+#: The keys of an item: the fields of a request, and name and alt text of its files.
+ITEM_FIELDS = (
+    "name",
+    "alt_text",
+    "prompt",
+    "model",
+    "size",
+    "quality",
+    "n",
+    "image_urls",
+    "callback_url",
+    "extra_body",
+)
 
+# Of the files, not of the request.
+_NOT_SENT = frozenset({"name", "alt_text"})
 _SHOWN_PROBLEMS = 10
 
 
@@ -33,6 +47,7 @@ class BatchItem:
 
     :param position: its place in the list of requests, from 0; it may differ in another try.
     :param name: its own name for its files, "" where it has none.
+    :param alt_text: of its images; None where it has none of its own.
     :param references: its references as read, without local copies; None if it has none.
     :param given: the fields ``image_urls`` and ``extra_body`` as the user gave them, to read the references
         again.
@@ -41,6 +56,7 @@ class BatchItem:
 
     position: int
     name: str
+    alt_text: str | None
     request: ImageRequest
     references: References | None
     given: Mapping[str, Any]
@@ -81,6 +97,7 @@ def build_items(
     for position, entry in enumerate(entries):
         try:
             fields = _fields(entry.fields, defaults)
+            alt_text = alt_text_of(entry.fields.get("alt_text"))
             given = {name: fields.get(name) for name in ("image_urls", "extra_body")}
             references = read_references(fields)
             if references is not None:
@@ -96,6 +113,7 @@ def build_items(
             BatchItem(
                 position=position,
                 name="" if name is None else str(name).strip(),
+                alt_text=alt_text,
                 request=request,
                 references=references,
                 given=given,
@@ -118,5 +136,5 @@ def _fields(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
             f"{', '.join(unknown)}: no such field; there are {', '.join(ITEM_FIELDS)} (other models' go into "
             "extra_body)."
         )
-    own = {name: value for name, value in entry.items() if name != "name" and value is not None}
+    own = {name: value for name, value in entry.items() if name not in _NOT_SENT and value is not None}
     return {**defaults, **own}

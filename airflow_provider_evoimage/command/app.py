@@ -13,9 +13,11 @@ import typer
 from rich.console import Console, RenderableType
 
 from airflow_provider_evoimage import __version__
+from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.command import tables
 from airflow_provider_evoimage.command.account import CommandHook
 from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced
+from airflow_provider_evoimage.command.provenance import statements, statements_json, statements_lines
 from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
 from airflow_provider_evoimage.defaults import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
@@ -42,6 +44,13 @@ ConnId = Annotated[
     ),
 ]
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="EvoLink task id.", show_default=False)]
+
+
+class MarkOrKeep(StrEnum):
+    """Whether to mark images as made by AI."""
+
+    mark = "mark"
+    keep = "keep"
 
 
 class IfFileExists(StrEnum):
@@ -175,6 +184,12 @@ def save_(
     if_exists: Annotated[
         IfFileExists, typer.Option(help="What to do if a file exists.")
     ] = IfFileExists.error,
+    provenance_: Annotated[
+        MarkOrKeep, typer.Option("--provenance", help="Mark the files as made by AI, or keep their bytes.")
+    ] = MarkOrKeep.mark,
+    alt_text: Annotated[
+        str | None, typer.Option(help="The image in words, for the mark.", show_default=False)
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is finished.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Longest wait, in seconds.")] = 1800.0,
     conn_id: ConnId = None,
@@ -192,6 +207,24 @@ def save_(
         destination=folder,
         names=names,
         if_exists=if_exists.value,
+        provenance=provenance_.value,
+        alt_text=alt_text_of(alt_text),
         console=console,
     )
     _print(None, *tables.saved_lines(manifest["images"]), as_json=as_json, data=manifest)
+
+
+@app.command()
+def provenance(
+    *,
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH…", help="Image files: paths, or URLs such as s3://conn@bucket/mug.png."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show what image files say of their origin. Exit code 1 if any of them says nothing."""
+    found = statements(paths)
+    _print(None, *statements_lines(found), as_json=as_json, data=statements_json(found))
+    if not all(statement.says_anything for _, statement in found):
+        raise typer.Exit(1)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_evoimage.arguments import filled
-from airflow_provider_evoimage.defaults import ONE_GENERATION, IfExists, OnChange, OnClear
+from airflow_provider_evoimage.arguments import alt_text_of, filled
+from airflow_provider_evoimage.defaults import ONE_GENERATION, IfExists, OnChange, OnClear, Provenance
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
@@ -86,6 +86,8 @@ class GenerationArguments:
     save_to: str | None
     filename_template: str
     if_exists: IfExists
+    provenance: Provenance
+    alt_text: str | None
     wait_for_completion: bool
     poll_interval: float | None
     submit_timeout: float
@@ -307,6 +309,8 @@ class GenerationRun:
             destination=Destination(save_to),
             names=FileNames(self._arguments.filename_template),
             if_exists=self._arguments.if_exists,
+            provenance=self._arguments.provenance,
+            alt_text=alt_text_of(self._arguments.alt_text),
             made_by=self._made_by,
             log=self._log,
             may_follow_a_kill=self._ti.try_number > 1,

@@ -44,6 +44,13 @@ SAVED = {
     "content_type": "image/png",
     "width": 1024,
     "height": 1024,
+    "provenance": {
+        "content_credentials": False,
+        "digital_source_type": "trainedAlgorithmicMedia",
+        "written_by": f"airflow-provider-evoimage {__version__}",
+        "kept_because": None,
+        "source_sha256": "1" * 64,
+    },
 }
 
 
