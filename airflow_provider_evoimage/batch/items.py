@@ -11,6 +11,7 @@ from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
+from airflow_provider_evoimage.images.native_sizes import resolved_size
 from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import with_sources
@@ -51,6 +52,7 @@ class BatchItem:
     :param references: its references as read, without local copies; None if it has none.
     :param given: the fields ``image_urls`` and ``extra_body`` as the user gave them, to read the references
         again.
+    :param size_note: what the channel of ``size="for:…"`` will lose, in words.
     :param occurrence: how many equal requests come before it.
     """
 
@@ -62,6 +64,7 @@ class BatchItem:
     given: Mapping[str, Any]
     fingerprint: str
     occurrence: int
+    size_note: str = ""
 
     @property
     def requested(self) -> RequestSummary:
@@ -102,6 +105,7 @@ def build_items(
             references = read_references(fields)
             if references is not None:
                 fields |= {"image_urls": references.image_urls, "extra_body": references.extra_body}
+            fields["size"], size_note = resolved_size(str(fields.get("model")), fields.get("size"))
             request = ImageRequest.build(**fields)
         except EvoImageError as error:
             where = f"request {position}" if entry.line is None else f"request {position} (line {entry.line})"
@@ -115,6 +119,7 @@ def build_items(
                 name="" if name is None else str(name).strip(),
                 alt_text=alt_text,
                 request=request,
+                size_note=size_note,
                 references=references,
                 given=given,
                 fingerprint=mark,

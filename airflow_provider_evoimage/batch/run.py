@@ -201,6 +201,8 @@ class BatchRun:
             "" if limit is None else f" (max_credits is {limit:f})",
             self._ledger.url,
         )
+        for note in sorted({item.size_note for item in items if item.size_note}):
+            self._log.info("%s.", note)
         for warning in sorted({warning for item in items for warning in item.request.warnings}):
             self._log.warning("%s", warning)
         return items

@@ -16,12 +16,13 @@ from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.command import tables
 from airflow_provider_evoimage.command.account import CommandHook
-from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced
+from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced, sized
 from airflow_provider_evoimage.command.provenance import statements, statements_json, statements_lines
 from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
 from airflow_provider_evoimage.defaults import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
 from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.images.channels import CHANNELS, channel_named
 
 # Width if the output is not a terminal, so that a file or a pipe gets each row on one line.
 _PIPED_WIDTH = 200
@@ -129,6 +130,22 @@ def estimate(
         "estimates": [cell.to_json() for cell in cells],
     }
     _print(tables.estimates_table(wanted, cells), as_json=as_json, data=data)
+
+
+@app.command()
+def sizes(
+    *,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model id.")] = DEFAULT_MODEL,
+    channels: Annotated[
+        str | None, typer.Option("--for", help="Channels, with commas between.", show_default="all")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the size to request for each channel, what is lost, and the credits. Needs no account."""
+    names = list(CHANNELS) if channels is None else channels.split(",")
+    found = [sized(model.strip(), channel_named(name)) for name in names]
+    data = [each.to_json() for each in found]
+    _print(tables.sizes_table(model.strip(), found), as_json=as_json, data=data)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.generation.record_file import keeper_of
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.images.native_sizes import resolved_size
 from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import (
     Manifest,
@@ -125,6 +126,7 @@ class GenerationRun:
             hook=hook, context=context, cleanup=arguments.cleanup_references, log=log
         )
         self._requested: RequestSummary | None = None
+        self._size_note = ""
         #: The generation that is under way; None when there is nothing to wait for.
         self.waiting_for: Generation | None = None
         #: The images that this leg delivered.
@@ -148,6 +150,8 @@ class GenerationRun:
                 saver = self._saver
                 self._check_names(request)
             self._log.info("Requesting %s: %s", request.summary, request.short_prompt)
+            if self._size_note:
+                self._log.info("%s.", self._size_note)
             for warning in request.warnings:
                 self._log.warning("%s", warning)
             generation = self._ensure(request, requested, references, max_credits)
@@ -243,10 +247,11 @@ class GenerationRun:
         )
 
     def _build_request(self, references: References) -> ImageRequest:
+        size, self._size_note = resolved_size(self._model, self._arguments.size)
         return ImageRequest.build(
             model=self._model,
             prompt=self._arguments.prompt,
-            size=self._arguments.size,
+            size=size,
             quality=self._arguments.quality,
             n=self._arguments.n,
             image_urls=references.image_urls,

@@ -55,6 +55,7 @@ class EvoImageGenerateOperator(BaseOperator):
         read from that file beside the DAG.
     :param model: model id; default: the connection's ``default_model``, else ``gpt-image-1.5``.
     :param size: ``1:1``, ``2:3``, ``3:2``, ``1024x1024``, ``1024x1536``, ``1536x1024``; others by model.
+        ``for:meta.story`` requests the size that is nearest to a channel of ``images.channels.CHANNELS``.
     :param quality: ``low``, ``medium``, ``high``; others by model.
     :param n: number of images.
     :param image_urls: references: http(s) URLs that EvoLink can read without logging in; URLs of Airflow's
