@@ -51,6 +51,20 @@ SAVED = {
         "kept_because": None,
         "source_sha256": "1" * 64,
     },
+    "renditions": [
+        {
+            "channel": "meta.square",
+            "path": "file:///data/cut-1-meta-square.jpg",
+            "sha256": "2" * 64,
+            "width": 1080,
+            "height": 1080,
+            "bytes": 9,
+            "content_type": "image/jpeg",
+            "quality": 92,
+            "cropped": 0.0,
+            "scaled": 1.0547,
+        }
+    ],
 }
 
 
