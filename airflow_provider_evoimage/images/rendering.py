@@ -32,6 +32,7 @@ _MODES_WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 class Plan:
     """How an image becomes a rendition.
 
+    :param image: width and height of the image, upright.
     :param box: the part of the image that is used: left, top, right, bottom.
     :param size: of that part in the rendition, in pixels.
     :param canvas: of the rendition.
@@ -39,6 +40,7 @@ class Plan:
     :param scaled: factor between image and rendition; above 1 it is enlarged.
     """
 
+    image: tuple[int, int]
     box: tuple[float, float, float, float]
     size: tuple[int, int]
     canvas: tuple[int, int]
@@ -95,7 +97,9 @@ def plan_for(width: int, height: int, channel: Channel, *, fit: Fit, focus: Focu
             f"{channel.name} takes {channel.width}×{channel.height}; fit='contain' gives {canvas[0]}×{canvas[1]}, "
             f"which differs by {off:.0%} in its ratio. Use fit='cover' or fit='pad'."
         )
-    return Plan(box=(0, 0, width, height), size=size, canvas=canvas, cropped=0.0, scaled=scaled)
+    return Plan(
+        image=(width, height), box=(0, 0, width, height), size=size, canvas=canvas, cropped=0.0, scaled=scaled
+    )
 
 
 def _cropped(width: int, height: int, channel: Channel, focus: tuple[float, float]) -> Plan:
@@ -111,7 +115,12 @@ def _cropped(width: int, height: int, channel: Channel, focus: tuple[float, floa
     top = min(max(focus[1] * height - high / 2, 0.0), height - high)
     canvas = channel.width, channel.height
     return Plan(
-        box=(left, top, left + wide, top + high), size=canvas, canvas=canvas, cropped=cropped, scaled=scaled
+        image=(width, height),
+        box=(left, top, left + wide, top + high),
+        size=canvas,
+        canvas=canvas,
+        cropped=cropped,
+        scaled=scaled,
     )
 
 
@@ -122,13 +131,18 @@ def render(
 
     :param background: colour behind transparent parts and around a padded picture.
     :param spare_bytes: room that the file must leave for its mark.
-    :raises InvalidRequestError: when transparent parts need a background, or no quality is small enough.
+    :raises InvalidRequestError: when transparent parts need a background, no quality is small enough, or the image has
+        other pixels than it was planned for.
     """
     from PIL import Image
 
     background = background or channel.background
     with Image.open(path) as opened:
         image = _upright_srgb(opened)
+    if image.size != plan.image:
+        raise InvalidRequestError(
+            f"The image has {image.width}×{image.height} pixels upright, not {plan.image[0]}×{plan.image[1]}."
+        )
     image = image.resize(plan.size, Image.Resampling.LANCZOS, box=plan.box, reducing_gap=3.0)
     most = None if channel.max_bytes is None else channel.max_bytes - spare_bytes
     problem = ""

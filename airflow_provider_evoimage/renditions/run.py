@@ -16,6 +16,7 @@ from airflow.sdk import ObjectStoragePath
 
 from airflow_provider_evoimage.exceptions import (
     DestinationError,
+    EvoImageError,
     InvalidRequestError,
     NameTakenError,
     SaveError,
@@ -23,7 +24,7 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.images.channels import Channel
 from airflow_provider_evoimage.images.provenance import MarkedImage, mark_image, mark_of, read_statement
-from airflow_provider_evoimage.images.rendering import Fit, Focus, Plan, Upscale, plan_for, render
+from airflow_provider_evoimage.images.rendering import Encoded, Fit, Focus, Plan, Upscale, plan_for, render
 from airflow_provider_evoimage.images.result_file import describe_image
 from airflow_provider_evoimage.images.xmp import AI_SOURCE_TYPES, CREATOR, Mark, packet_of
 from airflow_provider_evoimage.manifest import Manifest, RequestSummary, without_links
@@ -223,7 +224,7 @@ class RenditionsRun:
         try:
             mark = self._fetch(task, original)
             spare = len(packet_of(mark)) + _AROUND_PACKET_BYTES
-            found = render(original, task.channel, task.plan, background=self.background, spare_bytes=spare)
+            found = self._drawn(task, original, spare)
             _write(drawn, found.content)
             outcome = mark_image(describe_image(drawn), marked, mark)
             if not isinstance(outcome, MarkedImage):
@@ -257,6 +258,18 @@ class RenditionsRun:
             for each in (original, drawn, marked):
                 each.unlink(missing_ok=True)
         return entry
+
+    def _drawn(self, task: _Task, original: Path, spare_bytes: int) -> Encoded:
+        try:
+            return render(
+                original, task.channel, task.plan, background=self.background, spare_bytes=spare_bytes
+            )
+        except EvoImageError:
+            raise
+        except Exception as error:  # Pillow's readers may raise any exception on damaged bytes.
+            raise DestinationError(
+                f"{task.image['path']} cannot be rendered: {str(error) or type(error).__name__}"
+            ) from error
 
     def _settings(self, task: _Task) -> str:
         """Return a hash of everything that shapes a rendition, to tell whether an earlier try's is the same."""

@@ -147,6 +147,9 @@ def test_changed_or_missing_original_is_an_error(drawn: dict[str, Any], tmp_path
     path_of(drawn["images"][0]).write_bytes(b"another")
     with pytest.raises(EvoImageError, match="no longer the image of its manifest"):
         rendering(drawn, tmp_path / "cut")
+    del drawn["images"][0]["sha256"]
+    with pytest.raises(EvoImageError, match="cannot be rendered"):
+        rendering(drawn, tmp_path / "cut")
     path_of(drawn["images"][0]).unlink()
     with pytest.raises(EvoImageError, match="cannot be read"):
         rendering(drawn, tmp_path / "cut")

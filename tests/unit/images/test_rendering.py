@@ -106,6 +106,8 @@ def test_colours_become_srgb_and_exif_turns_the_image(tmp_path: Path):
     picture.save(path, icc_profile=lab, exif=exif)
     with Image.open(path) as image:
         assert image.size == (60, 40)
+    with pytest.raises(InvalidRequestError, match="has 40×60 pixels upright, not 60×40"):
+        rendered(path, Rendition("own", width=60, height=40))
     found = render(
         path,
         Rendition("own", width=40, height=60, format="png"),
