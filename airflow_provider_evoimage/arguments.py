@@ -74,6 +74,25 @@ def filled(name: str, value: str | None) -> str | None:
     return None if value.strip() in {"", "None"} else value.strip()
 
 
+#: A description of a picture for people who do not see it has a sentence or two.
+MOST_ALT_TEXT_CHARACTERS = 2_000
+
+
+def alt_text_of(value: object) -> str | None:
+    """Return the alt text of an image, or None where a template rendered to nothing.
+
+    :raises InvalidRequestError: when it is no text, or too long.
+    """
+    if value is not None and not isinstance(value, str):
+        raise InvalidRequestError(f"alt_text must be text, not {value!r}.")
+    found = filled("alt_text", value)
+    if found is not None and len(found) > MOST_ALT_TEXT_CHARACTERS:
+        raise InvalidRequestError(
+            f"alt_text has {len(found):,} characters; the most is {MOST_ALT_TEXT_CHARACTERS:,}."
+        )
+    return found
+
+
 def absolute_url(name: str, value: str) -> str:
     """Return the URL or path of a file or folder in any storage, without spaces around it.
 

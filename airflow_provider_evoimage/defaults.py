@@ -38,5 +38,9 @@ PARALLEL_DOWNLOADS = 4
 IfExists = Literal["overwrite", "skip", "error"]
 IF_EXISTS: tuple[IfExists, ...] = ("overwrite", "skip", "error")
 
+#: Whether saved images get a mark that says that an AI made them.
+Provenance = Literal["mark", "keep"]
+PROVENANCE: tuple[Provenance, ...] = ("mark", "keep")
+
 OnClear = Literal["auto", "regenerate", "reuse"]
 OnChange = Literal["resume", "submit"]

@@ -29,6 +29,7 @@ IMPORTS = {
     "evoimage": """
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
 from airflow_provider_evoimage.sensors.generation import EvoImageGenerationSensor
 """,

@@ -130,4 +130,10 @@ class BatchCollection:
 def _to_save(line: LedgerLine, generation: Generation) -> GenerationToSave:
     reserved = line.record.credits_reserved if line.record else None
     requested = replace(line.requested, credits_reserved=reserved)
-    return GenerationToSave(generation=generation, requested=requested, item=line.item, name=line.name)
+    return GenerationToSave(
+        generation=generation,
+        requested=requested,
+        item=line.item,
+        name=line.name,
+        alt_text=line.alt_text,
+    )

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
+from airflow_provider_evoimage.images.native_sizes import resolved_size
 from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import with_sources
@@ -17,9 +19,22 @@ from airflow_provider_evoimage.submission.identity import fingerprint
 
 MAX_ITEMS = 2_000
 
-#: The keys of an item: the fields of a request, and a name for its files.
-ITEM_FIELDS = ("name", "prompt", "model", "size", "quality", "n", "image_urls", "callback_url", "extra_body")
+#: The keys of an item: the fields of a request, and name and alt text of its files.
+ITEM_FIELDS = (
+    "name",
+    "alt_text",
+    "prompt",
+    "model",
+    "size",
+    "quality",
+    "n",
+    "image_urls",
+    "callback_url",
+    "extra_body",
+)
 
+# Of the files, not of the request.
+_NOT_SENT = frozenset({"name", "alt_text"})
 _SHOWN_PROBLEMS = 10
 
 
@@ -33,19 +48,23 @@ class BatchItem:
 
     :param position: its place in the list of requests, from 0; it may differ in another try.
     :param name: its own name for its files, "" where it has none.
+    :param alt_text: of its images; None where it has none of its own.
     :param references: its references as read, without local copies; None if it has none.
     :param given: the fields ``image_urls`` and ``extra_body`` as the user gave them, to read the references
         again.
+    :param size_note: what the channel of ``size="for:…"`` will lose, in words.
     :param occurrence: how many equal requests come before it.
     """
 
     position: int
     name: str
+    alt_text: str | None
     request: ImageRequest
     references: References | None
     given: Mapping[str, Any]
     fingerprint: str
     occurrence: int
+    size_note: str = ""
 
     @property
     def requested(self) -> RequestSummary:
@@ -81,10 +100,12 @@ def build_items(
     for position, entry in enumerate(entries):
         try:
             fields = _fields(entry.fields, defaults)
+            alt_text = alt_text_of(entry.fields.get("alt_text"))
             given = {name: fields.get(name) for name in ("image_urls", "extra_body")}
             references = read_references(fields)
             if references is not None:
                 fields |= {"image_urls": references.image_urls, "extra_body": references.extra_body}
+            fields["size"], size_note = resolved_size(str(fields.get("model")), fields.get("size"))
             request = ImageRequest.build(**fields)
         except EvoImageError as error:
             where = f"request {position}" if entry.line is None else f"request {position} (line {entry.line})"
@@ -96,7 +117,9 @@ def build_items(
             BatchItem(
                 position=position,
                 name="" if name is None else str(name).strip(),
+                alt_text=alt_text,
                 request=request,
+                size_note=size_note,
                 references=references,
                 given=given,
                 fingerprint=mark,
@@ -118,5 +141,5 @@ def _fields(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
             f"{', '.join(unknown)}: no such field; there are {', '.join(ITEM_FIELDS)} (other models' go into "
             "extra_body)."
         )
-    own = {name: value for name, value in entry.items() if name != "name" and value is not None}
+    own = {name: value for name, value in entry.items() if name not in _NOT_SENT and value is not None}
     return {**defaults, **own}

@@ -74,6 +74,7 @@ class ItemError:
 class LedgerLine:
     """The line of one item.
 
+    :param alt_text: of its images; None where it has none of its own.
     :param requested: the request, so that nothing after the submission needs the list of requests.
     :param manifest: of its generation, without links, once its images are saved.
     :param charge: credits that EvoLink charged for a generation without saved images; None while unknown.
@@ -86,6 +87,7 @@ class LedgerLine:
     fingerprint: str
     occurrence: int
     requested: RequestSummary
+    alt_text: str | None = None
     state: State = "waiting"
     record: SubmissionRecord | None = None
     manifest: Manifest | None = None
@@ -103,6 +105,7 @@ class LedgerLine:
             fingerprint=item.fingerprint,
             occurrence=item.occurrence,
             requested=item.requested,
+            alt_text=item.alt_text,
         )
 
     @property
@@ -142,7 +145,9 @@ class LedgerLine:
         """Return the line with the item's present place."""
         # A saved item keeps its name, as its files do.
         name = self.name if self.state == "saved" else item.name
-        return replace(self, position=item.position, name=name, requested=item.requested)
+        return replace(
+            self, position=item.position, name=name, requested=item.requested, alt_text=item.alt_text
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as plain JSON."""
@@ -150,6 +155,7 @@ class LedgerLine:
             "item": self.item,
             "position": self.position,
             "name": self.name,
+            **({"alt_text": self.alt_text} if self.alt_text else {}),
             "state": self.state,
             "error": asdict(self.error) if self.error else None,
             **(self.manifest or self._without_images()),
@@ -196,6 +202,7 @@ class LedgerLine:
             fingerprint=mark,
             occurrence=occurrence,
             requested=RequestSummary.in_manifest(data),
+            alt_text=data["alt_text"] if isinstance(data.get("alt_text"), str) else None,
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,
             manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}
@@ -216,7 +223,7 @@ class LedgerLine:
 
 # Characters that JSON may leave unescaped, and that some readers take for a line break.
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
-_OWN_FIELDS = frozenset({"item", "position", "number", "name", "state", "error", "submission"})
+_OWN_FIELDS = frozenset({"item", "position", "number", "name", "alt_text", "state", "error", "submission"})
 
 
 class BatchLedger:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.batch.collection import BatchCollection
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey, build_items
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
@@ -29,7 +30,7 @@ from airflow_provider_evoimage.batch.summary import (
     ranges_in_words,
     summary_of,
 )
-from airflow_provider_evoimage.defaults import MANY_GENERATIONS, OnClear
+from airflow_provider_evoimage.defaults import MANY_GENERATIONS, OnClear, Provenance
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.exceptions import (
     BatchFailedError,
@@ -85,6 +86,8 @@ class BatchArguments:
     defaults: Mapping[str, Any]
     save_to: str
     filename_template: str
+    provenance: Provenance
+    alt_text: str | None
     max_credits: float | str | None
     has_limit: bool
     check_credits: bool
@@ -132,6 +135,8 @@ class BatchRun:
             names=self._names,
             # A re-run of the same DAG run replaces its files; another run has other names.
             if_exists="overwrite",
+            provenance=arguments.provenance,
+            alt_text=alt_text_of(arguments.alt_text),
             made_by=self._made_by,
             log=log,
             may_follow_a_kill=self._ti.try_number > 1,
@@ -224,6 +229,8 @@ class BatchRun:
             "" if limit is None else f" (max_credits is {limit:f})",
             self._ledger.url,
         )
+        for note in sorted({item.size_note for item in items if item.size_note}):
+            self._log.info("%s.", note)
         for warning in sorted({warning for item in items for warning in item.request.warnings}):
             self._log.warning("%s", warning)
         return items

@@ -13,13 +13,16 @@ import typer
 from rich.console import Console, RenderableType
 
 from airflow_provider_evoimage import __version__
+from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.command import tables
 from airflow_provider_evoimage.command.account import CommandHook
-from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced
+from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced, sized
+from airflow_provider_evoimage.command.provenance import statements, statements_json, statements_lines
 from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
 from airflow_provider_evoimage.defaults import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
 from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.images.channels import CHANNELS, channel_named
 
 # Width if the output is not a terminal, so that a file or a pipe gets each row on one line.
 _PIPED_WIDTH = 200
@@ -42,6 +45,13 @@ ConnId = Annotated[
     ),
 ]
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="EvoLink task id.", show_default=False)]
+
+
+class MarkOrKeep(StrEnum):
+    """Whether to mark images as made by AI."""
+
+    mark = "mark"
+    keep = "keep"
 
 
 class IfFileExists(StrEnum):
@@ -123,6 +133,22 @@ def estimate(
 
 
 @app.command()
+def sizes(
+    *,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model id.")] = DEFAULT_MODEL,
+    channels: Annotated[
+        str | None, typer.Option("--for", help="Channels, with commas between.", show_default="all")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the size to request for each channel, what is lost, and the credits. Needs no account."""
+    names = list(CHANNELS) if channels is None else channels.split(",")
+    found = [sized(model.strip(), channel_named(name)) for name in names]
+    data = [each.to_json() for each in found]
+    _print(tables.sizes_table(model.strip(), found), as_json=as_json, data=data)
+
+
+@app.command()
 def prices(
     *,
     historical: Annotated[
@@ -175,6 +201,12 @@ def save_(
     if_exists: Annotated[
         IfFileExists, typer.Option(help="What to do if a file exists.")
     ] = IfFileExists.error,
+    provenance_: Annotated[
+        MarkOrKeep, typer.Option("--provenance", help="Mark the files as made by AI, or keep their bytes.")
+    ] = MarkOrKeep.mark,
+    alt_text: Annotated[
+        str | None, typer.Option(help="The image in words, for the mark.", show_default=False)
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is finished.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Longest wait, in seconds.")] = 1800.0,
     conn_id: ConnId = None,
@@ -192,6 +224,24 @@ def save_(
         destination=folder,
         names=names,
         if_exists=if_exists.value,
+        provenance=provenance_.value,
+        alt_text=alt_text_of(alt_text),
         console=console,
     )
     _print(None, *tables.saved_lines(manifest["images"]), as_json=as_json, data=manifest)
+
+
+@app.command()
+def provenance(
+    *,
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH…", help="Image files: paths, or URLs such as s3://conn@bucket/mug.png."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show what image files say of their origin. Exit code 1 if any of them says nothing."""
+    found = statements(paths)
+    _print(None, *statements_lines(found), as_json=as_json, data=statements_json(found))
+    if not all(statement.says_anything for _, statement in found):
+        raise typer.Exit(1)

@@ -12,6 +12,8 @@ from airflow_provider_evoimage.evolink.prices import PUBLISHED
 from airflow_provider_evoimage.evolink.pricing import CostEstimate, estimate, prompt_tokens
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import InvalidRequestError, PriceUnknownError
+from airflow_provider_evoimage.images.channels import Channel
+from airflow_provider_evoimage.images.native_sizes import NativeSize, native_size
 
 # One size of each shape, and each tier: other sizes cost the same.
 _SHAPES = ("1:1", "2:3", "3:2")
@@ -113,6 +115,41 @@ def priced(wanted: EstimatedRequest) -> list[Priced]:
                 )
             )
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sized:
+    """The size to request for a channel, and its estimate.
+
+    :param estimate: with the model's default quality; None where no price is known.
+    """
+
+    native: NativeSize
+    estimate: CostEstimate | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        native, cost = self.native, self.estimate
+        return {
+            "channel": native.channel.name,
+            "width": native.channel.width,
+            "height": native.channel.height,
+            "size": native.size,
+            "cropped": round(native.cropped, 4),
+            "scaled": None if native.scaled is None else round(native.scaled, 4),
+            "credits_low": None if cost is None else float(cost.credits_low),
+            "credits_high": None if cost is None else float(cost.credits_high),
+        }
+
+
+def sized(model: str, channel: Channel) -> Sized:
+    """Find the size to request for a channel.
+
+    :raises InvalidRequestError: when the sizes of the model are unknown.
+    """
+    native = native_size(model, channel)
+    request = ImageRequest.build(model=model, prompt="an image", size=native.size)
+    return Sized(native=native, estimate=estimate(request, (0, 0)))
 
 
 def _qualities(wanted: EstimatedRequest) -> list[str | None]:

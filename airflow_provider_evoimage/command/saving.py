@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from airflow_provider_evoimage.command.account import CommandHook
-from airflow_provider_evoimage.defaults import IfExists
+from airflow_provider_evoimage.defaults import IfExists, Provenance
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.exceptions import GenerationUnfinishedError
 from airflow_provider_evoimage.manifest import Manifest, RequestSummary
@@ -89,6 +89,8 @@ def save(
     destination: str,
     names: str,
     if_exists: IfExists,
+    provenance: Provenance,
+    alt_text: str | None,
     console: Console,
 ) -> Manifest:
     """Save the images of a generation; return its manifest."""
@@ -109,6 +111,8 @@ def save(
             destination=Destination(destination),
             names=FileNames(names),
             if_exists=if_exists,
+            provenance=provenance,
+            alt_text=alt_text,
             made_by={"dag_id": "evoimage", "run_id": "command", "task_id": "save", "map_index": -1},
             log=_log_of_warnings(),
             on_image=advance,

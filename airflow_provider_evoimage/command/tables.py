@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from airflow_provider_evoimage.command.estimates import EstimatedRequest, Priced
+from airflow_provider_evoimage.command.estimates import EstimatedRequest, Priced, Sized
 from airflow_provider_evoimage.evolink.answers import Credits, Generation
 from airflow_provider_evoimage.evolink.prices import ModelPrice, PriceList
 from airflow_provider_evoimage.evolink.pricing import in_usd, price_in_usd
@@ -52,6 +52,32 @@ def estimates_table(wanted: EstimatedRequest, cells: Sequence[Priced]) -> Render
         )
     title = Text(_title(wanted), style="bold")
     return Group(title, table, *(Text(note, style="dim") for note in notes))
+
+
+def sizes_table(model: str, found: Sequence[Sized]) -> RenderableType:
+    """Draw a row for each channel."""
+    table = Table()
+    table.add_column("channel", overflow="fold")
+    for column in ("takes", "size", "cropped", "scaled", "credits"):
+        table.add_column(column, justify="right", overflow="fold")
+    for each in found:
+        native, cost = each.native, each.estimate
+        if cost is None:
+            price = "unknown"
+        elif cost.is_exact:
+            price = f"{cost.credits_high:,.4f}"
+        else:
+            price = f"{cost.credits_low:,.4f} to {cost.credits_high:,.4f}"
+        table.add_row(
+            native.channel.name,
+            f"{native.channel.width}×{native.channel.height}",
+            native.size,
+            f"{native.cropped:.1%}",
+            "unknown" if native.scaled is None else f"×{native.scaled:.2f}",
+            price,
+        )
+    note = "One image in the model's default quality, without the prompt. Above ×1 the image is enlarged."
+    return Group(Text(model, style="bold"), table, Text(note, style="dim"))
 
 
 def prices_table(prices: PriceList) -> RenderableType:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_evoimage.arguments import filled
-from airflow_provider_evoimage.defaults import ONE_GENERATION, IfExists, OnChange, OnClear
+from airflow_provider_evoimage.arguments import alt_text_of, filled
+from airflow_provider_evoimage.defaults import ONE_GENERATION, IfExists, OnChange, OnClear, Provenance
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
@@ -21,6 +21,7 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.generation.record_file import keeper_of
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.images.native_sizes import resolved_size
 from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import (
     Manifest,
@@ -86,6 +87,8 @@ class GenerationArguments:
     save_to: str | None
     filename_template: str
     if_exists: IfExists
+    provenance: Provenance
+    alt_text: str | None
     wait_for_completion: bool
     poll_interval: float | None
     submit_timeout: float
@@ -123,6 +126,7 @@ class GenerationRun:
             hook=hook, context=context, cleanup=arguments.cleanup_references, log=log
         )
         self._requested: RequestSummary | None = None
+        self._size_note = ""
         #: The generation that is under way; None when there is nothing to wait for.
         self.waiting_for: Generation | None = None
         #: The images that this leg delivered.
@@ -146,6 +150,8 @@ class GenerationRun:
                 saver = self._saver
                 self._check_names(request)
             self._log.info("Requesting %s: %s", request.summary, request.short_prompt)
+            if self._size_note:
+                self._log.info("%s.", self._size_note)
             for warning in request.warnings:
                 self._log.warning("%s", warning)
             generation = self._ensure(request, requested, references, max_credits)
@@ -246,10 +252,11 @@ class GenerationRun:
         )
 
     def _build_request(self, references: References) -> ImageRequest:
+        size, self._size_note = resolved_size(self._model, self._arguments.size)
         return ImageRequest.build(
             model=self._model,
             prompt=self._arguments.prompt,
-            size=self._arguments.size,
+            size=size,
             quality=self._arguments.quality,
             n=self._arguments.n,
             image_urls=references.image_urls,
@@ -312,6 +319,8 @@ class GenerationRun:
             destination=Destination(save_to),
             names=FileNames(self._arguments.filename_template),
             if_exists=self._arguments.if_exists,
+            provenance=self._arguments.provenance,
+            alt_text=alt_text_of(self._arguments.alt_text),
             made_by=self._made_by,
             log=self._log,
             may_follow_a_kill=self._ti.try_number > 1,

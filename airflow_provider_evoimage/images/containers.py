@@ -185,7 +185,7 @@ def measure(kind: str, file: BinaryIO) -> tuple[int, int] | None:
     return _measure_avif(file) if kind == "AVIF" else None
 
 
-def _riff_chunks(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def riff_chunks(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, position and length of each chunk."""
     parts = 0
     while start + 8 <= end:
@@ -210,23 +210,27 @@ def _measure_webp(file: BinaryIO) -> tuple[int, int]:
     end = 8 + int.from_bytes(taken(file, 4), "little")
     canvas: tuple[int, int] | None = None
     frame: tuple[int, int] | None = None
-    for name, at, length in _riff_chunks(file, 12, end):
+    for name, at, length in riff_chunks(file, 12, end):
         if name == b"VP8X" and length >= 10:
             file.seek(at + 4)
             size = taken(file, 6)
             canvas = int.from_bytes(size[:3], "little") + 1, int.from_bytes(size[3:], "little") + 1
         elif name in {b"VP8 ", b"VP8L"} and frame is None:
-            frame = _webp_frame(file, name, at, length)
+            frame = webp_frame(file, name, at, length)
         elif name == b"ANMF" and frame is None and length > _ANIMATED_FRAME_HEADER:
-            for inner, inner_at, inner_length in _riff_chunks(file, at + _ANIMATED_FRAME_HEADER, at + length):
+            for inner, inner_at, inner_length in riff_chunks(file, at + _ANIMATED_FRAME_HEADER, at + length):
                 if inner in {b"VP8 ", b"VP8L"}:
-                    frame = _webp_frame(file, inner, inner_at, inner_length)
+                    frame = webp_frame(file, inner, inner_at, inner_length)
     if frame is None:
         raise DamagedError("it holds no pixels")
     return canvas or frame
 
 
-def _webp_frame(file: BinaryIO, name: bytes, at: int, length: int) -> tuple[int, int]:
+def webp_frame(file: BinaryIO, name: bytes, at: int, length: int) -> tuple[int, int]:
+    """Return width and height of a frame, VP8 or VP8L.
+
+    :raises DamagedError: when it is no frame.
+    """
     if length < _LEAST_FRAME_BYTES:
         raise DamagedError("it holds no pixels")
     file.seek(at)

@@ -52,6 +52,8 @@ _BEGINNINGS: dict[str, re.Pattern[bytes]] = {
     "AVIF": re.compile(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])", re.DOTALL),
 }
 _BLOCK_BYTES = 64 * 1024
+#: Enough of a file's beginning to tell its kind.
+HEAD_BYTES = 64
 # Pillow keeps the tags of a TIFF in memory: one at a time.
 _opening = threading.Lock()
 
@@ -102,12 +104,16 @@ def describe_image(path: Path, *, size: int | None = None, sha256: str | None = 
     )
 
 
+def kind_of_bytes(start: bytes) -> str | None:
+    """Return the kind of image that begins with these bytes; None if it is no known one."""
+    return next((kind for kind, beginning in _BEGINNINGS.items() if beginning.match(start)), None)
+
+
 def _kind_of(path: Path) -> str:
     with path.open("rb") as file:
-        start = file.read(64)
-    for kind, beginning in _BEGINNINGS.items():
-        if beginning.match(start):
-            return kind
+        start = file.read(HEAD_BYTES)
+    if kind := kind_of_bytes(start):
+        return kind
     if not start:
         raise NotAnImageError("The result is not an image: it is empty.")
     if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in {b"<", b"{", b"["}:
@@ -288,10 +294,11 @@ def _end_of_one_jpeg(file: BinaryIO) -> int:
         file.seek(max(length - 2, 0), 1)
         if marker == b"\xff\xda":
             has_pixels = True
-            _seek_jpeg_marker(file)
+            seek_jpeg_marker(file)
 
 
-def _seek_jpeg_marker(file: BinaryIO) -> None:
+def seek_jpeg_marker(file: BinaryIO) -> None:
+    """Go on to the next marker behind compressed pixels."""
     before = b""
     while block := file.read(_BLOCK_BYTES):
         looked_at = before + block

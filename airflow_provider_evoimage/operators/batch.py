@@ -15,7 +15,9 @@ from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_SUBMIT_TIMEOUT,
     MANY_GENERATIONS,
+    PROVENANCE,
     OnClear,
+    Provenance,
 )
 from airflow_provider_evoimage.exceptions import (
     TRANSIENT_ERRORS,
@@ -67,6 +69,10 @@ class EvoImageBatchOperator(BaseOperator):
     :param callback_url: https URL that EvoLink calls when a generation has ended.
     :param extra_body: fields of other models, sent as they are.
     :param filename_template: names below ``save_to``; fields in ``storage.file_names.NAME_FIELDS``.
+    :param provenance: ``mark`` writes into each saved PNG, JPEG and WebP that an AI made it, without touching its
+        pixels; ``keep`` saves EvoLink's bytes as they are. See docs/provenance.md.
+    :param alt_text: the image in words, for people who do not see it; goes into the mark. An item's own
+        ``alt_text`` wins.
     :param max_credits: the most the whole batch may cost, in credits (68 are 1 USD). Nothing is submitted
         beyond it, counting reservations and charges; items left out are listed.
     :param check_credits: fail before the first request when account or API key have too few credits for all.
@@ -101,6 +107,7 @@ class EvoImageBatchOperator(BaseOperator):
         "callback_url",
         "extra_body",
         "filename_template",
+        "alt_text",
         "max_credits",
         "evoimage_conn_id",
     )
@@ -125,6 +132,8 @@ class EvoImageBatchOperator(BaseOperator):
         callback_url: str | None = None,
         extra_body: dict[str, Any] | None = None,
         filename_template: str = MANY_GENERATIONS,
+        provenance: Provenance = "mark",
+        alt_text: str | None = None,
         max_credits: float | str | None = None,
         check_credits: bool = False,
         on_item_failure: OnItemFailure = "continue",
@@ -155,6 +164,8 @@ class EvoImageBatchOperator(BaseOperator):
         self.callback_url = callback_url
         self.extra_body = extra_body
         self.filename_template = filename_template
+        self.provenance = one_of("provenance", provenance, PROVENANCE)
+        self.alt_text = alt_text
         self.max_credits = max_credits
         # Checked before templates are rendered: a limit that renders to nothing must not vanish.
         self.has_limit = max_credits is not None
@@ -371,6 +382,8 @@ class EvoImageBatchOperator(BaseOperator):
             | ({} if self.prompt is None else {"prompt": self.prompt}),
             save_to=save_to,
             filename_template=self.filename_template,
+            provenance=self.provenance,
+            alt_text=self.alt_text,
             max_credits=self.max_credits,
             has_limit=self.has_limit,
             check_credits=self.check_credits,

@@ -16,9 +16,11 @@ from airflow_provider_evoimage.defaults import (
     DEFAULT_SUBMIT_TIMEOUT,
     IF_EXISTS,
     ONE_GENERATION,
+    PROVENANCE,
     IfExists,
     OnChange,
     OnClear,
+    Provenance,
 )
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.images_xcom import ImagesXCom
@@ -55,6 +57,7 @@ class EvoImageGenerateOperator(BaseOperator):
         read from that file beside the DAG.
     :param model: model id; default: the connection's ``default_model``, else ``gpt-image-1.5``.
     :param size: ``1:1``, ``2:3``, ``3:2``, ``1024x1024``, ``1024x1536``, ``1536x1024``; others by model.
+        ``for:meta.story`` requests the size that is nearest to a channel of ``images.channels.CHANNELS``.
     :param quality: ``low``, ``medium``, ``high``; others by model.
     :param n: number of images.
     :param image_urls: references: http(s) URLs that EvoLink can read without logging in; URLs of Airflow's
@@ -71,6 +74,9 @@ class EvoImageGenerateOperator(BaseOperator):
     :param filename_template: names below ``save_to``; fields in ``storage.file_names.NAME_FIELDS``.
     :param if_exists: ``overwrite`` (a re-run replaces its own files), ``skip`` (keep a file of the same name, and
         fetch nothing), or ``error``. Files of another task of the same DAG run are never overwritten.
+    :param provenance: ``mark`` writes into each saved PNG, JPEG and WebP that an AI made it, without touching its
+        pixels; ``keep`` saves EvoLink's bytes as they are. See docs/provenance.md.
+    :param alt_text: the image in words, for people who do not see it; goes into the mark. At most 2,000 characters.
     :param wait_for_completion: False returns once the request is accepted, to collect later.
     :param deferrable: wait in the triggerer. True by default, whatever Airflow's own default: holding no
         worker is what this operator is for. False waits on the worker.
@@ -102,6 +108,7 @@ class EvoImageGenerateOperator(BaseOperator):
         "max_credits",
         "save_to",
         "filename_template",
+        "alt_text",
         "evoimage_conn_id",
     )
     # Not ".md" or ".txt": the suffix of *any* templated text makes Airflow look for a file.
@@ -126,6 +133,8 @@ class EvoImageGenerateOperator(BaseOperator):
         save_to: str | None = None,
         filename_template: str = ONE_GENERATION,
         if_exists: IfExists = "overwrite",
+        provenance: Provenance = "mark",
+        alt_text: str | None = None,
         wait_for_completion: bool = True,
         deferrable: bool = True,
         timeout: float | timedelta = 1800,
@@ -158,6 +167,8 @@ class EvoImageGenerateOperator(BaseOperator):
         self.save_to = save_to
         self.filename_template = filename_template
         self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
+        self.provenance = one_of("provenance", provenance, PROVENANCE)
+        self.alt_text = alt_text
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.timeout = seconds("timeout", timeout)
@@ -252,6 +263,8 @@ class EvoImageGenerateOperator(BaseOperator):
             save_to=self.save_to,
             filename_template=self.filename_template,
             if_exists=self.if_exists,
+            provenance=self.provenance,
+            alt_text=self.alt_text,
             wait_for_completion=self.wait_for_completion,
             poll_interval=self.poll_interval,
             submit_timeout=self.submit_timeout,

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import filled, one_of, whole_number
+from airflow_provider_evoimage.arguments import alt_text_of, filled, one_of, whole_number
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     IF_EXISTS,
     MANY_GENERATIONS,
     ONE_GENERATION,
     PARALLEL_DOWNLOADS,
+    PROVENANCE,
     IfExists,
+    Provenance,
 )
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
@@ -59,13 +61,22 @@ class EvoImageSaveOperator(BaseOperator):
         several generations are saved.
     :param if_exists: ``overwrite`` (a re-run replaces its own files), ``skip`` (keep the file, fetch
         nothing), or ``error``.
+    :param provenance: ``mark`` writes into each saved PNG, JPEG and WebP that an AI made it, without touching its
+        pixels; ``keep`` saves EvoLink's bytes as they are. See docs/provenance.md.
+    :param alt_text: the image in words, for people who do not see it; goes into the mark. At most 2,000 characters.
     :param parallel: downloads at a time.
     :param evoimage_conn_id: id of the Airflow connection.
     :param retry_policy: how long to wait before a retry (Airflow 3.3 and later); default: as long as EvoLink
         asks. None uses ``retry_delay``.
     """
 
-    template_fields: Sequence[str] = ("generation", "save_to", "filename_template", "evoimage_conn_id")
+    template_fields: Sequence[str] = (
+        "generation",
+        "save_to",
+        "filename_template",
+        "alt_text",
+        "evoimage_conn_id",
+    )
     operator_extra_links = OPERATOR_LINKS
     ui_color = "#e6f0ff"
 
@@ -76,6 +87,8 @@ class EvoImageSaveOperator(BaseOperator):
         save_to: str,
         filename_template: str | None = None,
         if_exists: IfExists = "overwrite",
+        provenance: Provenance = "mark",
+        alt_text: str | None = None,
         parallel: int = PARALLEL_DOWNLOADS,
         evoimage_conn_id: str = DEFAULT_CONN_ID,
         # A default of the signature survives .partial(); one set in kwargs would not.
@@ -87,6 +100,8 @@ class EvoImageSaveOperator(BaseOperator):
         self.save_to = save_to
         self.filename_template = filename_template
         self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
+        self.provenance = one_of("provenance", provenance, PROVENANCE)
+        self.alt_text = alt_text
         self.parallel = whole_number("parallel", parallel)
         self.evoimage_conn_id = evoimage_conn_id
         self._saved: NewImages | None = None
@@ -134,6 +149,8 @@ class EvoImageSaveOperator(BaseOperator):
             destination=Destination(save_to, evolink_task_id=next(iter(named))),
             names=names,
             if_exists=self.if_exists,
+            provenance=self.provenance,
+            alt_text=alt_text_of(self.alt_text),
             made_by=made_by(context),
             log=self.log,
             parallel=self.parallel,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.exceptions import DestinationError
+from airflow_provider_evoimage.images.provenance import Statement, read_statement
 from airflow_provider_evoimage.images.result_file import IMAGE_TYPES, ImageFile, describe_image
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.progress import entries_of
@@ -78,15 +79,17 @@ class ExistingFiles:
             and (not with_hash or self._sha256(name) == entry.get("sha256"))
         )
 
-    def described(self, name: str) -> ImageFile:
-        """Read an image file.
+    def described(self, name: str) -> tuple[ImageFile, Statement]:
+        """Read an image file, and what it says of its origin.
 
         :raises DownloadError: when it is no complete image.
         """
         local = new_file_in(self.folder)
         try:
             self.destination.fetch(name, local)
-            return describe_image(local)
+            image = describe_image(local)
+            with local.open("rb") as file:
+                return image, read_statement(file)
         finally:
             local.unlink(missing_ok=True)
 

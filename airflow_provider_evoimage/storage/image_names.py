@@ -40,12 +40,14 @@ class GenerationToSave:
     :param requested: the request; goes into the manifest.
     :param item: its place among those of the save, for ``{item}`` in names.
     :param name: its own name, for ``{name}``; "" for its place.
+    :param alt_text: of its images; None for that of the save.
     """
 
     generation: Generation
     requested: RequestSummary
     item: int = 0
     name: str = ""
+    alt_text: str | None = None
 
 
 class ImageNames:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_evoimage.defaults import PARALLEL_DOWNLOADS, IfExists
+from airflow_provider_evoimage.defaults import PARALLEL_DOWNLOADS, IfExists, Provenance
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.exceptions import (
     DownloadError,
@@ -44,6 +44,7 @@ from airflow_provider_evoimage.storage.existing import (
 )
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.image_names import GenerationToSave, ImageNames, ImageToSave
+from airflow_provider_evoimage.storage.marking import existing_provenance, mark_download, remove_download
 from airflow_provider_evoimage.storage.progress import (
     SaveProgress,
     entries_of,
@@ -96,6 +97,8 @@ class ImageSaver:
     :param hook: reads a generation again when its links fail.
     :param if_exists: what to do about a file of the same name: ``overwrite``, ``skip`` (keep it, fetch
         nothing), or ``error``.
+    :param provenance: ``mark`` writes into each image that an AI made it; ``keep`` saves EvoLink's bytes.
+    :param alt_text: goes into the mark of images that have no alt text of their own.
     :param parallel: downloads at a time.
     :param may_follow_a_kill: whether an earlier try of this save may have died in its middle; its traces are
         looked for then.
@@ -109,6 +112,8 @@ class ImageSaver:
     if_exists: IfExists
     made_by: Mapping[str, Any]
     log: Logger
+    provenance: Provenance = "mark"
+    alt_text: str | None = None
     parallel: int = PARALLEL_DOWNLOADS
     may_follow_a_kill: bool = True
     before_file: Callable[[], object] | None = None
@@ -286,17 +291,23 @@ class ImageSaver:
                 return self._keep_existing(image, existing, folder)
         local = new_file_in(folder)
         try:
-            file = self._download(client, image, local)
+            file, provenance = mark_download(
+                self._download(client, image, local),
+                plan.to_save,
+                provenance=self.provenance,
+                alt_text=self.alt_text,
+                log=self.log,
+            )
             name = self._image_names.name(image, file.extension)
-            entry = _saved(image.index, self.destination.url(name), file)
+            entry = _saved(image.index, self.destination.url(name), file, provenance)
             if self.before_file is not None:
                 self.before_file()
             self._existing(folder).remove_sidecar(plan.earlier, plan.sidecar_name)
             if plan.progress is not None:
                 plan.progress.begins(entry, folder)
-            path = self.destination.publish(local, name, file.content_type)
+            path = self.destination.publish(file.path, name, file.content_type)
         finally:
-            local.unlink(missing_ok=True)
+            remove_download(local)
         image_saved(file.bytes)
         self.log.info(
             "Saved image %d of EvoLink task %s: %s (%d×%d, %s).",
@@ -358,7 +369,8 @@ class ImageSaver:
             )
         self.log.info("Kept %s, which existed before (if_exists='skip').", path)
         try:
-            return _saved(image.index, path, self._existing(folder).described(name))
+            file, statement = self._existing(folder).described(name)
+            return _saved(image.index, path, file, existing_provenance(statement))
         except DownloadError as error:
             raise FileExistsAtDestinationError(
                 f"{path} exists and is no whole image, and if_exists='skip' leaves it as it is.",
@@ -490,7 +502,7 @@ def _temporary_folder(generation: Generation) -> Iterator[Path]:
         yield Path(path)
 
 
-def _saved(index: int, path: str, file: ImageFile) -> dict[str, Any]:
+def _saved(index: int, path: str, file: ImageFile, provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "index": index,
         "path": path,
@@ -499,6 +511,7 @@ def _saved(index: int, path: str, file: ImageFile) -> dict[str, Any]:
         "content_type": file.content_type,
         "width": file.width,
         "height": file.height,
+        "provenance": dict(provenance),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 import threading
@@ -212,7 +213,9 @@ def test_memory_stays_small_however_large_and_many_the_images_are(
     peak_memory()
     before = peak_memory()
     manifest = saving(host, tmp_path / "images", monkeypatch, max_image_megabytes=60)
-    assert [image["bytes"] for image in manifest["images"]] == [size] * 4
+    assert len(manifest["images"]) == 4
+    # Each is a little larger than what was sent: it has a mark.
+    assert all(0 < image["bytes"] - size < 1000 for image in manifest["images"])
     assert peak_memory() - before < MEMORY_BYTES
 
 
@@ -285,7 +288,7 @@ def test_compressed_image_of_an_object_store_is_unpacked(
         host_that.gzip.compress(image), Content_Encoding="gzip"
     )
     (saved,) = saving(host, tmp_path / "images", monkeypatch)["images"]
-    assert Path(saved["path"].removeprefix("file://")).read_bytes() == image
+    assert saved["provenance"]["source_sha256"] == hashlib.sha256(image).hexdigest()
 
 
 def test_five_redirects_lead_to_the_image(

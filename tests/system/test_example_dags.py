@@ -76,6 +76,19 @@ def test_example_dag_saves_what_it_paid_for(
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_channel_sizes_are_cut_from_one_paid_image(airflow: LocalAirflow, simulator: str, tmp_path: Path):
+    dag_id = "evoimage_channel_sizes"
+    poll(lambda: airflow.has_dag(dag_id), seconds=60, what=f"{dag_id} to be found")
+    before = paid(simulator)
+    run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
+    airflow.wait_for_success(dag_id, run_id, deadline=180)
+
+    made = airflow.xcom(dag_id, run_id, "cut")["images"][0]["renditions"]
+    sizes = {each["channel"]: Image.open(each["path"].removeprefix("file://")).size for each in made}
+    assert sizes == {"meta.story": (1080, 1920), "meta.square": (1080, 1080), "hero": (1200, 900)}
+    assert paid(simulator) - before == 1
+
+
 def test_batch_hands_its_pictures_to_the_task_after_it(airflow: LocalAirflow, tmp_path: Path):
     dag_id = "evoimage_batch_campaign"
     run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})

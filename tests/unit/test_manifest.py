@@ -44,6 +44,27 @@ SAVED = {
     "content_type": "image/png",
     "width": 1024,
     "height": 1024,
+    "provenance": {
+        "content_credentials": False,
+        "digital_source_type": "trainedAlgorithmicMedia",
+        "written_by": f"airflow-provider-evoimage {__version__}",
+        "kept_because": None,
+        "source_sha256": "1" * 64,
+    },
+    "renditions": [
+        {
+            "channel": "meta.square",
+            "path": "file:///data/cut-1-meta-square.jpg",
+            "sha256": "2" * 64,
+            "width": 1080,
+            "height": 1080,
+            "bytes": 9,
+            "content_type": "image/jpeg",
+            "quality": 92,
+            "cropped": 0.0,
+            "scaled": 1.0547,
+        }
+    ],
 }
 
 

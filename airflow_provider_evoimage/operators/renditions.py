@@ -1,0 +1,101 @@
+"""The operator that renders saved images for channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from airflow_provider_evoimage.arguments import filled, one_of, whole_number
+from airflow_provider_evoimage.defaults import MANY_GENERATIONS
+from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.images.channels import Channel, channels_of
+from airflow_provider_evoimage.images.rendering import FITS, UPSCALES, Fit, Focus, Upscale, checked_focus
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_evoimage.manifest import Manifest
+
+
+class EvoImageRenditionsOperator(BaseOperator):
+    """Cut saved images to the sizes of channels, and save the files.
+
+    Asks EvoLink for nothing and costs nothing. Each file is complete or absent, in sRGB, at most as large as its
+    channel takes, and carries the mark of its image on. A retry makes only missing files.
+
+    Returns the manifests (one if ``images`` is one manifest, else a list), each image with ``renditions``: a list
+    of ``{channel, path, sha256, width, height, bytes, content_type, quality, cropped, scaled}``. ``cropped`` is the
+    share that was cut off; ``scaled`` above 1 was enlarged.
+
+    :param images: a manifest, the summary of a batch, the URL of a ``.json`` or ``.jsonl`` manifest, or a list.
+    :param save_to: folder by any URL of Airflow's object storage.
+    :param renditions: names of ``images.channels.CHANNELS``, and ``Rendition`` objects of your own.
+    :param fit: ``cover`` crops; ``contain`` scales the whole picture into the edges; ``pad`` does so and fills the
+        rest with ``background``.
+    :param focus: the place that a crop keeps: ``center``, or two numbers from 0 to 1 from the left and the top.
+    :param upscale: whether an image may be enlarged: ``warn``, ``error`` or ``allow``.
+    :param background: colour behind transparent parts and around a padded picture, for instance ``#ffffff``.
+    :param filename_template: names below ``save_to``; ``-`` and the channel come before the extension.
+    :param parallel: renditions at a time; each holds one decoded image in memory.
+    """
+
+    template_fields: Sequence[str] = ("images", "save_to", "background", "filename_template")
+    ui_color = "#e6f0ff"
+
+    def __init__(
+        self,
+        *,
+        images: Any,
+        save_to: str,
+        renditions: Sequence[str | Channel],
+        fit: Fit = "cover",
+        focus: Focus = "center",
+        upscale: Upscale = "warn",
+        background: str | None = None,
+        filename_template: str = MANY_GENERATIONS,
+        parallel: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.images = images
+        self.save_to = save_to
+        self.renditions = [renditions] if isinstance(renditions, (str, Channel)) else list(renditions)
+        channels_of(self.renditions)
+        self.fit = one_of("fit", fit, FITS)
+        self.focus = checked_focus(focus)
+        self.upscale = one_of("upscale", upscale, UPSCALES)
+        self.background = background
+        self.filename_template = filename_template
+        self.parallel = whole_number("parallel", parallel)
+
+    def execute(self, context: Context) -> Manifest | list[Manifest]:
+        """Render every image for every channel."""
+        from airflow_provider_evoimage.manifest import made_by
+        from airflow_provider_evoimage.renditions.run import RenditionsRun
+        from airflow_provider_evoimage.renditions.source import manifests_given
+        from airflow_provider_evoimage.storage.destination import Destination
+        from airflow_provider_evoimage.storage.file_names import FileNames
+
+        save_to = filled("save_to", self.save_to)
+        if save_to is None:
+            raise InvalidRequestError("save_to is empty: name the folder that the renditions go to.")
+        manifests = manifests_given(self.images)
+        run = RenditionsRun(
+            destination=Destination(save_to),
+            names=FileNames(self.filename_template),
+            channels=channels_of(self.renditions),
+            fit=self.fit,
+            focus=self.focus,
+            upscale=self.upscale,
+            background=filled("background", self.background),
+            made_by=made_by(context),
+            log=self.log,
+            parallel=self.parallel,
+            may_follow_a_kill=context["ti"].try_number > 1,
+        )
+        rendered = run.render(manifests)
+        # The summary of a batch has only their number.
+        is_single = isinstance(self.images, dict) and isinstance(self.images.get("images"), list)
+        return rendered[0] if is_single else rendered

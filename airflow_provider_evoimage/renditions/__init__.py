@@ -1,0 +1,1 @@
+"""Renditions of saved images for channels, in one Airflow task."""
