@@ -12,6 +12,8 @@ from airflow_provider_evoimage.defaults import MANY_GENERATIONS
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.images.channels import Channel, channels_of
 from airflow_provider_evoimage.images.rendering import FITS, UPSCALES, Fit, Focus, Upscale, checked_focus
+from airflow_provider_evoimage.images_xcom import ImagesXCom
+from airflow_provider_evoimage.links import OPERATOR_LINKS
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -42,6 +44,7 @@ class EvoImageRenditionsOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("images", "save_to", "background", "filename_template")
+    operator_extra_links = OPERATOR_LINKS
     ui_color = "#e6f0ff"
 
     def __init__(
@@ -72,6 +75,13 @@ class EvoImageRenditionsOperator(BaseOperator):
 
     def execute(self, context: Context) -> Manifest | list[Manifest]:
         """Render every image for every channel."""
+        images = ImagesXCom(context["ti"], self.log)
+        with images.telling_failures():
+            rendered = self._rendered(context)
+            images.made([rendered] if isinstance(rendered, dict) else rendered)
+        return rendered
+
+    def _rendered(self, context: Context) -> Manifest | list[Manifest]:
         from airflow_provider_evoimage.manifest import made_by
         from airflow_provider_evoimage.renditions.run import RenditionsRun
         from airflow_provider_evoimage.renditions.source import manifests_given

@@ -28,6 +28,7 @@ OUR_OPERATORS = frozenset(
     {
         "EvoImageGenerateOperator",
         "EvoImageBatchOperator",
+        "EvoImageRenditionsOperator",
         "EvoImageSaveOperator",
         "EvoImageGenerationSensor",
         "_EvoImageDecoratedOperator",

@@ -4,8 +4,12 @@ import importlib.metadata
 import subprocess
 import sys
 
+from airflow.sdk import BaseOperator
+
 from airflow_provider_evoimage.get_provider_info import get_provider_info
+from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.plugins.images import EvoImagePlugin
+from airflow_provider_evoimage.plugins.records import OUR_OPERATORS
 
 LOADED = """
 import airflow.plugins_manager, sys, time
@@ -41,3 +45,23 @@ def test_every_link_class_of_the_description_exists():
     for name in get_provider_info()["extra-links"]:
         module, _, attribute = name.rpartition(".")
         assert getattr(__import__(module, fromlist=[attribute]), attribute)().name
+
+
+def test_every_operator_and_sensor_pushes_links_and_is_known_to_the_pages():
+    info = get_provider_info()
+    modules = [
+        name
+        for section in ("operators", "sensors")
+        for each in info[section]
+        for name in each["python-modules"]
+    ]
+    found = [
+        each
+        for name in modules
+        for each in vars(__import__(name, fromlist=["*"])).values()
+        if isinstance(each, type) and issubclass(each, BaseOperator) and each.__module__ == name
+    ]
+    assert len(found) >= 5
+    for each in found:
+        assert each.__name__ in OUR_OPERATORS
+        assert each.operator_extra_links == OPERATOR_LINKS
