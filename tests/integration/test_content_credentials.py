@@ -82,7 +82,9 @@ def sign() -> Callable[[str], bytes]:
     )
 
     def signed(kind: str) -> bytes:
-        info = c2pa.C2paSignerInfo(b"es256", chain, pem, None)
+        # Older releases take no None, and would ask an empty address for the time.
+        info = c2pa.C2paSignerInfo(b"es256", chain, pem, b"")
+        info.ta_url = None
         action = {
             "action": "c2pa.created",
             "digitalSourceType": "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia",
