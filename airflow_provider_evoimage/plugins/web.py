@@ -15,7 +15,7 @@ from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, ReadableXComFilterDep, requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.images_xcom import XCOM_IMAGES
@@ -70,6 +70,14 @@ MapIndex = Annotated[int, Query(ge=-1)]
 Position = Annotated[int, Query(ge=0, le=1_000_000)]
 
 
+class Json(JSONResponse):
+    """JSON in ASCII: a text with half a character, which an XCom in SQLite may hold, has no bytes in UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
 def build() -> FastAPI:
     """Make the application; without pages of documentation, which anybody could read."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -122,7 +130,7 @@ async def newest(  # noqa: PLR0917 (FastAPI names them)
     hours: Annotated[int, Query(ge=0, le=100_000)] = 0,
     before: Annotated[str, Query(max_length=2_000)] = "",
     limit: Annotated[int, Query(ge=1, le=100)] = PAGE_SIZE,
-) -> dict[str, Any]:
+) -> Response:
     """Return the newest tasks with images over the DAGs that the user may read."""
     now = datetime.now(UTC)
     since = now - timedelta(hours=hours) if hours else None
@@ -142,12 +150,14 @@ async def newest(  # noqa: PLR0917 (FastAPI names them)
     if since is not None and place is not None and datetime.fromisoformat(place[0]) < since:
         place = None
     roots = ImageRoots.configured()
-    return {
-        "cards": [cards.card(each, roots, now=now) for each in tasks],
-        "next": None if place is None else _cursor(place),
-        "problems": roots.problems,
-        "has_roots": bool(roots.roots),
-    }
+    return Json(
+        {
+            "cards": [cards.card(each, roots, now=now) for each in tasks],
+            "next": None if place is None else _cursor(place),
+            "problems": roots.problems,
+            "has_roots": bool(roots.roots),
+        }
+    )
 
 
 async def run(
@@ -155,7 +165,7 @@ async def run(
     run_id: RunId,
     after: Annotated[str, Query(max_length=2_000)] = "",
     limit: Annotated[int, Query(ge=1, le=RUN_PAGE_SIZE)] = RUN_PAGE_SIZE,
-) -> dict[str, Any]:
+) -> Response:
     """Return our tasks of a DAG run by task and map index; the first page has the totals."""
     place = _decoded(after)
     tasks = await _query(
@@ -167,17 +177,19 @@ async def run(
     )
     sums = None if after else cards.totals(*await _query(records.totals_of_run, dag_id, run_id))
     roots, now = ImageRoots.configured(), datetime.now(UTC)
-    return {
-        "cards": [cards.card(each, roots, now=now) for each in tasks],
-        "next": _cursor((tasks[-1].task_id, tasks[-1].map_index)) if len(tasks) == limit else None,
-        "totals": sums,
-        "problems": roots.problems,
-    }
+    return Json(
+        {
+            "cards": [cards.card(each, roots, now=now) for each in tasks],
+            "next": _cursor((tasks[-1].task_id, tasks[-1].map_index)) if len(tasks) == limit else None,
+            "totals": sums,
+            "problems": roots.problems,
+        }
+    )
 
 
 async def task(
     dag_id: DagId, run_id: RunId, task_id: TaskId, map_index: Annotated[int | None, Query(ge=-1)] = None
-) -> dict[str, Any]:
+) -> Response:
     """Return a task instance with all of its images, or all instances of a mapped task."""
     tasks = await _query(records.of_task, dag_id, run_id, task_id, map_index, limit=RUN_PAGE_SIZE)
     roots, now = ImageRoots.configured(), datetime.now(UTC)
@@ -187,21 +199,21 @@ async def task(
         manifests = cards.manifests_of(await _query(records.value_of, tasks[0].key, records.RETURN_VALUE))
         images = [each for each in cards.images_of(manifests) if each["path"]][: cards.SHOWN_IMAGES]
         found[0]["files"] = [{**each, "visible": roots.shows(each["path"])} for each in images]
-    return {"cards": found, "next": None, "problems": roots.problems}
+    return Json({"cards": found, "next": None, "problems": roots.problems})
 
 
 async def details(
     dag_id: DagId, run_id: RunId, task_id: TaskId, map_index: MapIndex = -1, item: Position | None = None
-) -> dict[str, Any]:
+) -> Response:
     """Return what is known of the generations of a task instance, or of one item of a batch."""
     key, roots = (dag_id, run_id, task_id, map_index), ImageRoots.configured()
     manifests = await _manifests(key, item, roots)
-    return {"generations": cards.details(manifests[:20], roots)}
+    return Json({"generations": cards.details(manifests[:20], roots)})
 
 
 async def batch(
     dag_id: DagId, run_id: RunId, task_id: TaskId, map_index: MapIndex = -1, offset: Position = 0
-) -> dict[str, Any]:
+) -> Response:
     """Return a page of the items of a batch, as its manifest describes them."""
     key, roots = (dag_id, run_id, task_id, map_index), ImageRoots.configured()
     lines = await _ledger(key, roots)
@@ -219,11 +231,13 @@ async def batch(
                 "files": [{**each, "visible": roots.shows(each["path"])} for each in images],
             }
         )
-    return {
-        "items": items,
-        "of": len(lines),
-        "next": offset + len(shown) if offset + len(shown) < len(lines) else None,
-    }
+    return Json(
+        {
+            "items": items,
+            "of": len(lines),
+            "next": offset + len(shown) if offset + len(shown) < len(lines) else None,
+        }
+    )
 
 
 async def image(  # noqa: PLR0917 (FastAPI names them)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from airflow_provider_evoimage.plugins import cards
 from airflow_provider_evoimage.plugins.records import Task
 from airflow_provider_evoimage.plugins.roots import ImageRoots
+from airflow_provider_evoimage.plugins.web import Json
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 ROOTS = ImageRoots.read('["file:///data/images"]')
@@ -149,3 +150,8 @@ def test_totals_count_tasks_images_and_charges():
         "credits": 68,
         "usd": 1.0,
     }
+
+
+def test_half_a_character_is_no_error():
+    shown = cards.card(task({"state": "made", "prompt": "half \ud83d"}, state="success"), ROOTS, now=NOW)
+    assert json.loads(Json(shown).body)["prompt"] == "half \ud83d"
