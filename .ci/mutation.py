@@ -36,6 +36,8 @@ _SLOW = " or ".join(
         "renders_otherwise_after_the_wait",
         "memory_stays_small",
         "two_hundred_at_once",
+        "kill_with_ignored_keys",
+        "one_failing_write",
     ]
 )
 
@@ -91,14 +93,12 @@ PARTS = {
     "batch": Part(
         ("batch/submission",),
         (
-            "tests/integration/test_batch.py",
+            "tests/unit/batch/test_submission.py",
             "tests/integration/test_batch_budget.py",
             f"{_MONEY}batch.py",
             f"{_MONEY}batch_counts.py",
             f"{_MONEY}batch_doubts.py",
             f"{_MONEY}batch_queue.py",
-            f"{_MONEY}batch_takeover.py",
-            f"{_MONEY}changed_requests.py",
             f"{_MONEY}limits.py",
         ),
     ),
