@@ -107,9 +107,6 @@ PARTS = {
         (
             "tests/unit/waiting",
             "tests/integration/test_ended_deferral.py",
-            "tests/integration/test_sensor.py",
-            "tests/integration/test_hostile_api.py",
-            f"{_MONEY}after_the_wait.py",
             f"{_MONEY}failed_generations.py",
             f"{_MONEY}lookups.py",
         ),
