@@ -53,6 +53,7 @@ class Hook:
         self.reads: list[tuple[float, list[str]]] = []
         self.limits: list[float] = []
         self.reconnects = 0
+        self.read_alone = 0
         self.unknown: set[str] = set()
 
     @contextmanager
@@ -61,6 +62,7 @@ class Hook:
         yield
 
     def get_generation(self, evolink_task_id: str) -> Generation:
+        self.read_alone += 1
         found = self.get_generations([evolink_task_id])
         if evolink_task_id not in found:
             raise GenerationNotFoundError("404", evolink_task_id=evolink_task_id)
@@ -196,3 +198,24 @@ def test_id_that_evolink_leaves_out_is_polled_again_while_the_others_end(clock: 
     hook.unknown = {task(1)}
     event = waited(hook, deadline=100.0)
     assert dict(event.endings) == {task(0): "completed", task(1): "timeout"}
+
+
+def test_only_generation_that_is_due_is_read_alone_and_several_are_read_together(clock: Clock) -> None:
+    hook = hook_of(clock, 5)
+    waited(hook)
+    assert hook.read_alone == len(hook.reads) == 1
+    hook = Hook(clock, {task(1): 0, task(2): 0})
+    waited(hook, poll_interval=0.1)
+    assert (hook.read_alone, len(hook.reads)) == (0, 1)
+
+
+def test_short_interval_is_kept(clock: Clock) -> None:
+    hook = hook_of(clock, 2)
+    waited(hook, poll_interval=0.5)
+    assert len(hook.reads) >= 3
+
+
+def test_last_poll_after_the_deadline_has_little_time(clock: Clock) -> None:
+    hook = hook_of(clock, 0)
+    waited(hook, deadline=-10.0)
+    assert hook.limits == [LAST_POLL_SECONDS]
