@@ -64,7 +64,7 @@ bench-saving: ## memory and speed of saving, beside a bare download loop and bot
 test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes docs/reliability.md
 	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
 
-test-mutation: ## change each decision, and see whether a unit test notices; about 45 minutes
+test-mutation: ## change each decision, and see whether a test notices; 60 to 90 minutes (MUTATION_OPTIONS=--all: hours)
 	@$(MAKE) --no-print-directory venv VENV=.venv-mutation REQUIREMENTS=.ci/requirements/mutation.txt
 	.venv-mutation/bin/python .ci/mutation.py $(MUTATION_OPTIONS)
 

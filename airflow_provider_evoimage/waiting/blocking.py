@@ -92,10 +92,7 @@ def _poll(hook: EvoImageHook, due: Sequence[str], *, within: float) -> _Found:
     except EvoImageError as error:
         return dict.fromkeys(due, error)
     metrics.ids_read(len(due))
-    return {
-        each: found.get(each) or GenerationNotFoundError("EvoLink does not know it.", evolink_task_id=each)
-        for each in due
-    }
+    return {each: found.get(each) or GenerationNotFoundError("EvoLink does not know it.") for each in due}
 
 
 def _after(wait: Wait, found: Generation | EvoImageError, *, sharing: int) -> tuple[Wait, Outcome]:

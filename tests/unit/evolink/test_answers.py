@@ -369,7 +369,7 @@ def test_any_id_that_evolinks_clients_accept_is_accepted(value):
         {"id": "é"},
         {"data": SUBMITTED},
     ],
-    ids=lambda data: repr(data)[:30],
+    ids=lambda data: ascii(data)[:30].replace("\\", ""),
 )
 def test_what_holds_no_task_id_is_unreadable(data):
     with pytest.raises(UnreadableAnswerError, match="no task id"):

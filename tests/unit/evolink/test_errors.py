@@ -341,7 +341,7 @@ def test_every_status_becomes_an_error(status):
         ("Wed, 99 Oct 2015", None),
         ("1e3", None),
     ],
-    ids=lambda value: str(value)[:30],
+    ids=lambda value: ascii(value)[:30].replace("\\", ""),
 )
 def test_retry_after_header_reads_in_seconds(header, seconds):
     assert retry_after({"retry-after": header}) == seconds

@@ -45,7 +45,6 @@ ANY_JSON = st.recursive(
         ([5], None, None),
         ({"value": 5}, None, None),
     ],
-    ids=repr,
 )
 def test_number_is_finite_and_no_truth_value(value: Any, plain: float | None, quoted: float | None) -> None:
     assert number(value) == plain
@@ -102,7 +101,6 @@ def test_storable_answer_differs_only_where_the_database_would_refuse_it(value: 
         (b'"\xed\xa0\xbd"', "\ufffd"),
         ('"Füchse, 狐"'.encode(), "Füchse, 狐"),
     ],
-    ids=repr,
 )
 def test_nul_and_halves_of_characters_are_replaced(written: bytes, expected: str) -> None:
     assert json.loads(storable(written)) == expected

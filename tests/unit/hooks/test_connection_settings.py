@@ -71,7 +71,7 @@ def test_form_left_empty_has_every_default(empty):
     assert_defaults(settings(host="", schema="", login="", port=None, extra=extra))
 
 
-@pytest.mark.parametrize("extra", [None, "", "  ", "\n", "null", " null "], ids=repr)
+@pytest.mark.parametrize("extra", [None, "", "  ", "\n", "null", " null "])
 def test_extra_that_is_empty_or_null_has_every_default(extra):
     read = connection()
     read.extra = extra
@@ -199,7 +199,7 @@ def test_host_schema_and_port_make_one_address(host, schema, port, base_url):
 # What cannot be used
 
 
-@pytest.mark.parametrize("password", [None, "", "   ", "\n"], ids=repr)
+@pytest.mark.parametrize("password", [None, "", "   ", "\n"])
 def test_missing_key_is_named_and_says_where_it_goes(password):
     message = refused(password=password)
     assert "'evo' has no API key" in message

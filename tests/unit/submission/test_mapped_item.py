@@ -301,3 +301,15 @@ def test_argument_of_an_upstream_task_is_told_from_one_that_the_author_left_empt
     assert not limit_is_given(drawn(prompt=["a mug"], max_credits=[None]), row)
     with pytest.raises(EvoImageError, match="cannot be read"):
         limit_is_given(upstream([row], as_kwargs=True), row, RuntimeError("no database"))
+
+
+def test_item_beyond_the_end_of_a_list_that_became_shorter_is_its_position() -> None:
+    definition = upstream(["a mug"])
+    assert of(definition, 1, ["a mug"]) == MappedItem("position 1")
+    assert of(definition, 0, ["a mug"]) != MappedItem("position 0")
+
+
+def test_items_of_an_upstream_object_are_its_pairs() -> None:
+    definition, pulled = upstream([]), {"a mug": 1, "a shoe": 2}
+    assert of(definition, 0, pulled) == of(definition, 1, {"a shoe": 2, "a mug": 1})
+    assert of(definition, 0, pulled) != of(definition, 1, pulled)
