@@ -88,6 +88,7 @@ def task_of(prompt: str) -> str:
 def item_of(prompt: str) -> BatchItem:
     request = ImageRequest.build(model="gpt-image-1.5", prompt=prompt, quality="low")
     return BatchItem(
+        alt_text=None,
         position=0,
         name="",
         request=request,
