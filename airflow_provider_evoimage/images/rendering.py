@@ -104,7 +104,8 @@ def plan_for(width: int, height: int, channel: Channel, *, fit: Fit, focus: Focu
 
 def _cropped(width: int, height: int, channel: Channel, focus: tuple[float, float]) -> Plan:
     scaled = max(channel.width / width, channel.height / height)
-    wide, high = channel.width / scaled, channel.height / scaled
+    # Rounding must not carry the box beyond the image, which Pillow refuses.
+    wide, high = min(channel.width / scaled, width), min(channel.height / scaled, height)
     cropped = max(0.0, 1 - wide * high / (width * height))
     if cropped > MOST_CROPPED:
         raise InvalidRequestError(
@@ -116,7 +117,7 @@ def _cropped(width: int, height: int, channel: Channel, focus: tuple[float, floa
     canvas = channel.width, channel.height
     return Plan(
         image=(width, height),
-        box=(left, top, left + wide, top + high),
+        box=(left, top, min(left + wide, width), min(top + high, height)),
         size=canvas,
         canvas=canvas,
         cropped=cropped,
