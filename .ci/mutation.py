@@ -98,11 +98,7 @@ PARTS = {
         (
             "tests/unit/batch/test_submission.py",
             "tests/integration/test_batch_budget.py",
-            f"{_MONEY}batch.py",
             f"{_MONEY}batch_counts.py",
-            f"{_MONEY}batch_doubts.py",
-            f"{_MONEY}batch_queue.py",
-            f"{_MONEY}limits.py",
         ),
     ),
     "waiting": Part(
@@ -128,7 +124,6 @@ PARTS = {
             "tests/unit/storage",
             "tests/integration/test_saving.py",
             "tests/integration/test_shared_names.py",
-            "tests/integration/test_hostile_results.py",
         ),
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from decimal import Decimal
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 
 from airflow_provider_evoimage.batch import submission
 from airflow_provider_evoimage.batch.items import BatchItem
-from airflow_provider_evoimage.batch.ledger import LedgerLine
+from airflow_provider_evoimage.batch.ledger import ItemError, LedgerLine
 from airflow_provider_evoimage.batch.submission import (
     BatchSubmission,
     hold_earlier,
@@ -26,6 +27,7 @@ from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
+    BudgetExceededError,
     DestinationError,
     EvoImageError,
     EvoLinkUnreachableError,
@@ -38,6 +40,7 @@ from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.submission.budget import Budget
 from airflow_provider_evoimage.submission.identity import RequestIdentity, fingerprint
 from airflow_provider_evoimage.submission.record import SubmissionRecord
+from airflow_provider_evoimage.submission.submit import most_of
 
 LOG: Any = logging.getLogger(__name__)
 
@@ -47,7 +50,14 @@ class Hook:
 
     evoimage_conn_id = "evoimage_default"
 
-    def __init__(self, *, trusted: bool = True, refusals: dict[str, EvoImageError] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        trusted: bool = True,
+        refusals: dict[str, EvoImageError] | None = None,
+        reserved: float | None = None,
+    ) -> None:
+        self.reserved = reserved
         account = SimpleNamespace(base_url="https://api.evolink.ai", api_key="key", trust_idempotency=trusted)
         self.settings = SimpleNamespace(account=account)
         self.refusals = refusals or {}
@@ -58,7 +68,8 @@ class Hook:
         if request.prompt in self.refusals:
             raise self.refusals[request.prompt]
         self.accepted.append(request.prompt)
-        body = {"id": task_of(request.prompt), "status": "pending"}
+        usage = {"credits_reserved": self.reserved}
+        body = {"id": task_of(request.prompt), "status": "pending", "usage": usage}
         return Submitted(generation=Generation.read(body), replayed=False)
 
 
@@ -338,3 +349,147 @@ def test_refusal_before_the_first_new_item_leaves_all_unpaid() -> None:
     with pytest.raises(InvalidRequestError, match="no room for 2"):
         batch.ensure(items, before_first=refuse)
     assert hook.accepted == []
+
+
+MOST = most_of(item_of("one").request) or Decimal(0)
+
+
+def sent(batch: Any, item: BatchItem, *, state: str = "waiting", **fields: Any) -> None:
+    """Give an item the record of an earlier try."""
+    identity = identity_of(item)
+    known = {"key": identity.idempotency_key, "fingerprint": item.fingerprint, "posted_at": time.time() - 60}
+    earlier = record(**(known | fields))
+    batch.lines[item.ledger_key] = replace(batch.lines[item.ledger_key], state=state, record=earlier)
+
+
+IN_DOUBT: dict[str, Any] = {"evolink_task_id": None, "phase": "submitting", "state": "queued"}
+
+
+def test_item_that_an_earlier_try_submitted_is_waited_for_and_not_submitted() -> None:
+    hook = Hook()
+    batch, items, lines = batch_of("one", hook=hook)
+    sent(batch, items[0], state="failed")
+    batch.ensure(items)
+    assert ([each.state for each in lines()], hook.accepted) == (["waiting"], [])
+
+
+def test_failed_generation_stays_failed_with_its_error() -> None:
+    batch, items, lines = batch_of("one", hook=Hook())
+    sent(batch, items[0], state="failed", phase="failed")
+    error = ItemError(code="refused", message="bad prompt", retryable=False)
+    batch.lines[items[0].ledger_key] = replace(lines()[0], error=error)
+    batch.ensure(items)
+    assert (lines()[0].state, lines()[0].error) == ("failed", error)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "fields"),
+    [(False, {}), (True, {"base_url": "https://elsewhere.example"}), (True, {"conn_id": "another"})],
+)
+def test_item_whose_repetition_could_pay_twice_fails_with_the_reason(
+    trusted: bool, fields: dict[str, Any]
+) -> None:
+    hook = Hook(trusted=trusted)
+    batch, items, lines = batch_of("one", hook=hook)
+    sent(batch, items[0], **IN_DOUBT, **fields)
+    batch.ensure(items)
+    assert hook.accepted == []
+    assert (lines()[0].state, lines()[0].error.code) == ("failed", "UnrepeatableSubmissionError")
+
+
+def test_item_in_doubt_is_repeated_first_and_keeps_the_time_of_its_first_post() -> None:
+    hook = Hook()
+    batch, items, lines = batch_of("one", "two", hook=hook)
+    sent(batch, items[1], **IN_DOUBT)
+    before = lines()[1].record
+    batch.ensure(items)
+    assert hook.accepted == ["two", "one"]
+    after = lines()[1].record
+    assert (after.key, after.posted_at, after.epoch) == (before.key, before.posted_at, 0)
+
+
+def test_refusal_of_what_is_new_still_repeats_what_may_be_paid_for() -> None:
+    def refuse(new: Any) -> None:
+        raise BudgetExceededError(f"no room for {len(new)}", billed=False)
+
+    hook = Hook()
+    batch, items, lines = batch_of("one", "two", hook=hook)
+    sent(batch, items[1], **IN_DOUBT)
+    batch.ensure(items, before_first=refuse)
+    assert hook.accepted == ["two"]
+    assert [each.state for each in lines()] == ["left out", "waiting"]
+    assert lines()[0].error.message == "no room for 1"
+
+
+def test_item_in_doubt_that_is_left_out_says_that_it_may_be_paid_for() -> None:
+    hook = Hook(refusals={"one": AuthenticationError("key", billed=False)})
+    batch, items, lines = batch_of("one", "two", hook=hook)
+    for each in items:
+        sent(batch, each, **IN_DOUBT)
+    batch.ensure(items)
+    assert [each.state for each in lines()] == ["failed", "left out"]
+    message = lines()[1].error.message
+    assert message.startswith("An earlier try may have submitted this item")
+    assert message.endswith(" key")
+
+
+def test_what_earlier_tries_spent_counts_against_the_limit() -> None:
+    for spent, accepted in [(MOST, ["two"]), (MOST + 1, [])]:
+        hook = Hook()
+        batch, items, _ = batch_of("one", "two", hook=hook, budget=Budget(MOST * 2))
+        sent(batch, items[0], state="failed", phase="failed", charged=float(spent))
+        first = batch.lines[items[0].ledger_key]
+        batch.lines[items[0].ledger_key] = replace(first, charge=float(spent))
+        batch.ensure(items)
+        assert hook.accepted == accepted
+
+
+def test_what_an_item_cost_before_its_new_submission_counts_against_the_limit() -> None:
+    for spent, accepted in [(MOST, ["one"]), (MOST + 1, [])]:
+        hook = Hook()
+        batch, items, _ = batch_of("one", hook=hook, budget=Budget(MOST * 2))
+        sent(batch, items[0], state="failed", phase="failed", retryable=True, charged=float(spent))
+        batch.ensure(items)
+        assert hook.accepted == accepted
+
+
+@pytest.mark.parametrize(("limit", "writes"), [(None, 1), (MOST * 10, 2)])
+def test_first_item_of_a_model_goes_alone_where_there_is_a_limit(limit: Decimal | None, writes: int) -> None:
+    class Counting(Ledger):
+        def write(self, lines: Any) -> None:
+            groups.append(sum(each.record is not None for each in lines))
+
+    groups: list[int] = []
+    batch, items, _ = batch_of(
+        "one", "two", "three", hook=Hook(reserved=float(MOST)), ledger=Counting(), budget=Budget(limit)
+    )
+    batch.ensure(items)
+    # The last writing is the one after all submissions.
+    assert groups == ([3] if limit is None else [1, 3]) + [3]
+    assert len(groups) == writes + 1
+
+
+def test_failed_generation_that_a_repetition_returns_leaves_no_room_for_another_one() -> None:
+    class Failing(Hook):
+        def submit(self, request: ImageRequest, key: str, *, submit_timeout: float) -> Submitted:
+            found = super().submit(request, key, submit_timeout=submit_timeout)
+            return replace(found, replayed=True)
+
+        def get_generation(self, evolink_task_id: str) -> Generation:
+            error = {"code": "service_error"}
+            usage = {"credits_used": float(MOST)}
+            return Generation.read(
+                {"id": evolink_task_id, "status": "failed", "error": error, "usage": usage}
+            )
+
+    hook = Failing()
+    batch, items, lines = batch_of("one", hook=hook, budget=Budget(MOST))
+    batch.ensure(items)
+    assert hook.accepted == ["one"]
+    assert lines()[0].error.code == "BudgetExceededError"
+
+
+def test_each_line_is_held_under_a_name_of_its_own() -> None:
+    budget = Budget(Decimal(100))
+    hold_earlier(budget, [line(record=record(), charge=2.0), line(occurrence=1, record=record(), charge=5.0)])
+    assert budget.left == 93
