@@ -409,3 +409,18 @@ def test_address_that_is_refused_is_shown_without_its_user() -> None:
     with pytest.raises(InvalidRequestError) as refused:
         Destination("file://user:secret@host/images")
     assert "secret" not in str(refused.value)
+
+
+def test_text_that_is_no_utf_8_is_read_all_the_same(folder: Path) -> None:
+    destination = Destination(str(folder))
+    assert destination.read_text("a.jsonl") is None
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(b"a\xffb")
+    assert destination.read_text("a.jsonl") == "a\ufffdb"
+
+
+def test_file_that_cannot_be_fetched_is_named(folder: Path, tmp_path: Path) -> None:
+    destination = Destination(str(folder))
+    for step in (lambda: destination.fetch(NAME, tmp_path / "copy"), lambda: destination.size(NAME)):
+        with pytest.raises(DestinationError, match=f"{NAME} cannot be written or read"):
+            step()
