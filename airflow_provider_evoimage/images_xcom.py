@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.exceptions import EvoImageError
 
@@ -29,10 +29,6 @@ _PROMPT_CHARACTERS = 300
 _ERROR_CHARACTERS = 500
 _LISTED = 20
 _OF_A_PUSH = frozenset({"v", "state", "at"})
-
-#: ``waiting``: EvoLink works on it. ``made``: there are images, and links of those without a path. ``failed``: the try
-#: of the task failed.
-ImagesState = Literal["waiting", "made", "failed"]
 
 
 class ImagesXCom:

@@ -33,7 +33,6 @@ NOT_LISTED = (
     "Pictures are not shown: their folder is not listed. An administrator can add it to [evoimage] image_roots, "
     'for instance ["{folder}"].'
 )
-GONE = "This task instance is gone from Airflow's database."
 
 
 def card(task: Task, roots: ImageRoots, *, now: datetime) -> dict[str, Any]:

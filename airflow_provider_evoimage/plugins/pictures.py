@@ -23,7 +23,7 @@ THUMBNAIL_TYPE = "image/webp"
 MAX_FILE_BYTES = 100 * 2**20
 MAX_PIXELS = 64_000_000
 MAX_CACHE_BYTES = 256 * 2**20
-#: The cache is looked through after so many new thumbnails.
+#: The cache is trimmed once per this many new thumbnails.
 CACHE_CHECK_EVERY = 64
 
 # The page's own types: a browser shows them, and runs nothing in them.

@@ -155,7 +155,6 @@ async def newest(  # noqa: PLR0917 (FastAPI names them)
             "cards": [cards.card(each, roots, now=now) for each in tasks],
             "next": None if place is None else _cursor(place),
             "problems": roots.problems,
-            "has_roots": bool(roots.roots),
         }
     )
 

@@ -276,7 +276,7 @@ def test_gallery_pages_filters_and_searches(pages: Pages):
 
 
 def test_files_outside_the_roots_are_never_shown(pages: Pages):
-    """Whoever may edit an XCom may put any path into it."""
+    """A user who may edit an XCom can put any path into it."""
     secret = pages.out.parent / "secret.png"
     Image.new("RGB", (5, 5)).save(secret)
     (pages.out / "link.png").symlink_to(secret)

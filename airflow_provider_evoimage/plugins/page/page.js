@@ -323,7 +323,7 @@ function sayWhatIsShown(answer) {
   if (view === "list") {
     const charged = cards.reduce((sum, card) => sum + (card.credits ?? 0), 0);
     showTotals(cards.length ? [["tasks shown", number(cards.length)], ["images", number(cards.reduce((sum, card) => sum + (card.images ?? 0), 0))],
-      ["waiting", number(cards.filter((card) => card.state === "waiting").length)], ["credits", number(charged, 4)], ["USD", number(charged / 68, 4)]] : []);
+      ["waiting", number(cards.filter((card) => card.state === "waiting").length)], ["credits", number(charged, 4)], ["USD", number(cards.reduce((sum, card) => sum + (card.usd ?? 0), 0), 4)]] : []);
   }
   const nothing = {
     list: "No images match. They appear here when a task of an EvoLink operator has asked for one.",
