@@ -45,12 +45,15 @@ EvoImageError
     │   ├── TooLargeError *          the result is larger than the connection allows
     │   └── NotAnImageError *        the bytes are not an image
     └── DestinationError             the storage refused
+        ├── DestinationUnusableError *       it cannot be opened, and nothing is paid for yet
         ├── NameTakenError *                 another task of the same run has files with that name
         └── FileExistsAtDestinationError *   if_exists="error"
 """
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
@@ -60,6 +63,11 @@ from airflow_provider_evoimage.version_compat import (
     AirflowSensorTimeout,
 )
 
+#: Airflow's log page does not wrap: a longer line leaves its window.
+LOG_LINE_CHARACTERS = 90
+_SENTENCE_END = re.compile(r"(?<=[.!?]) +(?=[A-Z])")
+_CLAUSE_END = re.compile(r"(?<=[.;:,]) +")
+_NO_RETRY_LEFT = "Nothing to change. If no retry is left, clear the task."
 _BILLED = {True: "Billed: yes.", False: "Billed: no.", None: "Billed: unknown."}
 
 
@@ -112,6 +120,18 @@ class EvoImageError(AirflowException):
             parts.append(f"EvoLink's request id: {self.request_id}.")
         return " ".join(parts)
 
+    def log_lines(self) -> list[str]:
+        """Describe the failure in four lines of at most 90 characters, for a log that does not wrap.
+
+        :returns: what happened; whether it was billed, with the task id; what a retry does; what to change.
+        """
+        what = _SENTENCE_END.split(self.message.strip(), maxsplit=1)[0]
+        billed = _BILLED[self.billed]
+        if self.evolink_task_id:
+            billed = f"{billed} EvoLink task: {self.evolink_task_id}"
+        retry, change = _retry_and_change(self.on_retry, retryable=self.retryable)
+        return [_fitted(line) for line in (what, billed, retry, change)]
+
     def restate(
         self,
         *,
@@ -142,6 +162,32 @@ class EvoImageError(AirflowException):
     def retryable(self) -> bool:
         """Whether a retry of the same Airflow task can succeed."""
         return not isinstance(self, (AirflowFailException, AirflowSensorTimeout))
+
+
+def _retry_and_change(on_retry: str, *, retryable: bool) -> tuple[str, str]:
+    """Split the text about a retry into what a retry does and what to change."""
+    clauses = _CLAUSE_END.split(on_retry.strip()) if on_retry.strip() else []
+    about_retry = next((place for place, clause in enumerate(clauses) if "retry" in clause.lower()), None)
+    if about_retry is None:
+        retry, rest = "A retry does the same again." if retryable else "No retry follows.", clauses
+    else:
+        # "No retry follows, it would be refused again: …" is one statement.
+        end = about_retry + 1
+        while end < len(clauses) and clauses[end - 1].endswith(","):
+            end += 1
+        retry, rest = " ".join(clauses[about_retry:end]), clauses[end:]
+    retry = f"{_capitalized(retry).rstrip(' .,:;')}."
+    change = _capitalized(" ".join(rest))
+    return retry, change or (_NO_RETRY_LEFT if retryable else "Correct the cause, then clear the task.")
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _fitted(line: str) -> str:
+    """Return the text in one line, cut off after a word if it is too long."""
+    return textwrap.shorten(line, LOG_LINE_CHARACTERS, placeholder=" …")
 
 
 class InvalidRequestError(EvoImageError, AirflowFailException):
@@ -458,6 +504,13 @@ class NotAnImageError(DownloadError, AirflowFailException):
 
 class DestinationError(SaveError):
     """The storage did not take a file."""
+
+
+class DestinationUnusableError(DestinationError, AirflowFailException):
+    """The storage cannot be opened for a reason that stays until somebody changes it; nothing is paid for yet."""
+
+    default_billed = False
+    default_on_retry = "Nothing was sent and no retry follows: correct it, then clear the task."
 
 
 class NameTakenError(DestinationError, AirflowFailException):

@@ -44,10 +44,13 @@ class ImagesXCom:
 
     @contextmanager
     def telling_failures(self) -> Iterator[None]:
-        """Push why this try failed, if it fails with an error of this provider."""
+        """Push and log why this try failed, if it fails with an error of this provider."""
         try:
             yield
         except EvoImageError as error:
+            # In Airflow's log page the traceback that follows pushes everything else out of the window.
+            for line in error.log_lines():
+                self._log.error("%s", line)
             self._push({**self._known(), "state": "failed", **failure(error)})
             raise
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.metadata
+import os
 import platform
 import socket
 import ssl
@@ -23,7 +24,9 @@ import httpx
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.deadlines import Deadline, DeadlinePassedError, Exchange, shared_watch
 from airflow_provider_evoimage.evolink.protocol import Answer, FileToUpload
+from airflow_provider_evoimage.exceptions import EvoLinkUnreachableError
 
+_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _CONNECT_TIMEOUT = 10.0
 #: An answer of the API to a worker: fifty generations with long prompts and many links have less than 2 MB.
 MAX_ANSWER_BYTES = 10_000_000
@@ -45,8 +48,42 @@ _NOTHING_SENT = (
 
 @functools.cache
 def shared_ssl_context() -> ssl.SSLContext:
-    """Return the one TLS context of this process. Making it reads the CA bundle, which blocks for 25 ms."""
-    return httpx.create_ssl_context()
+    """Return the one TLS context of this process. Making it reads the CA bundle, which blocks for 25 ms.
+
+    :raises EvoLinkUnreachableError: when ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` cannot be used.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        named = {each: os.environ[each] for each in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(each)}
+        given = ", ".join(f"{each}={value}" for each, value in named.items())
+        raise _unusable_network(f"The CA certificates cannot be read ({given or error}): {error}.") from error
+
+
+@functools.cache
+def require_usable_proxies() -> None:
+    """Check what this machine's environment says of proxies, before it fails in the middle of a request.
+
+    :raises EvoLinkUnreachableError: when httpx cannot use it.
+    """
+    try:
+        httpx.Client(verify=shared_ssl_context()).close()
+    except ImportError as error:
+        raise _unusable_network("A SOCKS proxy needs: pip install 'httpx[socks]'.") from error
+    except (httpx.InvalidURL, ValueError) as error:
+        # Without the text of the error: the URL of a proxy may hold a password.
+        named = [each for each in _PROXY_VARIABLES if os.environ.get(each) or os.environ.get(each.lower())]
+        hint = " There an IPv6 address has no brackets and no range." if named == ["NO_PROXY"] else ""
+        raise _unusable_network(
+            f"The proxy settings of this machine cannot be used: correct {' and '.join(named) or 'them'}.{hint}"
+        ) from error
+
+
+def _unusable_network(message: str) -> EvoLinkUnreachableError:
+    return EvoLinkUnreachableError(
+        message,
+        on_retry="This try sent nothing; a retry may run on another machine, and resumes what was submitted.",
+    )
 
 
 @functools.cache
@@ -62,8 +99,8 @@ def user_agent() -> str:
 
 async def prepare_for_asyncio() -> None:
     """Read files (CA bundle, package metadata) in a thread instead of the event loop, once in a process."""
-    if not (shared_ssl_context.cache_info().currsize and user_agent.cache_info().currsize):
-        await asyncio.to_thread(lambda: (shared_ssl_context(), user_agent()))
+    if not (require_usable_proxies.cache_info().currsize and user_agent.cache_info().currsize):
+        await asyncio.to_thread(lambda: (require_usable_proxies(), user_agent()))
 
 
 class NoAnswerError(Exception):
@@ -269,6 +306,7 @@ class AnswerBody:
 
 def http_options(timeout: float, *, accept: str) -> dict[str, Any]:
     """Return the options that all HTTP clients share."""
+    require_usable_proxies()
     return {
         # Not what httpx could unpack: only what we unpack in small pieces.
         "headers": {"User-Agent": user_agent(), "Accept": accept, "Accept-Encoding": "gzip, deflate"},

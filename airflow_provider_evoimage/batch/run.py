@@ -100,10 +100,19 @@ class BatchArguments:
 
 
 class BatchRun:
-    """One leg of a batch task. Call :meth:`submit` or :meth:`resume` first, then the rest."""
+    """One leg of a batch task. Call :meth:`submit` or :meth:`resume` first, then the rest.
+
+    :param has_submitted: whether an earlier leg or try may have submitted something.
+    """
 
     def __init__(
-        self, context: Mapping[str, Any], *, hook: EvoImageHook, arguments: BatchArguments, log: Logger
+        self,
+        context: Mapping[str, Any],
+        *,
+        hook: EvoImageHook,
+        arguments: BatchArguments,
+        has_submitted: bool,
+        log: Logger,
     ) -> None:
         self._context = context
         self._ti = context["ti"]
@@ -112,7 +121,7 @@ class BatchRun:
         self._log = log
         self._made_by = made_by(context)
         self._names = FileNames(arguments.filename_template)
-        destination = self._destination = Destination(arguments.save_to)
+        destination = self._destination = Destination(arguments.save_to, is_unpaid=not has_submitted)
         name = FileNames(LEDGER_NAME).name({**task_fields(self._made_by), "ext": "jsonl"})
         self._ledger = BatchLedger(destination, name, try_number=self._ti.try_number, try_id=str(self._ti.id))
         self._lines: Lines = {}
@@ -141,6 +150,7 @@ class BatchRun:
             log=log,
             may_follow_a_kill=self._ti.try_number > 1,
             before_file=self._ledger.require_latest_try_after_pause,
+            logs_each_image=False,
         )
         self._collection = BatchCollection(
             hook=hook, ledger=self._ledger, lines=self._lines, saver=saver, budget=self._budget, log=log

@@ -16,6 +16,7 @@ from airflow.sdk import ObjectStoragePath
 
 from airflow_provider_evoimage.arguments import absolute_url
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
+from airflow_provider_evoimage.storage.opening import storage_path
 
 # Two thousand prompts of maximum length are 64 MB; a larger file is not a list of requests.
 MAX_FILE_BYTES = 100 * 1024 * 1024
@@ -96,7 +97,7 @@ def _in_file(path: str) -> _Found:
 
 def _text_of(path: str) -> str:
     try:
-        with ObjectStoragePath(path).open("rb") as file:
+        with storage_path(path).open("rb") as file:
             # Not by the size that the storage reports, as some report none.
             content = bytes(file.read(MAX_FILE_BYTES + 1))
     except Exception as error:

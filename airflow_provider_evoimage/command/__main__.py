@@ -14,6 +14,7 @@ from airflow_provider_evoimage.command.app import app
 from airflow_provider_evoimage.exceptions import (
     ConnectionSettingsError,
     EvoImageError,
+    GenerationTimeoutError,
     GenerationUnfinishedError,
     InvalidRequestError,
 )
@@ -39,7 +40,7 @@ def main() -> None:
 def _exit_code(error: EvoImageError) -> int:
     if isinstance(error, (InvalidRequestError, ConnectionSettingsError)):
         return WRONG_USE
-    return UNFINISHED if isinstance(error, GenerationUnfinishedError) else FAILED
+    return UNFINISHED if isinstance(error, (GenerationUnfinishedError, GenerationTimeoutError)) else FAILED
 
 
 def _described(error: EvoImageError, *, as_json: bool) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,8 @@ from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.command import tables
 from airflow_provider_evoimage.command.account import CommandHook
 from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced, sized
+from airflow_provider_evoimage.command.generating import requested, submitted
+from airflow_provider_evoimage.command.listing import recent
 from airflow_provider_evoimage.command.provenance import statements, statements_json, statements_lines
 from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
 from airflow_provider_evoimage.defaults import DEFAULT_MODEL
@@ -29,7 +33,7 @@ _PIPED_WIDTH = 200
 
 app = typer.Typer(
     name="evoimage",
-    help="Show what EvoLink's images cost, the credits left, and the state of a generation.",
+    help="Show what EvoLink's images cost, the credits left, and the generations of the account; try a key.",
     epilog="The account: --conn-id, else EVOLINK_API_KEY (EVOLINK_BASE_URL), else the Airflow connection "
     "evoimage_default. Exit codes: 0 done, 1 EvoLink or a storage refused, 2 wrong use, 3 not finished yet.",
     no_args_is_help=True,
@@ -45,6 +49,20 @@ ConnId = Annotated[
     ),
 ]
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="EvoLink task id.", show_default=False)]
+
+
+Destination_ = Annotated[
+    str, typer.Argument(metavar="DEST", help="Folder: a path, or a URL such as s3://conn@bucket/images.")
+]
+
+
+class ListedStatus(StrEnum):
+    """States that EvoLink's list of generations can be narrowed to."""
+
+    processing = "processing"
+    completed = "completed"
+    failed = "failed"
+    cancelled = "cancelled"
 
 
 class MarkOrKeep(StrEnum):
@@ -89,7 +107,7 @@ def evoimage(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Show what EvoLink's images cost, the credits left, and the state of a generation."""
+    """Show what EvoLink's images cost, the credits left, and the generations of the account; try a key."""
     del version
 
 
@@ -172,6 +190,94 @@ def credits_(*, conn_id: ConnId = None, as_json: AsJson = False) -> None:
     _print(tables.credits_table(balance), as_json=as_json, data=tables.credits_json(balance))
 
 
+@app.command(name="list")
+def list_(
+    *,
+    hours: Annotated[float, typer.Option(min=0.01, help="How far back.")] = 24.0,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 200,
+    status: Annotated[ListedStatus | None, typer.Option(help="Only these.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Only this model.", show_default=False)
+    ] = None,
+    conn_id: ConnId = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the account's generations and what they were charged, newest first. Costs nothing."""
+    found = recent(
+        conn_id, hours=hours, limit=limit, status=None if status is None else status.value, model=model
+    )
+    _print(
+        tables.generations_table(found),
+        as_json=as_json,
+        data=[tables.generation_json(generation) for generation in found],
+    )
+
+
+@app.command()
+def generate(
+    *,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)],
+    destination: Destination_,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Model id.", show_default="of the connection"),
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Size of the image.", show_default=False)] = None,
+    quality: Annotated[str | None, typer.Option(help="Quality of the image.", show_default=False)] = None,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many images.")] = 1,
+    max_credits: Annotated[
+        float | None, typer.Option(min=0, help="Refuse a request that may cost more.", show_default=False)
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Pay for new images of the same request.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before paying.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Longest wait, in seconds.")] = 1800.0,
+    conn_id: ConnId = None,
+    as_json: AsJson = False,
+) -> None:
+    """Generate one image and save it: to try a key or a prompt. This costs credits.
+
+    The same command run again within about 24 hours pays nothing: it saves the same image. --again pays for another.
+    """
+    folder = _folder(destination)
+    limit = None if max_credits is None else Decimal(str(max_credits))
+    request, price = requested(
+        conn_id, prompt=prompt, model=model, size=size, quality=quality, n=n, max_credits=limit
+    )
+    console = Console(stderr=True, highlight=False)
+    for warning in request.warnings:
+        console.print(warning, style="yellow", markup=False)
+    if not yes:
+        _ask_before_paying(str(price or "no price is known for this model"))
+    generation = submitted(conn_id, request, destination=folder, again=again)
+    task = generation.evolink_task_id
+    # At once, so that it is known whatever happens from here on.
+    typer.echo(f"EvoLink task {task} is {generation.status}.", err=True)
+    generation = finished(conn_id, task, timeout=timeout, console=console)
+    manifest = save(
+        conn_id,
+        generation,
+        destination=folder,
+        names=DEFAULT_NAMES,
+        if_exists=IfFileExists.overwrite.value,
+        provenance=MarkOrKeep.mark.value,
+        alt_text=None,
+        console=console,
+    )
+    _print(None, *tables.saved_lines(manifest["images"]), as_json=as_json, data=manifest)
+
+
+def _ask_before_paying(price: str) -> None:
+    if not sys.stdin.isatty():
+        raise InvalidRequestError(f"This costs credits (estimated: {price}): confirm it with --yes.")
+    typer.confirm(f"Estimated cost: {price}. Submit it?", abort=True, err=True)
+
+
+def _folder(destination: str) -> str:
+    if not destination.strip():
+        raise InvalidRequestError("DEST is blank: name a folder, '.' for the current one.")
+    return destination if "://" in destination else str(Path(destination).expanduser().absolute())
+
+
 @app.command()
 def show(*, evolink_task_id: TaskId, conn_id: ConnId = None, as_json: AsJson = False) -> None:
     """Show one generation: status, images, charge, error."""
@@ -192,9 +298,7 @@ def show(*, evolink_task_id: TaskId, conn_id: ConnId = None, as_json: AsJson = F
 def save_(
     *,
     evolink_task_id: TaskId,
-    destination: Annotated[
-        str, typer.Argument(metavar="DEST", help="Folder: a path, or a URL such as s3://conn@bucket/images.")
-    ],
+    destination: Destination_,
     names: Annotated[
         str, typer.Option("--names", help="Template of the names below DEST.", show_default="by id and index")
     ] = DEFAULT_NAMES,
@@ -213,10 +317,8 @@ def save_(
     as_json: AsJson = False,
 ) -> None:
     """Save the images of a generation, with its manifest beside them. Costs nothing."""
-    if not destination.strip():
-        raise InvalidRequestError("DEST is blank: name a folder, '.' for the current one.")
+    folder = _folder(destination)
     task, console = evolink_task_id.strip(), Console(stderr=True, highlight=False)
-    folder = destination if "://" in destination else str(Path(destination).expanduser().absolute())
     generation = finished(conn_id, task, timeout=timeout if wait else None, console=console)
     manifest = save(
         conn_id,

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import ObjectStoragePath
-
 from airflow_provider_evoimage.exceptions import DestinationError
 from airflow_provider_evoimage.images.provenance import Statement, read_statement
+from airflow_provider_evoimage.storage.opening import storage_path
 
 
 def statements(paths: Sequence[str]) -> list[tuple[str, Statement]]:
@@ -24,7 +23,7 @@ def statements(paths: Sequence[str]) -> list[tuple[str, Statement]]:
 def _statement(path: str) -> Statement:
     local = path if "://" in path else str(Path(path).expanduser().absolute())
     try:
-        with ObjectStoragePath(local).open("rb") as file:
+        with storage_path(local).open("rb") as file:
             return read_statement(file)
     except Exception as error:
         raise DestinationError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error

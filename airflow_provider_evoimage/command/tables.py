@@ -152,7 +152,7 @@ def credits_table(balance: Credits) -> RenderableType:
         in_dollars = "" if left is None else f"{in_usd(Decimal(str(left))):,.2f}"
         table.add_row(name, "no own limit" if left is None else f"{left:,.4f}", in_dollars, _amount(used))
     usable = max(balance.usable, 0.0)
-    words = f"The next request may cost at most {usable:,.4f} credits."
+    words = f"Left: {usable:,.4f} credits."
     return Group(table, Text(words, style="" if usable else "red"))
 
 
@@ -163,6 +163,29 @@ def credits_json(balance: Credits) -> dict[str, Any]:
         "key": {"remaining": balance.key_remaining, "used": balance.key_used},
         "usable": max(balance.usable, 0.0),
     }
+
+
+def generations_table(generations: Sequence[Generation]) -> RenderableType:
+    """Draw a row for each generation, and the sum of what they were charged below."""
+    table = Table()
+    for column in ("created (UTC)", "status", "model", "credits", "EvoLink task"):
+        table.add_column(column, justify="right" if column == "credits" else "left", overflow="fold")
+    for each in generations:
+        created = "" if each.created is None else f"{each.created:%Y-%m-%d %H:%M:%S}"
+        status = Text(each.status, style=_STATUS_STYLES.get(each.status, "yellow"))
+        table.add_row(
+            created, status, each.model or "unknown", _amount(each.usage.credits_used), each.evolink_task_id
+        )
+    charges = [
+        Decimal(str(each.usage.credits_used)) for each in generations if each.usage.credits_used is not None
+    ]
+    total = sum(charges, Decimal(0))
+    count = "1 generation" if len(generations) == 1 else f"{len(generations):,} generations"
+    words = f"{count}; charged: {total:,.4f} credits ({_usd(in_usd(total))} USD)"
+    unknown = len(generations) - len(charges)
+    if unknown:
+        words += f"; charge unknown or not settled: {unknown:,}"
+    return Group(table, Text(f"{words}."))
 
 
 def generation_table(generation: Generation, *, now: float) -> RenderableType:
@@ -244,6 +267,8 @@ def _facts(generation: Generation, now: float) -> Iterable[tuple[str, Text]]:
         yield "charged", Text(f"{charged:,.4f} credits ({_usd(in_usd(charged))} USD)")
     elif generation.usage.credits_reserved is not None:
         yield "reserved", Text(f"{generation.usage.credits_reserved:,.4f} credits")
+    if generation.is_terminal:
+        yield "billed", Text({True: "yes", False: "no", None: "unknown"}[generation.billed])
     if generation.error is not None:
         yield "error", Text(f"{generation.error.code}: {generation.error.message}", style="red")
 

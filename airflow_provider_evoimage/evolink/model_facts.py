@@ -7,6 +7,7 @@ sent, with a warning. Models that are not listed here pass through as they are.
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -181,6 +182,12 @@ MODELS: dict[str, ModelFacts] = {
         source="docs.evolink.ai, image-series/gpt-image-2-beta",
     ),
 }
+
+
+def like_known(model: str) -> str:
+    """Return `` (did you mean X?)`` for a model that is not in the catalogue and resembles one; else an empty text."""
+    near = difflib.get_close_matches(model.strip().lower(), MODELS, n=1, cutoff=0.75)
+    return f" (did you mean {near[0]}?)" if near and model not in MODELS else ""
 
 
 def facts_of(model: str) -> ModelFacts | None:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from airflow_provider_evoimage.evolink.hosts import is_internal_host
 from airflow_provider_evoimage.evolink.json_values import holds_nul
-from airflow_provider_evoimage.evolink.model_facts import ModelFacts, facts_of
+from airflow_provider_evoimage.evolink.model_facts import ModelFacts, facts_of, like_known
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 
 # evolink.ai/gpt-image-1, "callback_url".
@@ -301,7 +301,8 @@ class ImageRequest(BaseModel):
         facts = facts_of(self.model)
         if facts is None:
             return [
-                f"Model {self.model} is not in this provider's catalogue; the request goes out unchecked."
+                f"Model {self.model} is not in this provider's catalogue{like_known(self.model)}; "
+                "the request goes out unchecked."
             ]
         return list(_doubts(self, facts))
 

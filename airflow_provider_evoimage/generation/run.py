@@ -316,7 +316,7 @@ class GenerationRun:
             return None
         return ImageSaver(
             hook=self._hook,
-            destination=Destination(save_to),
+            destination=Destination(save_to, is_unpaid=self._ti.try_number == 1 and self.waiting_for is None),
             names=FileNames(self._arguments.filename_template),
             if_exists=self._arguments.if_exists,
             provenance=self._arguments.provenance,

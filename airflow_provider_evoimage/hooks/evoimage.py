@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -65,6 +66,8 @@ class EvoImageHook(BaseHook):
         super().__init__(**kwargs)
         self.evoimage_conn_id = evoimage_conn_id
         self._made_client: EvoLinkClient | None = None
+        # What messages call the connection; empty: by its id.
+        self._called = ""
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -90,7 +93,7 @@ class EvoImageHook(BaseHook):
             connection = self.get_connection(self.evoimage_conn_id)
         except AirflowNotFoundException as error:
             raise self._no_connection() from error
-        return ConnectionSettings.read(connection)
+        return ConnectionSettings.read(connection, called=self._called)
 
     async def aget_settings(self) -> ConnectionSettings:
         """Read the connection again, from a trigger."""
@@ -235,8 +238,13 @@ class EvoImageHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Describe in a sentence whether the connection works, for Airflow's Test button; costs nothing."""
+        # Airflow tests a copy under an id of its own, which would tell nobody anything.
+        self._called = "this connection"
         try:
-            return _balance_in_words(self.get_credits())
+            works, words = _balance_in_words(self.get_credits())
+            return works, " ".join(
+                [f"{words}." if self.settings.doubts() else words, *self.settings.doubts()]
+            )
         except EvoImageError as error:
             return False, self._failure_in_words(error)
         finally:
@@ -249,6 +257,12 @@ class EvoImageHook(BaseHook):
         return client
 
     def _no_connection(self) -> ConnectionNotFoundError:
+        variable = f"AIRFLOW_CONN_{str(self.evoimage_conn_id).upper()}"
+        if os.environ.get(variable):
+            return ConnectionNotFoundError(
+                f"The environment variable {variable} is set, but Airflow cannot parse it: write JSON, or a URI in "
+                "which the characters / and # of a key are %2F and %23."
+            )
         return ConnectionNotFoundError(
             f"Airflow finds no connection {self.evoimage_conn_id!r}. If there is none, create one of type 'evoimage' "
             "with the API key in the password field. If there is one, a secrets backend may have failed, or the "

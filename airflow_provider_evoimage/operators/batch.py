@@ -346,7 +346,7 @@ class EvoImageBatchOperator(BaseOperator):
         :param has_submitted: whether an earlier leg or try may have paid for generations.
         """
         try:
-            run = self._new_run(context)
+            run = self._new_run(context, has_submitted=has_submitted)
         except EvoImageError as error:
             if has_submitted and error.billed is False:
                 then = (
@@ -361,7 +361,7 @@ class EvoImageBatchOperator(BaseOperator):
         call_after_success(self, run.mark_delivered)
         return run
 
-    def _new_run(self, context: Context) -> BatchRun:
+    def _new_run(self, context: Context, *, has_submitted: bool) -> BatchRun:
         from airflow_provider_evoimage.batch.run import BatchArguments, BatchRun
 
         save_to = filled("save_to", self.save_to)
@@ -394,4 +394,6 @@ class EvoImageBatchOperator(BaseOperator):
             submit_timeout=self.submit_timeout,
             on_clear=self.on_clear,
         )
-        return BatchRun(context, hook=self.hook, arguments=arguments, log=self.log)
+        return BatchRun(
+            context, hook=self.hook, arguments=arguments, has_submitted=has_submitted, log=self.log
+        )

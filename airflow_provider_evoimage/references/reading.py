@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from airflow.sdk import ObjectStoragePath
-
 from airflow_provider_evoimage.arguments import absolute_url
 from airflow_provider_evoimage.exceptions import InvalidRequestError, ReferenceUnreadableError
+from airflow_provider_evoimage.storage.opening import (
+    StoreNotInstalledError,
+    UnknownConnectionError,
+    storage_path,
+)
 from airflow_provider_evoimage.version_compat import AirflowNotFoundException
 
 _CHUNK_BYTES = 1024 * 1024
@@ -33,7 +36,7 @@ def opened(source: str, field: str) -> Any:
         )
     absolute_url(field, source)
     try:
-        path = ObjectStoragePath(source)
+        path = storage_path(source)
         if isinstance(path.fs, LocalFileSystem):
             _check_regular(Path(path.path))
         # Some stores open a folder as "rb", and fail when it is read.
@@ -73,11 +76,9 @@ def _unread(source: str, field: str, error: Exception) -> InvalidRequestError | 
         return InvalidRequestError(f"{field}: there is no reference file {source}.")
     if isinstance(error, IsADirectoryError):
         return InvalidRequestError(f"{field}: {source} is a folder, not an image.")
-    if isinstance(error, ValueError) and "scheme" in str(error):
-        return InvalidRequestError(
-            f"{field}: {source} cannot be opened: {error}. Is the Airflow provider of this storage installed?"
-        )
-    if isinstance(error, (AirflowNotFoundException, ImportError, ValueError)):
+    if isinstance(error, UnknownConnectionError):
+        return ReferenceUnreadableError(f"{field}: {source} cannot be opened: {error}.")
+    if isinstance(error, (StoreNotInstalledError, AirflowNotFoundException, ImportError, ValueError)):
         return InvalidRequestError(f"{field}: {source} cannot be opened: {str(error).rstrip('.')}.")
     return ReferenceUnreadableError(
         f"{field}: {source} cannot be read: {type(error).__name__}: {str(error).rstrip('.')}."

@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from airflow.sdk import ObjectStoragePath
-
 from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
 from airflow_provider_evoimage.manifest import Manifest
+from airflow_provider_evoimage.storage.opening import storage_path
 
 
 def manifests_given(value: object) -> list[Manifest]:
@@ -54,7 +53,7 @@ def _read(url: str) -> Iterator[Manifest]:
     if not url.strip().endswith((".json", ".jsonl")):
         raise _not_an_image(url)
     try:
-        text = ObjectStoragePath(url.strip()).read_text(encoding="utf-8")
+        text = storage_path(url.strip()).read_text(encoding="utf-8")
         lines = text.splitlines() if url.strip().endswith(".jsonl") else [text]
         found = [json.loads(line) for line in lines if line.strip()]
     except ValueError as error:

@@ -89,6 +89,10 @@ class EvoImageGenerationSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Poll once; then defer, or poke."""
+        with ImagesXCom(context["ti"], self.log).telling_failures():
+            return self._begin(context)
+
+    def _begin(self, context: Context) -> Any:
         if not self.deferrable:
             return self._poke_until_done(context)
         try:

@@ -7,10 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import ObjectStoragePath
-
 from airflow_provider_evoimage.arguments import absolute_url
-from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
+from airflow_provider_evoimage.exceptions import (
+    DestinationError,
+    DestinationUnusableError,
+    InvalidRequestError,
+)
+from airflow_provider_evoimage.storage.opening import (
+    StoreNotInstalledError,
+    UnknownConnectionError,
+    storage_path,
+)
 from airflow_provider_evoimage.storage.stores import (
     DamagedUploadError,
     MissingContainerError,
@@ -28,26 +35,29 @@ class Destination:
     Opens the connection of the URL at once, so it is made when a task runs, never when a DAG file is read.
 
     :param evolink_task_id: the generation whose images are to be saved, if it is already paid for.
+    :param is_unpaid: whether it is certain that nothing was paid for yet.
     :raises InvalidRequestError: when it is no storage URL, or a local folder that is not absolute.
-    :raises DestinationError: when this Airflow has no storage for the URL, or cannot open it.
+    :raises DestinationUnusableError: when it cannot be opened for a lasting reason and nothing was paid for.
+    :raises DestinationError: when it cannot be opened otherwise; what was paid for is worth a retry.
     """
 
-    def __init__(self, save_to: str, *, evolink_task_id: str | None = None) -> None:
+    def __init__(self, save_to: str, *, evolink_task_id: str | None = None, is_unpaid: bool = False) -> None:
         text = absolute_url("save_to", save_to)
         if "\0" in text:
             raise InvalidRequestError(f"save_to {save_to!r} holds a NUL character, which no storage takes.")
         try:
-            self._base = ObjectStoragePath(text)
-            self._fs = _connected(self._base)
+            self._base = storage_path(text)
+            self._fs = self._base.fs
             self._store = store_of(self._base)
             self._store.check(self._base.path)
         except Exception as error:
-            raise DestinationError(
-                f"save_to {text!r} cannot be opened: {_in_words(error)}",
-                evolink_task_id=evolink_task_id,
-                billed=True if evolink_task_id else None,
-                on_retry=None if evolink_task_id else _NOTHING_SUBMITTED,
-            ) from error
+            message = f"save_to {text!r} cannot be opened: {_in_words(error)}"
+            if is_unpaid and isinstance(error, LASTING_PROBLEMS):
+                raise DestinationUnusableError(message) from error
+            if evolink_task_id:
+                raise DestinationError(message, evolink_task_id=evolink_task_id) from error
+            billed = False if is_unpaid else None
+            raise DestinationError(message, billed=billed, on_retry=_NOTHING_SUBMITTED) from error
 
     def url(self, name: str) -> str:
         """Return the full URL of a file."""
@@ -164,6 +174,9 @@ class Destination:
         return DestinationError(f"{self.url(name)} cannot be written or read: {_in_words(error)}")
 
 
+#: What only a person can change. A connection is not among them: Airflow reports one as missing also when its secrets
+#: backend fails for a moment.
+LASTING_PROBLEMS = (StoreNotInstalledError, MissingContainerError, RefusedCredentialsError)
 # ".", and "saving.json" in place of "png".
 _LONGER_BY = 16
 # The folder is opened before anything is submitted, also in a try that resumes a generation.
@@ -178,18 +191,13 @@ def _may_mean_absent(error: Exception) -> bool:
     return isinstance(error, OSError) and str(error).startswith("Forbidden")
 
 
-def _connected(path: ObjectStoragePath) -> Any:
-    try:
-        return path.fs
-    except PermissionError as error:  # SFTP logs in at once.
-        raise RefusedCredentialsError(str(error)) from error
-
-
 def _in_words(error: Exception) -> str:
     """Explain a store's error to the person who set up the connection."""
     match error:
+        case StoreNotInstalledError() | UnknownConnectionError():
+            return f"{error}."
         case MissingContainerError():
-            return f"{error}. Make it, or correct save_to."
+            return f"{error}. Correct save_to, or create it."
         case RefusedCredentialsError():
             return f"its credentials are refused: {error}. Correct the connection that the URL names."
         case PermissionError():

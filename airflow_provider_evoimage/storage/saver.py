@@ -104,6 +104,7 @@ class ImageSaver:
         looked for then.
     :param before_file: called before each image and each sidecar is stored; may stop this save by raising.
     :param on_image: called with the manifest's entry of each saved image, in order.
+    :param logs_each_image: False logs each image at DEBUG, for a batch that reports its progress itself.
     """
 
     hook: EvoImageHook
@@ -118,6 +119,7 @@ class ImageSaver:
     may_follow_a_kill: bool = True
     before_file: Callable[[], object] | None = None
     on_image: Callable[[Mapping[str, Any]], None] | None = None
+    logs_each_image: bool = True
     _warned_of_overwriting: bool = False
     _reread: dict[str, Generation] = field(default_factory=dict)
     _rereading: threading.Lock = field(default_factory=threading.Lock)
@@ -309,16 +311,19 @@ class ImageSaver:
         finally:
             remove_download(local)
         image_saved(file.bytes)
-        self.log.info(
-            "Saved image %d of EvoLink task %s: %s (%d×%d, %s).",
-            image.index,
-            image.generation.evolink_task_id,
-            path,
+        self._log_image(
+            "%s saved (%d×%d, %s) as %s; EvoLink task %s.",
+            name.rpartition("/")[2],
             file.width,
             file.height,
             _size_in_words(file.bytes),
+            path,
+            image.generation.evolink_task_id,
         )
         return entry
+
+    def _log_image(self, message: str, *arguments: object) -> None:
+        (self.log.info if self.logs_each_image else self.log.debug)(message, *arguments)
 
     def _still_there(
         self, image: ImageToSave, entry: Mapping[str, Any], folder: Path, plan: _Plan
@@ -331,7 +336,12 @@ class ImageSaver:
         ):
             return None
         task = image.generation.evolink_task_id
-        self.log.info("Image %d of EvoLink task %s exists already: %s.", image.index, task, entry["path"])
+        self._log_image(
+            "%s exists already: %s; EvoLink task %s.",
+            name.rpartition("/")[2],
+            entry["path"],
+            task,
+        )
         return dict(entry)
 
     def _name_in(self, entry: Mapping[str, Any], image: ImageToSave) -> str | None:

@@ -165,7 +165,7 @@ class LocalFiles(Store):
         while not nearest.exists():
             nearest = nearest.parent
         if not nearest.is_dir():
-            raise MissingContainerError(f"{nearest} is a file")
+            raise MissingContainerError(f"{nearest} is a file, not a folder")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise RefusedCredentialsError(f"this process may not write to {nearest}")
 

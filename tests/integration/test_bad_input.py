@@ -17,6 +17,7 @@ from airflow_provider_evoimage.exceptions import (
     ContentPolicyError,
     ContentRefusedError,
     DestinationError,
+    DestinationUnusableError,
     DownloadError,
     EvoImageError,
     EvoLinkUnavailableError,
@@ -179,7 +180,14 @@ BEFORE_THE_POST = [
     ),
     ("save-relative", {"save_to": "images"}, InvalidRequestError, "is no storage URL"),
     ("save-number", {"save_to": 5}, InvalidRequestError, "save_to must be text"),
-    ("save-unknown", {"save_to": "nosuch://x/y"}, DestinationError, "Nothing was submitted by this try"),
+    (
+        "save-unknown",
+        {"save_to": "nosuch://x/y"},
+        DestinationUnusableError,
+        "no installed package knows nosuch://",
+    ),
+    ("save-extra", {"save_to": "gs://x/y"}, DestinationUnusableError, "airflow-provider-evoimage[gcs]"),
+    ("save-connection", {"save_to": "s3://nope@x/y"}, DestinationError, "no Airflow connection 'nope'"),
     (
         "name-unknown",
         {"save_to": "file:///tmp/x", "filename_template": "{nmae}.{ext}"},

@@ -327,7 +327,7 @@ def test_save_waits_no_longer_than_asked(
     account: dict[str, str], submitted: Callable[..., str], tmp_path: Path
 ):
     evolink_task_id = submitted("x [[duration:600]]")
-    said = refused("save", evolink_task_id, str(tmp_path), "--wait", "--timeout", "1", code=1, env=account)
+    said = refused("save", evolink_task_id, str(tmp_path), "--wait", "--timeout", "1", code=3, env=account)
 
     assert "was still" in said
 
@@ -346,3 +346,78 @@ def test_save_of_a_failed_one_says_why(
     evolink_task_id = submitted("x [[instant]] [[fail:content_policy_violation]]")
 
     assert "content_policy_violation" in refused("save", evolink_task_id, str(tmp_path), code=1, env=account)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "fragment"),
+    [
+        ("SSL_CERT_FILE", "/nope.pem", "CA certificates cannot be read (SSL_CERT_FILE=/nope.pem"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "pip install 'httpx[socks]'"),
+        ("NO_PROXY", "fe80::/10", "correct NO_PROXY. There an IPv6 address has no brackets and no range"),
+        ("HTTPS_PROXY", "foo://user:secret@bar", "cannot be used: correct HTTPS_PROXY"),
+    ],
+)
+def test_network_settings_that_cannot_be_used_are_named(
+    account: dict[str, str], variable: str, value: str, fragment: str
+):
+    said = refused("credits", code=1, env={**account, variable: value})
+
+    assert fragment in said
+    assert "Traceback" not in said
+    assert "secret" not in said
+
+
+def test_generate_asks_before_it_pays(evolink: SimulatorServer, account: dict[str, str], tmp_path: Path):
+    said = refused("generate", "a mug", str(tmp_path), code=2, env=account)
+
+    assert "confirm it with --yes" in said
+    assert evolink.state.counters.submissions == 0
+
+
+def test_same_generate_command_pays_once(evolink: SimulatorServer, account: dict[str, str], tmp_path: Path):
+    command = ["generate", "a mug [[instant]]", str(tmp_path), "--yes", "--quality", "low", "--json"]
+    first, second = (json.loads(evoimage(*command, env=account).stdout) for _ in range(2))
+
+    assert first["evolink_task_id"] == second["evolink_task_id"]
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    other = json.loads(evoimage(*command, "--again", env=account).stdout)
+    assert other["evolink_task_id"] != first["evolink_task_id"]
+    assert len(list(tmp_path.glob("*.png"))) == 2
+
+
+def test_generate_names_the_task_before_it_waits(account: dict[str, str], tmp_path: Path):
+    done = evoimage("generate", "a [[duration:600]]", str(tmp_path), "--yes", "--timeout", "1", env=account)
+
+    assert done.returncode == 3
+    assert re.match(r"EvoLink task task-unified-\S+ is pending\.", done.stderr)
+
+
+def test_generate_holds_a_limit(evolink: SimulatorServer, account: dict[str, str], tmp_path: Path):
+    said = refused("generate", "a mug", str(tmp_path), "--yes", "--max-credits", "1", code=1, env=account)
+
+    assert "max_credits" in said
+    assert evolink.state.counters.submissions == 0
+
+
+def test_list_shows_what_was_made(account: dict[str, str], finished: str, submitted: Callable[..., str]):
+    failed = submitted("x [[instant]] [[fail:content_policy_violation]]")
+
+    assert [each["evolink_task_id"] for each in as_json("list", env=account)] == [failed, finished]
+    assert [each["status"] for each in as_json("list", "--status", "failed", env=account)] == ["failed"]
+    assert len(as_json("list", "--limit", "1", env=account)) == 1
+    assert as_json("list", "--model", "gpt-image-2", env=account) == []
+    assert "2 generations" in printed("list", env=account)
+
+
+def test_list_reads_every_page(account: dict[str, str], submitted: Callable[..., str]):
+    made = [submitted(f"{number} [[instant]]") for number in range(53)]
+
+    assert {each["evolink_task_id"] for each in as_json("list", env=account)} == set(made)
+
+
+def test_show_tells_whether_it_was_billed(
+    account: dict[str, str], finished: str, submitted: Callable[..., str]
+):
+    assert re.search(r"billed +yes", printed("show", finished, env=account))
+    failed = submitted("x [[instant]] [[fail:content_policy_violation]]")
+    assert re.search(r"billed +no", printed("show", failed, env=account))

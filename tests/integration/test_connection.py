@@ -286,3 +286,32 @@ def test_server_that_quotes_the_key_does_not_bring_it_into_any_message(tested, m
             assert API_KEY not in repr(vars(caught.value))
             assert API_KEY not in repr(caught.value.args)
         hook.close()
+
+
+def test_connection_is_called_this_one(tested):
+    works, sentence = tested(password="")
+    assert not works
+    assert sentence.startswith("This connection has no API key")
+    works, sentence = tested(extra={"request_timeout": "soon"})
+    assert sentence.startswith("In the extra of this connection, request_timeout must be a number")
+
+
+def test_probable_typing_mistakes_are_told_beside_the_balance(evolink, tested):
+    extra = {"defualt_model": "x", "default_model": "gpt-image-15"}
+    assert tested(evolink.url, extra=extra) == (
+        True,
+        "Connected: 1,000.00 credits left on the account. The extra 'defualt_model' is unknown and not used "
+        "(did you mean 'default_model'?). The default model 'gpt-image-15' is not in this provider's catalogue "
+        "(did you mean gpt-image-1.5?).",
+    )
+
+
+@pytest.mark.parametrize("value", ["evoimage://:sk/evo#1@", "{broken"])
+def test_variable_that_cannot_be_parsed_is_named(monkeypatch, value):
+    monkeypatch.setenv("AIRFLOW_CONN_NOWHERE", value)
+    works, sentence = EvoImageHook("nowhere").test_connection()
+    assert not works
+    assert sentence.startswith(
+        "The environment variable AIRFLOW_CONN_NOWHERE is set, but Airflow cannot parse it"
+    )
+    assert value not in sentence

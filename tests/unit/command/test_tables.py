@@ -143,7 +143,7 @@ def test_balance_and_generation_fit(width: int):
 def test_nothing_can_be_spent_where_the_limit_of_the_key_is_overdrawn():
     balance = Credits(account_remaining=1095.4, key_remaining=-2)
 
-    assert "may cost at most 0.0000 credits" in drawn(tables.credits_table(balance), 80)
+    assert "Left: 0.0000 credits" in drawn(tables.credits_table(balance), 80)
     assert tables.credits_json(balance)["usable"] == 0
     assert tables.credits_json(balance)["key"]["remaining"] == -2
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_evoimage.exceptions import ConnectionNotFoundError, ConnectionSettingsError
 from airflow_provider_evoimage.get_provider_info import get_provider_info
-from airflow_provider_evoimage.hooks.connection import ConnectionSettings
+from airflow_provider_evoimage.hooks.connection import EXTRAS, ConnectionSettings
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 
 API_KEY = "sk-evo-0123456789abcdef"
@@ -333,3 +333,8 @@ def test_connection_of_another_type_is_refused_as_its_key_is_not_evolinks(kind):
 @pytest.mark.parametrize("kind", ["evoimage", "", None])
 def test_connection_without_a_type_is_ours(kind):
     assert settings(conn_type=kind).account.api_key == API_KEY
+
+
+def test_form_has_a_field_for_each_extra():
+    form = get_provider_info()["connection-types"][0]["conn-fields"]
+    assert sorted(form) == sorted(EXTRAS)

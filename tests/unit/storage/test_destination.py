@@ -14,7 +14,11 @@ from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 from pytest_mock import MockerFixture
 
-from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
+from airflow_provider_evoimage.exceptions import (
+    DestinationError,
+    DestinationUnusableError,
+    InvalidRequestError,
+)
 from airflow_provider_evoimage.storage.destination import Destination
 
 NAME = "campaign/run/draw-0.png"
@@ -424,3 +428,21 @@ def test_file_that_cannot_be_fetched_is_named(folder: Path, tmp_path: Path) -> N
     for step in (lambda: destination.fetch(NAME, tmp_path / "copy"), lambda: destination.size(NAME)):
         with pytest.raises(DestinationError, match=f"{NAME} cannot be written or read"):
             step()
+
+
+@pytest.mark.parametrize(
+    ("is_unpaid", "paid_for", "kind", "billed"),
+    [
+        (True, None, DestinationUnusableError, False),
+        (False, None, DestinationError, None),
+        (False, "task-unified-1-a", DestinationError, True),
+    ],
+    ids=["before anything is paid", "unknown", "paid"],
+)
+def test_lasting_problem_is_final_only_before_anything_is_paid(tmp_path, is_unpaid, paid_for, kind, billed):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(DestinationError, match="is a file, not a folder") as caught:
+        Destination(f"file://{file}/images", evolink_task_id=paid_for, is_unpaid=is_unpaid)
+    assert type(caught.value) is kind
+    assert caught.value.billed is billed
