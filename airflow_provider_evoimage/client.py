@@ -1,7 +1,7 @@
 """EvoLink's API as methods: how often to try a call, how long to wait, which error to raise.
 
 The calls themselves are described in ``evolink.protocol`` and ``evolink.files``. :class:`EvoLinkClient` has them all;
-:class:`AsyncEvoLinkClient` has the two that a trigger needs.
+:class:`AsyncEvoLinkClient` has those that a trigger needs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from airflow_provider_evoimage.evolink.files import FilePage, FileQuota, Uploade
 from airflow_provider_evoimage.evolink.outcome import after_no_answer, is_still_deciding
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted, redacted
 from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.evolink.usage import MOST_PAGES, CreditsLeft, WeekOfUse
 from airflow_provider_evoimage.exceptions import (
     TRANSIENT_ERRORS,
     AuthenticationError,
@@ -309,6 +310,19 @@ class EvoLinkClient(_AccountClient):
         """Read the balance of account and key; free of charge."""
         return self._attempt(protocol.get_credits(), self._reading())
 
+    def get_credits_left(self, *, with_pace: bool) -> CreditsLeft:
+        """Read the balance and, on request, from the list of tasks how much the account spends a day."""
+        balance = self.get_credits()
+        if not with_pace:
+            return CreditsLeft(balance=balance)
+        week = WeekOfUse(self.now())
+        for page in range(1, MOST_PAGES + 1):
+            if not week.add(
+                self.list_generations(kind=None, page=page, page_size=protocol.MAX_IDS_PER_BATCH)
+            ):
+                break
+        return CreditsLeft(balance=balance, per_day=week.per_day)
+
     def upload_file(
         self,
         path: Path,
@@ -380,7 +394,7 @@ class EvoLinkClient(_AccountClient):
 
 
 class AsyncEvoLinkClient(_AccountClient):
-    """EvoLink over asyncio, for triggers: reads how far generations have come, and nothing else.
+    """EvoLink over asyncio, for triggers: reads how far generations have come, their list and the balance.
 
     Use as an asynchronous context manager, or await :meth:`aclose`.
 
@@ -401,6 +415,23 @@ class AsyncEvoLinkClient(_AccountClient):
     async def aclose(self) -> None:
         """Close the connections."""
         await self._transport.aclose()
+
+    async def list_generations(self, **query: Any) -> GenerationPage:
+        """Read one page of the account's generations, newest first; see ``protocol.list_generations``."""
+        return await self._attempt(protocol.list_generations(**query))
+
+    async def get_credits_left(self, *, with_pace: bool) -> CreditsLeft:
+        """Read the balance and, on request, from the list of tasks how much the account spends a day."""
+        balance = await self._attempt(protocol.get_credits())
+        if not with_pace:
+            return CreditsLeft(balance=balance)
+        week = WeekOfUse(time.time())
+        for page in range(1, MOST_PAGES + 1):
+            if not week.add(
+                await self.list_generations(kind=None, page=page, page_size=protocol.MAX_IDS_PER_BATCH)
+            ):
+                break
+        return CreditsLeft(balance=balance, per_day=week.per_day)
 
     async def get_state(self, evolink_task_id: str) -> GenerationState:
         """Read how far one generation has come."""

@@ -23,6 +23,7 @@ CONNECTION_EXTRAS: dict[str, str | float | None] = {
     "files_base_url": None,
     "idempotency": "trusted",
     "idempotency_namespace": None,
+    "budget_credits_per_month": None,
 }
 
 #: Seconds to keep retrying while EvoLink certainly accepts nothing.
@@ -31,6 +32,9 @@ DEFAULT_SUBMIT_TIMEOUT = 300.0
 #: Names of the images below ``save_to``, of a task with one generation and with many.
 ONE_GENERATION = "{dag_id}/{run_id}/{task_id}{map_suffix}-{index}.{ext}"
 MANY_GENERATIONS = "{dag_id}/{run_id}/{task_id}{map_suffix}-{item}-{index}.{ext}"
+
+#: The same where all of an account is saved: equal in every run.
+INGESTED_GENERATION = "{model}/{evolink_task_id}-{index}.{ext}"
 
 #: Images that are fetched at one time.
 PARALLEL_DOWNLOADS = 4

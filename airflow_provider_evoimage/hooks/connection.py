@@ -26,6 +26,7 @@ EXTRAS = (
     "files_base_url",
     "idempotency",
     "idempotency_namespace",
+    "budget_credits_per_month",
 )
 
 
@@ -49,12 +50,14 @@ class ConnectionSettings:
     :param idempotency_namespace: tells apart two Airflows that run the same DAGs on one account.
     :param download_limits: size and time of one image.
     :param unknown_extras: names in the extra that nothing reads.
+    :param budget_credits_per_month: credits that the API key may use in a month, held softly; None for no budget.
     """
 
     account: Account
     default_model: str = DEFAULT_MODEL
     idempotency_namespace: str = ""
     download_limits: DownloadLimits = field(default_factory=DownloadLimits)
+    budget_credits_per_month: float | None = None
     unknown_extras: tuple[str, ...] = ()
 
     def doubts(self) -> list[str]:
@@ -105,6 +108,7 @@ class ConnectionSettings:
                 megabytes=extra.positive_number("max_image_megabytes"),
                 seconds=extra.positive_number("download_timeout"),
             ),
+            budget_credits_per_month=extra.positive_number("budget_credits_per_month"),
         )
 
 

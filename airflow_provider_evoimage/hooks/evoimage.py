@@ -22,6 +22,7 @@ from airflow_provider_evoimage.evolink.answers import Credits, Generation, Gener
 from airflow_provider_evoimage.evolink.files import UPLOAD_ID, FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.evolink.protocol import Answer, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.evolink.usage import CreditsLeft
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
@@ -52,7 +53,8 @@ class EvoImageHook(BaseHook):
     Connection: API key in *password*, base URL in *host* (default ``https://api.evolink.ai``). Extra, all
     optional: ``default_model``, ``request_timeout`` (seconds, 60), ``max_requests_per_second`` (per process),
     ``max_image_megabytes`` (200), ``download_timeout`` (seconds for one image in all, 600),
-    ``files_base_url``, ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``.
+    ``files_base_url``, ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``,
+    ``budget_credits_per_month`` (held by operators, not by :meth:`submit`).
 
     :param evoimage_conn_id: id of the connection.
     """
@@ -110,7 +112,7 @@ class EvoImageHook(BaseHook):
     async def aget_conn(self, *, read_attempts: int = READ_ATTEMPTS) -> AsyncEvoLinkClient:
         """Return a new client for a trigger of your own; the caller closes it.
 
-        It reads how far generations have come (``get_state``, ``get_states``) and nothing else: submit,
+        It reads how far generations have come (``get_state``, ``get_states``), their list and the balance: submit,
         upload and read results on a worker.
 
         :param read_attempts: how often the client itself tries one read; 1 leaves that to the caller.
@@ -151,18 +153,29 @@ class EvoImageHook(BaseHook):
         *,
         status: str | None = None,
         model: str | None = None,
+        kind: str | None = "image",
         page: int = 1,
         page_size: int = 20,
     ) -> GenerationPage:
         """Read the account's latest generations, newest first, 1 to 50 on a page: to find a lost one.
 
         :param status: ``processing`` (with those still pending), ``completed``, ``failed`` or ``cancelled``.
+        :param kind: ``image``, ``video``, ``audio``, or None for all of them.
         """
-        return self._client.list_generations(status=status, model=model, page=page, page_size=page_size)
+        return self._client.list_generations(
+            status=status, model=model, kind=kind, page=page, page_size=page_size
+        )
 
     def get_credits(self) -> Credits:
         """Read the balance; free of charge."""
         return self._client.get_credits()
+
+    def get_credits_left(self, *, with_pace: bool = True) -> CreditsLeft:
+        """Read the balance and how many days it lasts at the mean of the last seven days; free of charge.
+
+        :param with_pace: read the account's list of tasks for that: a request for each fifty of them.
+        """
+        return self._client.get_credits_left(with_pace=with_pace)
 
     def verify(self, generation: Generation) -> Generation:
         """Read the generation of a callback from EvoLink: callbacks are unsigned, so anybody can send one."""
