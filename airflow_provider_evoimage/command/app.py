@@ -18,6 +18,7 @@ from airflow_provider_evoimage.command import tables
 from airflow_provider_evoimage.command.account import CommandHook
 from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced, sized
 from airflow_provider_evoimage.command.provenance import statements, statements_json, statements_lines
+from airflow_provider_evoimage.command.reindex import reindex
 from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
 from airflow_provider_evoimage.defaults import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
@@ -74,6 +75,13 @@ def _print(table: RenderableType | None, *lines: str, as_json: bool, data: Any) 
         console.print(table)
     for line in lines:
         typer.echo(line)
+
+
+def _folder(destination: str) -> str:
+    """Return DEST as a storage URL or an absolute path."""
+    if not destination.strip():
+        raise InvalidRequestError("DEST is blank: name a folder, '.' for the current one.")
+    return destination if "://" in destination else str(Path(destination).expanduser().absolute())
 
 
 def _version(wanted: bool) -> None:
@@ -213,10 +221,8 @@ def save_(
     as_json: AsJson = False,
 ) -> None:
     """Save the images of a generation, with its manifest beside them. Costs nothing."""
-    if not destination.strip():
-        raise InvalidRequestError("DEST is blank: name a folder, '.' for the current one.")
+    folder = _folder(destination)
     task, console = evolink_task_id.strip(), Console(stderr=True, highlight=False)
-    folder = destination if "://" in destination else str(Path(destination).expanduser().absolute())
     generation = finished(conn_id, task, timeout=timeout if wait else None, console=console)
     manifest = save(
         conn_id,
@@ -229,6 +235,19 @@ def save_(
         console=console,
     )
     _print(None, *tables.saved_lines(manifest["images"]), as_json=as_json, data=manifest)
+
+
+@app.command(name="reindex")
+def reindex_(
+    *,
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="Folder: a path, or a URL such as s3://conn@bucket/images.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Write the index of a folder's images again, from their manifests, so that `reuse` finds them."""
+    found = reindex(_folder(destination))
+    _print(None, *found.lines, as_json=as_json, data=found.to_json())
 
 
 @app.command()
