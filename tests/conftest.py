@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.airflow_reach import PROJECT, meets_airflow
+from tests.worker_watch import watched
 
 # The usual run makes the same examples everywhere, however slow the machine; `make test-thorough` makes new ones.
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=100)
@@ -37,6 +40,15 @@ class SharingTests(LoadScopeScheduling):
 def shares_fixtures(module: Path) -> bool:
     # All faults that are selected happen side by side in one process.
     return module.parent.name == "faults" or 'scope="module"' in module.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Stop each real Airflow also where pytest-xdist kills the worker that started it."""
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    starts_airflow = any(each.get_closest_marker("system") for each in request.session.items)
+    with watched() if is_worker and starts_airflow else contextlib.nullcontext():
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +18,6 @@ from tools.local_airflow.client import AirflowClient
 from tools.local_airflow.processes import LocalAirflowError, session_processes
 
 Facts = dict[str, Any]
-PROJECT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
@@ -46,10 +43,7 @@ def shared_by_workers(
         with _locked(door):
             is_ours = _took(owner)
             if is_ours:
-                watch_over = ours.enter_context(_killed_with_us())
-                others = _children()
                 found = ours.enter_context(start())
-                watch_over(_children() - others)
                 facts.write_text(json.dumps(found), encoding="utf-8")
             else:
                 fcntl.flock(users, fcntl.LOCK_SH)
@@ -58,41 +52,6 @@ def shared_by_workers(
         finally:
             while is_ours and not _closed(door, owner, users):
                 time.sleep(0.1)
-
-
-# Kills the sessions that it was told of, unless the last word is that all is well.
-_WATCH = """
-import sys
-from tools.local_airflow.processes import kill_processes, session_processes
-words = sys.stdin.read().split()
-if words[-1:] != ["stopped"]:
-    kill_processes(session_processes({int(each) for each in words}))
-"""
-
-
-@contextlib.contextmanager
-def _killed_with_us() -> Iterator[Callable[[set[int]], None]]:
-    """Give a function that names sessions: they are killed if this process dies before the block ends.
-
-    pytest-xdist kills its workers ten seconds after Ctrl-C, and as soon as its own process dies.
-    """
-    command = [sys.executable, "-c", _WATCH]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, text=True, cwd=PROJECT, start_new_session=True
-    ) as watch:
-        words = watch.stdin
-        assert words is not None
-
-        def watch_over(sessions: set[int]) -> None:
-            words.write("".join(f"{each}\n" for each in sessions))
-            words.flush()
-
-        yield watch_over
-        words.write("stopped")
-
-
-def _children() -> set[int]:
-    return {each.pid for each in psutil.Process().children()}
 
 
 @contextlib.contextmanager

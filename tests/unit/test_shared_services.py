@@ -15,8 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import worker_watch
 from tests.system.shared import Facts, SharedAirflow, shared_by_workers
+from tests.worker_watch import started_by, watch
 from tools.local_airflow.processes import LocalAirflowError, poll
+
+PROJECT = Path(__file__).parents[2]
 
 
 class Service:
@@ -109,7 +113,7 @@ with shared_by_workers(pathlib.Path({str(tmp_path)!r}), contextlib.nullcontext):
 """
     with shared_by_workers(tmp_path, service.start):
         process = subprocess.Popen(
-            [sys.executable, "-c", user], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+            [sys.executable, "-c", user], stdout=subprocess.PIPE, text=True, cwd=PROJECT
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "in\n"
@@ -119,33 +123,56 @@ with shared_by_workers(pathlib.Path({str(tmp_path)!r}), contextlib.nullcontext):
     assert not service.runs
 
 
-def test_what_was_started_ends_with_a_starter_that_is_killed(tmp_path: Path):
+def test_who_comes_after_a_starter_that_was_killed_starts_it_again(tmp_path: Path):
     starter = f"""
-import contextlib, os, pathlib, signal, subprocess
+import contextlib, pathlib, signal
 from tests.system.shared import shared_by_workers
-
-@contextlib.contextmanager
-def start():
-    started = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    yield {{"pid": started.pid}}
-
-with shared_by_workers(pathlib.Path({str(tmp_path)!r}), start) as facts:
-    print(facts["pid"], flush=True)
+with shared_by_workers(pathlib.Path({str(tmp_path)!r}), contextlib.nullcontext):
+    print("in", flush=True)
     signal.pause()
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True, cwd=PROJECT
     )
     assert process.stdout is not None
-    started = psutil.Process(int(process.stdout.readline()))
+    assert process.stdout.readline() == "in\n"
     process.stdout.close()
-    assert started.is_running()
     process.kill()
     process.wait(timeout=10)
-    poll(lambda: not started.is_running(), seconds=60, what="the process that it started to end")
     service = Service()
     with shared_by_workers(tmp_path, service.start):
         assert service.runs
+
+
+def test_what_a_worker_has_started_is_killed_when_the_worker_dies(monkeypatch: pytest.MonkeyPatch):
+    code = """
+import signal, subprocess
+print(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid, flush=True)
+signal.pause()
+"""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert worker.stdout is not None
+    started = psutil.Process(int(worker.stdout.readline()))
+    worker.stdout.close()
+    seen: list[psutil.Process] = []
+
+    def look(worker: psutil.Process) -> list[psutil.Process]:
+        found = started_by(worker)
+        seen.extend(found)
+        return found
+
+    monkeypatch.setattr(worker_watch, "started_by", look)
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch, psutil.Process(worker.pid))
+        poll(lambda: seen, seconds=60, what="the watch to look")
+        assert started.is_running()
+        worker.kill()
+        worker.wait(timeout=10)
+        watching.result(timeout=60)
+    assert set(seen) == {started}
+    poll(lambda: not started.is_running() or started.status() == "zombie", seconds=30, what="it to end")
 
 
 def test_shared_airflow_lets_nobody_stop_its_components(tmp_path: Path):
