@@ -14,8 +14,9 @@ PYTHON ?=
 # What pytest runs, and further options for it: make test TESTS=tests/unit PYTEST_OPTIONS='-k retry'
 TESTS ?= tests
 PYTEST_OPTIONS ?=
-# Tests that run side by side: most wait for something. A real Airflow is shared by all that need it, so those do not.
+# Tests that run side by side: most wait for something. Those with a real Airflow share one, see tests/system/shared.py.
 TESTS_AT_ONCE ?= 4
+SYSTEM_TESTS_AT_ONCE ?= 4
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 UI_OPTIONS ?=
@@ -26,17 +27,17 @@ READY := $(VENV)/.ready-airflow-$(AIRFLOW)
 REQUIREMENTS ?= .ci/requirements/airflow-$(AIRFLOW).txt
 # The clients of all stores are 1.7 GB, so they have an environment of their own.
 STORES_VENV ?= .venv-stores$(if $(filter $(GATE_AIRFLOW),$(AIRFLOW)),,-airflow-$(AIRFLOW))
-IN_STORES := $(MAKE) TESTS_AT_ONCE=0 AIRFLOW=$(AIRFLOW) VENV=$(STORES_VENV) REQUIREMENTS=.ci/requirements/airflow-$(AIRFLOW)-stores.txt BYTECODE=
+IN_STORES := $(MAKE) TESTS_AT_ONCE=0 SYSTEM_TESTS_AT_ONCE=0 AIRFLOW=$(AIRFLOW) VENV=$(STORES_VENV) REQUIREMENTS=.ci/requirements/airflow-$(AIRFLOW)-stores.txt BYTECODE=
 BYTECODE ?= --compile-bytecode
 AZURITE := .azurite/.ready
 UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-reuse bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
+.PHONY: help demo ui test test-stores test-faults test-thorough test-mutation bench bench-saving bench-reuse bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## a real Airflow, a simulated EvoLink, real image files; needs no account
 	@$(VENV)/bin/python -m tools.local_airflow.demo $(DEMO_OPTIONS)
@@ -48,7 +49,8 @@ test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8
 	@# Tests with a real Airflow mostly wait, so they run beside the others; their output follows at the end.
 	@# pytest ends with 5 where a selection is empty: one of the two may be, not both.
 	@system=$$(mktemp); trap 'rm -f "$$system"' EXIT; \
-	  $(RUN) pytest $(TESTS) -m system $(PYTEST_OPTIONS) >"$$system" 2>&1 & beside=$$!; \
+	  $(RUN) pytest $(TESTS) -m system --ignore tests/unit --ignore tests/integration -n $(SYSTEM_TESTS_AT_ONCE) \
+	    --dist loadgroup $(PYTEST_OPTIONS) >"$$system" 2>&1 & beside=$$!; \
 	  $(RUN) pytest $(TESTS) -m "not system" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_OPTIONS); first=$$?; \
 	  wait $$beside; second=$$?; cat "$$system"; \
 	  for each in $$first $$second; do [ $$each = 0 ] || [ $$each = 5 ] || exit $$each; done; \
@@ -67,6 +69,9 @@ bench-reuse: ## how long a batch takes to find saved images, on local files and 
 
 test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes docs/reliability.md
 	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
+
+test-thorough: $(READY) ## property tests of hypothesis with 2,000 new examples each instead of 100; about 20 minutes
+	HYPOTHESIS_PROFILE=thorough $(RUN) pytest tests/unit tests/integration -m hypothesis -n $(TESTS_AT_ONCE) --timeout 1800 $(PYTEST_OPTIONS)
 
 test-mutation: ## change each decision, and see whether a test notices; 60 to 90 minutes (MUTATION_OPTIONS=--all: hours)
 	@$(MAKE) --no-print-directory venv VENV=.venv-mutation REQUIREMENTS=.ci/requirements/mutation.txt

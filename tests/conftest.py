@@ -1,6 +1,81 @@
-"""For all tests: examples made by hypothesis are the same everywhere, however slow the machine."""
+"""For all tests: how many examples hypothesis makes, and what runs on an Airflow other than the newest."""
 
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
-settings.register_profile("project", deadline=None, derandomize=True)
-settings.load_profile("project")
+from tests.airflow_reach import PROJECT, meets_airflow
+from tests.worker_watch import watched
+
+# The usual run makes the same examples everywhere, however slow the machine; `make test-thorough` makes new ones.
+settings.register_profile("project", deadline=None, derandomize=True, max_examples=100)
+settings.register_profile("thorough", deadline=None, max_examples=2_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    # pytest-xdist 3.8 finds no groups with pytest 9.2.
+    return SharingTests(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+class SharingTests(LoadScopeScheduling):
+    """Tests that share a fixture of their module run in one worker; all others go to whichever worker is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if shares_fixtures(PROJECT / file) else nodeid
+
+
+@cache
+def shares_fixtures(module: Path) -> bool:
+    # All faults that are selected happen side by side in one process.
+    return module.parent.name == "faults" or 'scope="module"' in module.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Stop each real Airflow also where pytest-xdist kills the worker that started it."""
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    starts_airflow = any(each.get_closest_marker("system") for each in request.session.items)
+    with watched() if is_worker and starts_airflow else contextlib.nullcontext():
+        yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--other-airflow",
+        action="store_true",
+        help="run all that meets Airflow, and of each other test its first example",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--other-airflow"):
+        kept = on_other_airflow(items)
+        config.hook.pytest_deselected(items=list(set(items) - set(kept)))
+        items[:] = kept
+
+
+def on_other_airflow(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Choose the tests that may end otherwise on another Airflow.
+
+    Code that does not meet Airflow does the same there. Yet Python and the pinned packages are others, so each test of
+    it is run once.
+    """
+    kept, functions = [], set()
+    for item in items:
+        function = (item.path, getattr(item, "originalname", item.name))
+        if meets_airflow(item.path) or function not in functions:
+            kept.append(item)
+        functions.add(function)
+    return kept

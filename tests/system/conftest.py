@@ -1,6 +1,8 @@
-"""One real Airflow and one simulated EvoLink for all system tests."""
+"""One real Airflow and one simulated EvoLink for all system tests, also where several pytest workers run them."""
 
+import contextlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.shared import Facts, SharedAirflow, shared_by_workers
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.evolink import running_simulator, simulator_connection
 
@@ -22,53 +25,91 @@ FAST_TAKEOVER = {
 
 
 @pytest.fixture(scope="session")
-def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run know."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+
+
+@pytest.fixture(scope="session")
+def simulator(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a simulated EvoLink in a process of its own."""
-    with running_simulator(tmp_path_factory.mktemp("simulator"), "--speed", "20") as url:
-        yield url
+    yield from shared_simulator(shared_folder, tmp_path_factory, "simulator", "--speed", "20")
+
+
+def shared_simulator(
+    shared_folder: Path, tmp_path_factory: pytest.TempPathFactory, name: str, *arguments: str
+) -> Iterator[str]:
+    @contextlib.contextmanager
+    def start() -> Iterator[Facts]:
+        with running_simulator(tmp_path_factory.mktemp(name), *arguments) as url:
+            yield {"url": url}
+
+    with shared_by_workers(shared_folder / name, start) as facts:
+        yield facts["url"]
 
 
 class StatsdServer:
-    """Keeps what Airflow sends to a StatsD server at this port."""
+    """Writes what Airflow sends to a StatsD server at this port to a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
-        self.received: list[str] = []
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._thread.start()
-
-    def total(self, name: str) -> float:
-        """Return the sum of a counter since the start."""
-        sent = (line.partition(":") for line in list(self.received))
-        return sum(float(value.partition("|")[0]) for found, _, value in sent if found == f"airflow.{name}")
 
     def stop(self) -> None:
         self._socket.close()
 
     def _receive(self) -> None:
-        while True:
-            try:
-                self.received += self._socket.recv(65_536).decode().splitlines()
-            except OSError:  # Closed.
-                return
+        with self.file.open("a", encoding="utf-8") as file:
+            while True:
+                try:
+                    received = self._socket.recv(65_536).decode()
+                except OSError:  # Closed.
+                    return
+                file.write("".join(f"{line}\n" for line in received.splitlines()))
+                file.flush()
+
+
+class Metrics:
+    """What a StatsD server has been sent, wherever it runs."""
+
+    def __init__(self, port: int, file: Path) -> None:
+        self.port = port
+        self._file = file
+
+    def total(self, name: str) -> float:
+        """Return the sum of a counter since the start."""
+        # The last line may be one that is being written.
+        lines = self._file.read_text(encoding="utf-8").split("\n")[:-1]
+        sent = (line.partition(":") for line in lines)
+        return sum(float(value.partition("|")[0]) for found, _, value in sent if found == f"airflow.{name}")
 
 
 @pytest.fixture(scope="session")
-def statsd() -> Iterator[StatsdServer]:
-    """A StatsD server that the Airflow of these tests sends its metrics to."""
-    server = StatsdServer()
-    yield server
-    server.stop()
+def statsd(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metrics]:
+    """What the Airflow of these tests reports to StatsD."""
+
+    @contextlib.contextmanager
+    def start() -> Iterator[Facts]:
+        file = tmp_path_factory.mktemp("statsd") / "received.txt"
+        file.touch()
+        server = StatsdServer(file)
+        yield {"port": server.port, "file": str(file)}
+        server.stop()
+
+    with shared_by_workers(shared_folder / "statsd", start) as facts:
+        yield Metrics(facts["port"], Path(facts["file"]))
 
 
 @pytest.fixture(scope="session")
-def empty_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def empty_account(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a simulated EvoLink that knows one key, whose account has no credits."""
     arguments = ["--credits", "0", "--api-key", "right-key"]
-    with running_simulator(tmp_path_factory.mktemp("empty-account"), *arguments) as url:
-        yield url
+    yield from shared_simulator(shared_folder, tmp_path_factory, "empty-account", *arguments)
 
 
 @pytest.fixture(scope="session")
@@ -79,13 +120,17 @@ def canary_key() -> str:
 
 @pytest.fixture(scope="session")
 def airflow(
+    shared_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
     simulator: str,
     empty_account: str,
     canary_key: str,
-    statsd: StatsdServer,
+    statsd: Metrics,
 ) -> Iterator[LocalAirflow]:
-    """A healthy Airflow with the example DAGs and those of the system tests, its EvoLink simulated."""
+    """A healthy Airflow with the example DAGs and those of the system tests, its EvoLink simulated.
+
+    All tests share it, so none may stop its components: that is what `private_airflow` is for.
+    """
     connections = {
         **simulator_connection(simulator),
         "canary": {"conn_type": "evoimage", "host": simulator, "password": canary_key},
@@ -99,22 +144,44 @@ def airflow(
         },
         "unknown_host": {"conn_type": "evoimage", "host": "https://evolink.invalid", "password": "any-key"},
     }
-    home = tmp_path_factory.mktemp("airflow")
-    transport = {"type": "file", "log_file_path": str(home / "openlineage.jsonl"), "append": True}
-    openlineage = {
-        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
-        # Only of DAGs that say so.
-        "AIRFLOW__OPENLINEAGE__SELECTIVE_ENABLE": "True",
-    }
-    metrics = {
-        "AIRFLOW__METRICS__STATSD_ON": "True",
-        "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
-        "AIRFLOW__METRICS__STATSD_PORT": str(statsd.port),
-    }
+
+    @contextlib.contextmanager
+    def start() -> Iterator[Facts]:
+        home = tmp_path_factory.mktemp("airflow")
+        transport = {"type": "file", "log_file_path": str(home / "openlineage.jsonl"), "append": True}
+        environment = {
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
+            # Only of DAGs that say so.
+            "AIRFLOW__OPENLINEAGE__SELECTIVE_ENABLE": "True",
+            "AIRFLOW__METRICS__STATSD_ON": "True",
+            "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+            "AIRFLOW__METRICS__STATSD_PORT": str(statsd.port),
+        }
+        with LocalAirflow(home, dags=DAG_FOLDERS, connections=connections, env=environment) as running:
+            yield SharedAirflow.facts(running)
+
+    with shared_by_workers(shared_folder / "airflow", start) as facts:
+        shared = SharedAirflow(facts)
+        yield shared
+        shared.close()
+
+
+@pytest.fixture(scope="session")
+def private_simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a simulated EvoLink that only `private_airflow` uses."""
+    with running_simulator(tmp_path_factory.mktemp("private-simulator"), "--speed", "20") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def private_airflow(
+    tmp_path_factory: pytest.TempPathFactory, private_simulator: str
+) -> Iterator[LocalAirflow]:
+    """An Airflow whose components a test may stop, kill and start; its tests run one after the other."""
     with LocalAirflow(
-        home,
-        dags=DAG_FOLDERS,
-        connections=connections,
-        env=FAST_TAKEOVER | openlineage | metrics,
+        tmp_path_factory.mktemp("private-airflow"),
+        dags=DAG_FOLDERS[1],
+        connections=simulator_connection(private_simulator),
+        env=FAST_TAKEOVER,
     ) as running:
         yield running

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 
+from tests.system.shared import generations
 from tests.system.test_secrets import files_below, rows_of, spellings
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.processes import kill_processes, poll
@@ -35,12 +35,6 @@ def start(airflow: LocalAirflow, tmp_path: Path) -> Start:
         return airflow.run(dag_id, given | conf)
 
     return start
-
-
-def generations(simulator: str, words: str) -> list[dict[str, Any]]:
-    """Return the generations whose prompt holds these words: others run at the same EvoLink."""
-    made = httpx.get(f"{simulator}/_simulator/generations", trust_env=False).json()["data"]
-    return [each for each in made if words in each["prompt"]]
 
 
 def manifest_lines(folder: Path) -> list[dict[str, Any]]:

@@ -69,17 +69,19 @@ def test_deferred_task_holds_no_process(airflow: LocalAirflow):
     run = airflow.run("harness_waiting")
     task = airflow.task_instance("harness_waiting", run, "wait")
     # The helper sees the worker while there is one, so that seeing none later means something.
-    poll(lambda: airflow.task_processes(task), seconds=30, what="a worker to take the task", interval=0.02)
+    poll(lambda: airflow.task_processes(task), seconds=90, what="a worker to take the task", interval=0.02)
 
-    deferred = airflow.wait_for_state("harness_waiting", run, "wait", "deferred", seconds=30)
-    poll(lambda: not airflow.task_processes(deferred), seconds=5, what="the worker to be free", interval=0.05)
+    deferred = airflow.wait_for_state("harness_waiting", run, "wait", "deferred", seconds=90)
+    poll(
+        lambda: not airflow.task_processes(deferred), seconds=30, what="the worker to be free", interval=0.05
+    )
     assert airflow.task_instance("harness_waiting", run, "wait")["state"] == "deferred"
 
     seen: list[tuple[str, str]] = []
     end = airflow.wait_for_run(
         "harness_waiting",
         run,
-        deadline=60,
+        deadline=180,
         on_change=lambda each: seen.append((each["task_id"], each["state"])),
     )
     assert end == "success"
@@ -89,26 +91,14 @@ def test_deferred_task_holds_no_process(airflow: LocalAirflow):
     assert airflow.xcom("harness_waiting", run, "after") == {"run_id": run}
 
 
-def test_killed_triggerer_is_replaced_and_the_wait_goes_on(airflow: LocalAirflow):
-    run = airflow.run("harness_waiting")
-    airflow.wait_for_state("harness_waiting", run, "wait", "deferred", seconds=30)
-    before = with_descendants(psutil.Process(airflow.components["triggerer"].pid))
-
-    airflow.kill_component("triggerer")
-    assert alive(before) == []
-
-    airflow.start_component("triggerer")
-    airflow.wait_for_success("harness_waiting", run, deadline=90)
-
-
 def test_clear_runs_the_task_again_and_set_state_ends_it(airflow: LocalAirflow):
     run = airflow.run("harness_waiting")
-    airflow.wait_for_state("harness_waiting", run, "wait", "deferred", seconds=30)
+    airflow.wait_for_state("harness_waiting", run, "wait", "deferred", seconds=90)
     airflow.set_state("harness_waiting", run, "wait", "failed")
-    assert airflow.wait_for_run("harness_waiting", run, deadline=60) == "failed"
+    assert airflow.wait_for_run("harness_waiting", run, deadline=180) == "failed"
 
     airflow.clear("harness_waiting", run, ["wait"])
-    airflow.wait_for_success("harness_waiting", run, deadline=60)
+    airflow.wait_for_success("harness_waiting", run, deadline=180)
     assert airflow.task_instance("harness_waiting", run, "wait")["try_number"] == 2
 
 

@@ -278,6 +278,8 @@ def _airflow_environment(home: Path, url: str, dag_folders: Sequence[Path]) -> d
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
         # Each idle LocalExecutor worker costs some 60 MB.
         "AIRFLOW__CORE__PARALLELISM": "4",
+        # Seconds that a worker waits for an answer of the api-server; with its own 5 a busy machine fails tasks.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dag_folders[0]),

@@ -79,7 +79,7 @@ class AirflowClient:
         listed = self.request("GET", "/dags", params={"dag_id_pattern": dag_id, "limit": 1000}).json()
         return any(each["dag_id"] == dag_id for each in listed["dags"])
 
-    def unpause(self, dag_id: str, *, seconds: float = 60) -> None:
+    def unpause(self, dag_id: str, *, seconds: float = 180) -> None:
         """Wait until the DAG is there, and let it run."""
         try:
             poll(lambda: self.has_dag(dag_id), seconds=seconds, what=f"the DAG {dag_id} to be found")
@@ -131,7 +131,7 @@ class AirflowClient:
         raise LocalAirflowError(f"{dag_id} {run_id} has no task instance {task_id} [{map_index}].")
 
     def wait_for_state(
-        self, dag_id: str, run_id: str, task_id: str, state: str, *, seconds: float = 60, map_index: int = -1
+        self, dag_id: str, run_id: str, task_id: str, state: str, *, seconds: float = 180, map_index: int = -1
     ) -> Json:
         """Wait until a task instance is in `state`, and return it."""
 

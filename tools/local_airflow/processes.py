@@ -38,21 +38,25 @@ class Terminated(KeyboardInterrupt):
         self.number = number
 
 
-def poll(look: Callable[[], Found | None], *, seconds: float, what: str, interval: float = 0.25) -> Found:
+def poll(
+    look: Callable[[], Found | None], *, seconds: float, what: str, interval: float | None = None
+) -> Found:
     """Call `look` until it returns something true.
 
     :param look: returns a false value as long as the state is not there yet.
     :param seconds: how long to go on before TimeoutError.
     :param what: what is waited for; a word of the error message.
-    :param interval: seconds between two looks.
+    :param interval: seconds between two looks; None looks less often as time passes, as a look costs Airflow time
+        that its tasks lack.
     """
-    deadline = time.monotonic() + seconds
+    start = time.monotonic()
     while True:
         if found := look():
             return found
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - start
+        if waited > seconds:
             raise TimeoutError(f"Waited {seconds:.0f} s for {what}.")
-        time.sleep(interval)
+        time.sleep(min(max(0.25, waited / 20), 1.0) if interval is None else interval)
 
 
 def free_ports(count: int) -> list[int]:

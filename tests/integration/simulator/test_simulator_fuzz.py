@@ -73,7 +73,7 @@ METHODS = st.sampled_from(["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS"])
 KEY = {"authorization": "Bearer sk-fuzz"}
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     METHODS,
     st.sampled_from(ROUTES),
@@ -114,7 +114,7 @@ ORDERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ORDERS)
 def test_no_order_breaks_the_simulator(customer, order):
     answer = customer.http.post("/v1/images/generations", content=json.dumps(order))
@@ -128,7 +128,7 @@ def test_no_order_breaks_the_simulator(customer, order):
     customer.control("POST", "settings", credits=1000)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["base64", "url"]), OBJECTS, JUNK | WORDS, JUNK | WORDS, st.booleans())
 def test_no_upload_breaks_the_simulator(customer, how, body, path, name, whole):
     image = base64.b64encode(image_file()).decode() if whole else "AAAA"
@@ -153,7 +153,7 @@ def _plain(query):
 @pytest.mark.parametrize(
     "name", ["token_credits", "files_quota", "concurrency", "speed", "n_behaviour", "advance"]
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=JUNK)
 def test_no_setting_breaks_the_simulator(customer, name, value):
     headers = {"Content-Type": "application/json"}

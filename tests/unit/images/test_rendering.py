@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
@@ -147,7 +147,6 @@ def test_focus_moves_the_crop():
             checked_focus(wrong)
 
 
-@settings(max_examples=2_000, deadline=None)
 @given(*[st.integers(1, 4000)] * 4, st.sampled_from(["cover", "contain", "pad"]))
 def test_plan_stays_within_the_image_or_is_refused(width: int, height: int, wide: int, high: int, fit: str):
     own = Rendition("own", width=wide, height=high)

@@ -262,7 +262,7 @@ def test_judging_an_image_takes_no_memory_for_its_pixels(file: Path) -> None:
         tracemalloc.stop()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from([kind for kind, _, _ in KINDS if kind != "AVIF"]),
     damage=st.lists(
