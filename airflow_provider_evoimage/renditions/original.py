@@ -14,6 +14,7 @@ from airflow.sdk import ObjectStoragePath
 from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
 from airflow_provider_evoimage.images.provenance import read_statement
 from airflow_provider_evoimage.images.rendering import open_for_rendering
+from airflow_provider_evoimage.images.result_file import HEAD_BYTES, IMAGE_TYPES, kind_of_bytes
 from airflow_provider_evoimage.images.xmp import AI_SOURCE_TYPES, CREATOR, Mark
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ class Original:
     def path(self) -> str:
         """URL of the file."""
         return str(self.entry["path"])
+
+    @property
+    def content_type(self) -> str:
+        """Type of the copy by its bytes, after :meth:`fetch`."""
+        with self.local.open("rb") as file:
+            kind = kind_of_bytes(file.read(HEAD_BYTES))
+        return IMAGE_TYPES[kind][1] if kind in IMAGE_TYPES else "application/octet-stream"
 
     @property
     def mark(self) -> Mark:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError
+from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.images.channels import Channel, Format
 from airflow_provider_evoimage.images.provenance import MarkedImage, mark_image
 from airflow_provider_evoimage.images.rendering import Encoded, Plan, render
-from airflow_provider_evoimage.images.result_file import ImageFile
+from airflow_provider_evoimage.images.result_file import ImageFile, describe_image
+from airflow_provider_evoimage.images.signing import SigningIdentity, sign_image
 from airflow_provider_evoimage.images.xmp import packet_of
 from airflow_provider_evoimage.renditions.contact_sheet import preview_of
 from airflow_provider_evoimage.renditions.original import Original
@@ -75,6 +76,7 @@ class Renderer:
     """Makes renditions; threads share it.
 
     :param folder: a local folder for temporary files.
+    :param identity: what files are signed with; None for no content credentials.
     :param preview_edge: longest edge of previews in pixels; None for no previews.
     """
 
@@ -82,6 +84,7 @@ class Renderer:
     background: str | None
     folder: Path
     preview_edge: int | None
+    identity: SigningIdentity | None = None
 
     def make(self, task: Task, progress: SaveProgress) -> Made:
         """Make a rendition of a fetched and decoded original.
@@ -90,9 +93,9 @@ class Renderer:
         :raises DestinationError: when a folder does not take the file.
         """
         local = new_file_in(self.folder)
-        drawn, marked = local.with_suffix(".drawn"), local.with_suffix(".marked")
+        drawn, marked, signed = (local.with_suffix(end) for end in (".drawn", ".marked", ".signed"))
         try:
-            found, file = self._marked(task, drawn, marked)
+            found, file = self._complete(task, drawn, marked, signed)
             extension, content_type = TYPES[found.format]
             name = f"{task.stem}.{extension}"
             url = self.destination.url(name)
@@ -113,13 +116,14 @@ class Renderer:
                     "quality": found.quality,
                     "cropped": round(task.plan.cropped, 4),
                     "scaled": round(task.plan.scaled, 4),
+                    "content_credentials": self.identity is not None,
                 },
             }
             made = Made(entry=entry, preview=self._preview(file.path))
             progress.begins(entry, self.folder)
             self.destination.publish(file.path, name, content_type)
         finally:
-            for each in (drawn, marked):
+            for each in (drawn, marked, signed):
                 each.unlink(missing_ok=True)
         return made
 
@@ -146,13 +150,45 @@ class Renderer:
         finally:
             local.unlink(missing_ok=True)
 
-    def _marked(self, task: Task, drawn: Path, marked: Path) -> tuple[Encoded, ImageFile]:
-        mark = task.original.mark
-        found = self._drawn(task, spare_bytes=len(packet_of(mark)) + _AROUND_PACKET_BYTES)
-        outcome = mark_image(_written(drawn, found), marked, mark)
-        if not isinstance(outcome, MarkedImage):
-            raise DestinationError(f"A rendition could not be marked as made by AI: {outcome.because}.")
-        return found, outcome.file
+    def _complete(self, task: Task, drawn: Path, marked: Path, signed: Path) -> tuple[Encoded, ImageFile]:
+        """Render, mark and sign a rendition, so that all of it is small enough for its channel."""
+        mark, most = task.original.mark, task.channel.max_bytes
+        spare = len(packet_of(mark)) + _AROUND_PACKET_BYTES
+        while True:
+            found = self._drawn(task, spare_bytes=spare)
+            outcome = mark_image(_written(drawn, found), marked, mark)
+            if not isinstance(outcome, MarkedImage):
+                raise DestinationError(f"A rendition could not be marked as made by AI: {outcome.because}.")
+            if self.identity is None:
+                return found, outcome.file
+            file = self._signed(task, found, marked, signed)
+            if most is None or file.bytes <= most:
+                return found, file
+            # How long credentials are shows only when they are there: they hold those of the original, too.
+            spare += max(file.bytes - outcome.file.bytes, 1)
+            if spare >= most:
+                raise InvalidRequestError(
+                    f"{task.channel.name} takes {most:,} bytes, and its content credentials alone have about {spare:,}."
+                )
+
+    def _signed(self, task: Task, found: Encoded, marked: Path, signed: Path) -> ImageFile:
+        identity, original = self.identity, task.original
+        if identity is None:
+            raise RuntimeError("there is nothing to sign with")
+        extension, content_type = TYPES[found.format]
+        sign_image(
+            identity,
+            marked,
+            signed,
+            content_type=content_type,
+            title=f"{task.stem}.{extension}".rpartition("/")[2],
+            original=original.local,
+            original_type=original.content_type,
+            original_title=original.path.rpartition("/")[2],
+            digital_source_type=original.mark.digital_source_type,
+            actions=[*(["cropped"] if task.plan.cropped else []), "resized", "converted"],
+        )
+        return describe_image(signed)
 
     def _drawn(self, task: Task, *, spare_bytes: int) -> Encoded:
         try:
@@ -176,6 +212,7 @@ class Renderer:
             repr(task.plan),
             self.background,
             repr(task.original.default_mark),
+            self.identity and self.identity.fingerprint,
         )
         return hashlib.sha256(repr(shaping).encode()).hexdigest()
 

@@ -12,6 +12,7 @@ from airflow_provider_evoimage.exceptions import InvalidRequestError, summed_up
 from airflow_provider_evoimage.images.channels import Channel
 from airflow_provider_evoimage.images.provenance import mark_of
 from airflow_provider_evoimage.images.rendering import Fit, Focus, Plan, Upscale, plan_for
+from airflow_provider_evoimage.images.signing import SigningIdentity
 from airflow_provider_evoimage.images.xmp import Mark
 from airflow_provider_evoimage.manifest import Manifest, RequestSummary
 from airflow_provider_evoimage.renditions.contact_sheet import PREVIEW_EDGE, SHEET, ContactSheets
@@ -34,6 +35,7 @@ class RenditionsRun:
     :param parallel: renditions at a time.
     :param may_follow_a_kill: whether an earlier try may have died in its middle.
     :param contact_sheet: whether to add overview pictures.
+    :param identity: what files are signed with; None for no content credentials.
     """
 
     destination: Destination
@@ -48,6 +50,7 @@ class RenditionsRun:
     parallel: int
     may_follow_a_kill: bool
     contact_sheet: bool = False
+    identity: SigningIdentity | None = None
 
     def render(self, manifests: Sequence[Manifest]) -> list[Manifest]:
         """Render every image for every channel.
@@ -70,6 +73,7 @@ class RenditionsRun:
                     background=self.background,
                     folder=folder,
                     preview_edge=PREVIEW_EDGE if self.contact_sheet else None,
+                    identity=self.identity,
                 ),
                 sheets=ContactSheets(destination=self.destination, folder=folder)
                 if self.contact_sheet

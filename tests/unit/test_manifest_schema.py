@@ -22,6 +22,15 @@ from tests.unit.test_manifest import ANSWER, LINKS, MADE_BY, SAVED, a_manifest
 SCHEMA = json.loads((Path(airflow_provider_evoimage.__file__).parent / "manifest.schema.json").read_text())
 PAGE = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text(encoding="utf-8")
 CHECK = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
+# Only the renditions operator adds it: test_contact_sheets.py compares what it writes with the schema.
+SHEET = {
+    "path": "file:///data/cut-0-contact-sheet.jpg",
+    "sha256": "3" * 64,
+    "width": 784,
+    "height": 324,
+    "bytes": 8,
+    "content_type": "image/jpeg",
+}
 
 
 def rows(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -56,7 +65,7 @@ def test_page_has_one_row_for_each_field_as_the_schema_says_it():
 
 
 def test_code_writes_every_field_of_the_schema_and_no_other():
-    written = set(fields(a_manifest()))
+    written = set(fields(a_manifest() | {"contact_sheets": [SHEET]}))
     assert written == {name for name, _, _ in rows(SCHEMA)}
 
 
@@ -65,6 +74,7 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
     [
         a_manifest(),
         without_links(a_manifest()),
+        a_manifest() | {"contact_sheets": [SHEET]},
         a_manifest(status="processing", results=[], usage=None),
         a_manifest(created=None, duration=None, model=None),
         build_manifest(
@@ -72,7 +82,15 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
         ),
         build_manifest(Generation.read({"id": ANSWER["id"]}), requested=RequestSummary(), made_by=MADE_BY),
     ],
-    ids=["saved", "sidecar", "unfinished", "without times", "mapped, by id", "nothing known"],
+    ids=[
+        "saved",
+        "sidecar",
+        "with contact sheet",
+        "unfinished",
+        "without times",
+        "mapped, by id",
+        "nothing known",
+    ],
 )
 def test_every_manifest_fits_the_schema(manifest: dict[str, Any]):
     CHECK.validate(manifest)
