@@ -121,6 +121,36 @@ class CountedImages(NewImages):
         return int(self.counts["images"]), self.bytes
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewRenditions(NewImages):
+    """The renditions of one task.
+
+    An event's ``images`` counts the rendered files, and ``paths`` names them; ``credits`` is 0, as nothing was charged.
+    """
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What an asset event says in its ``extra``, as plain JSON; the same fields as that of a save."""
+        files = self._images
+        ids = [str(manifest.get("evolink_task_id")) for manifest in self.manifests]
+        return {
+            "generations": len(self.manifests),
+            "images": len(files),
+            "credits": 0,
+            "evolink_task_ids": ids[:MAX_LISTED],
+            "paths": [file["path"] for file in files][:MAX_LISTED],
+        }
+
+    @property
+    def _images(self) -> list[Mapping[str, Any]]:
+        return [
+            rendition
+            for manifest in self.manifests
+            for image in manifest["images"]
+            for rendition in image["renditions"]
+        ]
+
+
 def folder_uri(save_to: str) -> str:
     """Name a folder without the connection in its URL: ``s3://conn@bucket/a/`` is ``s3://bucket/a``."""
     scheme, separator, rest = save_to.strip().partition("://")

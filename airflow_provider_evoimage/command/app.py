@@ -298,12 +298,6 @@ def _ask_before_paying(price: str) -> None:
     typer.confirm(f"Estimated cost: {price}. Submit it?", abort=True, err=True)
 
 
-def _folder(destination: str) -> str:
-    if not destination.strip():
-        raise InvalidRequestError("DEST is blank: name a folder, '.' for the current one.")
-    return destination if "://" in destination else str(Path(destination).expanduser().absolute())
-
-
 @app.command()
 def show(*, evolink_task_id: TaskId, conn_id: ConnId = None, as_json: AsJson = False) -> None:
     """Show one generation: status, images, charge, error."""

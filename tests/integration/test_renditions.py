@@ -13,7 +13,7 @@ from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestEr
 from airflow_provider_evoimage.images.channels import CHANNELS, Rendition
 from airflow_provider_evoimage.images.xmp import mark_in
 from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
-from airflow_provider_evoimage.renditions import run as rendering_run
+from airflow_provider_evoimage.renditions import rendition as making_one
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.storage.stores import LocalFiles
 from tests.integration.task_driver import Killed, TaskRun, batch, generate
@@ -133,9 +133,9 @@ def test_retry_after_a_kill_makes_only_what_is_missing(
         patch.setattr(LocalFiles, "publish", until)
         with pytest.raises(Killed):
             rendering(drawn, tmp_path / "cut", renditions=names, parallel=1)
-    rendered, render = [], rendering_run.render
+    rendered, render = [], making_one.render
     monkeypatch.setattr(
-        rendering_run, "render", lambda *args, **kwargs: rendered.append(args) or render(*args, **kwargs)
+        making_one, "render", lambda *args, **kwargs: rendered.append(args) or render(*args, **kwargs)
     )
     made = rendering(drawn, tmp_path / "cut", tries=1, renditions=names)["images"][0]["renditions"]
     assert len(rendered) == 3 - (number - 1)

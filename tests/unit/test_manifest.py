@@ -63,6 +63,7 @@ SAVED = {
             "quality": 92,
             "cropped": 0.0,
             "scaled": 1.0547,
+            "content_credentials": False,
         }
     ],
 }

@@ -29,6 +29,15 @@ APPROVAL = {
     "sha256": ["0" * 64, "2" * 64],
 }
 CHECK = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
+# Only the renditions operator adds it: test_contact_sheets.py compares what it writes with the schema.
+SHEET = {
+    "path": "file:///data/cut-0-contact-sheet.jpg",
+    "sha256": "3" * 64,
+    "width": 784,
+    "height": 324,
+    "bytes": 8,
+    "content_type": "image/jpeg",
+}
 
 
 def rows(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -71,7 +80,12 @@ def test_page_has_one_row_for_each_field_as_the_schema_says_it():
 
 
 def test_code_writes_every_field_of_the_schema_and_no_other():
-    reused = a_manifest() | {"reusable_for": REUSABLE_FOR, "reused": REUSED, "approval": APPROVAL}
+    reused = a_manifest() | {
+        "reusable_for": REUSABLE_FOR,
+        "reused": REUSED,
+        "approval": APPROVAL,
+        "contact_sheets": [SHEET],
+    }
     CHECK.validate(reused)
     written = set(fields(reused))
     assert written == {name for name, _, _ in rows(SCHEMA)}
@@ -82,6 +96,7 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
     [
         a_manifest(),
         without_links(a_manifest()),
+        a_manifest() | {"contact_sheets": [SHEET]},
         a_manifest(status="processing", results=[], usage=None),
         a_manifest(created=None, duration=None, model=None),
         build_manifest(
@@ -95,6 +110,7 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
     ids=[
         "saved",
         "sidecar",
+        "with contact sheet",
         "unfinished",
         "without times",
         "mapped, by id",

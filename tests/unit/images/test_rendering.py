@@ -12,7 +12,13 @@ from PIL import Image, ImageCms
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.images.channels import CHANNELS, Channel, Rendition
-from airflow_provider_evoimage.images.rendering import Encoded, checked_focus, plan_for, render
+from airflow_provider_evoimage.images.rendering import (
+    Encoded,
+    checked_focus,
+    open_for_rendering,
+    plan_for,
+    render,
+)
 
 
 def photo(path: Path, size: tuple[int, int], mode: str = "RGB") -> Path:
@@ -24,7 +30,7 @@ def photo(path: Path, size: tuple[int, int], mode: str = "RGB") -> Path:
 def rendered(path: Path, channel: Channel, fit: str = "cover", background: str | None = None) -> Encoded:
     with Image.open(path) as image:
         plan = plan_for(*image.size, channel, fit=fit, focus="center")
-    return render(path, channel, plan, background=background)
+    return render(open_for_rendering(path), channel, plan, background=background)
 
 
 @pytest.mark.parametrize("channel", CHANNELS.values(), ids=lambda channel: channel.name)
@@ -109,7 +115,7 @@ def test_colours_become_srgb_and_exif_turns_the_image(tmp_path: Path):
     with pytest.raises(InvalidRequestError, match="has 40×60 pixels upright, not 60×40"):
         rendered(path, Rendition("own", width=60, height=40))
     found = render(
-        path,
+        open_for_rendering(path),
         Rendition("own", width=40, height=60, format="png"),
         plan_for(40, 60, Rendition("own", width=40, height=60), fit="cover", focus="center"),
         background=None,
