@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.version_compat import HAS_TASK_STATE_STORE
 
 Word = TypeVar("Word", bound=str)
 
@@ -63,6 +64,18 @@ def one_of(name: str, value: Word, allowed: Collection[str]) -> Word:
     if value not in allowed:
         raise InvalidRequestError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")
     return value
+
+
+def require_memory_of_models(fallback_models: object, save_to: object) -> None:
+    """Check that later tries can know which of several models may have been paid.
+
+    :raises InvalidRequestError: below Airflow 3.3 without ``save_to``, where a file remembers it.
+    """
+    if fallback_models and save_to is None and not HAS_TASK_STATE_STORE:
+        raise InvalidRequestError(
+            "fallback_models needs save_to below Airflow 3.3: a file there remembers between tries which model may "
+            "have been paid."
+        )
 
 
 def filled(name: str, value: str | None) -> str | None:

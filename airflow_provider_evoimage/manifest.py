@@ -6,19 +6,21 @@ Each field has a row in ``docs/manifest.md`` and a property in ``manifest.schema
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
-from airflow_provider_evoimage.evolink.json_values import number
+from airflow_provider_evoimage.evolink.given_up import GivenUp
+from airflow_provider_evoimage.evolink.json_values import number, text
 from airflow_provider_evoimage.evolink.prices import CREDITS_PER_USD
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.evolink.request import ImageRequest, billable_body
 from airflow_provider_evoimage.evolink.signed_urls import without_secrets
 from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.labels import read_labels
 
 MANIFEST_VERSION = 1
 
@@ -33,12 +35,18 @@ class RequestSummary:
     :param images: number of requested images.
     :param estimate: the estimated cost, as plain JSON.
     :param credits_reserved: EvoLink's reservation when it accepted the request.
+    :param name: the DAG author's name for what is drawn.
+    :param labels: the DAG author's labels, for sums of costs.
+    :param fell_back: the models that the request left behind, each with ``model``, ``why`` and ``billed``.
     """
 
     request: Mapping[str, Any] | None = None
     images: int | None = None
     estimate: Mapping[str, Any] | None = None
     credits_reserved: float | None = None
+    name: str | None = None
+    labels: Mapping[str, str] | None = None
+    fell_back: Sequence[Mapping[str, Any]] | None = None
 
     @classmethod
     def by(cls, request: ImageRequest) -> RequestSummary:
@@ -51,14 +59,28 @@ class RequestSummary:
 
     def completed_by(self, other: RequestSummary) -> RequestSummary:
         """Return it with what it lacks taken from another description of the same generation."""
-        names = ("request", "images", "estimate", "credits_reserved")
+        names = [each.name for each in fields(self)]
         return RequestSummary(
             **{name: getattr(other if getattr(self, name) is None else self, name) for name in names}
         )
 
     def kept(self) -> dict[str, Any]:
         """Return it in the form of a manifest, as :meth:`in_manifest` reads it."""
-        return {"request": self.request, "asked": self.images, "usage": {"estimate": self.estimate}}
+        return {
+            "request": self.request,
+            "asked": self.images,
+            "usage": {"estimate": self.estimate},
+            **self.additions(),
+        }
+
+    def additions(self) -> dict[str, Any]:
+        """Return the fields of a manifest that only some requests have: ``name``, ``labels`` and ``fell_back``."""
+        added = {
+            "name": self.name,
+            "labels": dict(self.labels) if self.labels else None,
+            "fell_back": [dict(each) for each in self.fell_back or ()],
+        }
+        return {name: value for name, value in added.items() if value}
 
     @classmethod
     def in_manifest(cls, manifest: object) -> RequestSummary:
@@ -72,6 +94,9 @@ class RequestSummary:
             images=images if isinstance(images, int) else None,
             estimate=_estimate(usage.get("estimate")),
             credits_reserved=number(usage.get("reserved")),
+            name=text(manifest.get("name")) or None,
+            labels=read_labels(manifest.get("labels")),
+            fell_back=[each.to_json() for each in GivenUp.read(manifest.get("fell_back"))] or None,
         )
 
 
@@ -111,6 +136,7 @@ def build_manifest(
             "tokens": dict(generation.usage.tokens),
         },
         "made_by": dict(made_by),
+        **requested.additions(),
     }
 
 

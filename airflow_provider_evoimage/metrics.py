@@ -9,6 +9,8 @@ name                          kind     what is counted; tags
 ``evoimage.credits_used``     counter  credits charged, with decimals; ``model``
 ``evoimage.wait_seconds``     timing   from acceptance until the task had the result, in milliseconds
                                        like Airflow's own timings; ``model``
+``evoimage.fallbacks``        counter  models that a request left behind, not billed; ``model``, ``why``:
+                                       EvoLink's code
 ``evoimage.ids_read``         counter  generations whose state was read while waiting
 ``evoimage.bytes_saved``      counter  bytes of images written to the storage
 ============================  =======  ==============================================================
@@ -52,6 +54,15 @@ def generation_ended(generation: Generation, *, is_expired: bool = False) -> Non
         # Airflow takes a bare number for milliseconds.
         waited = timedelta(seconds=max(0.0, time.time() - generation.created.timestamp()))
         _send("timing", "wait_seconds", waited, model)
+
+
+def model_given_up(model: str, why: str) -> None:
+    """Count a request that moves on to another model.
+
+    :param model: the one that it leaves behind.
+    :param why: EvoLink's code.
+    """
+    _count("fallbacks", 1, {"model": model, "why": why})
 
 
 def ids_read(ids: int) -> None:

@@ -54,6 +54,9 @@ else:
 #: Whether operators take ``retry_policy`` (Airflow 3.3 and later).
 HAS_RETRY_POLICY: bool = RetryPolicy is not object
 
+#: Whether a task has a state store that outlives its tries (it came in the same release, 3.3).
+HAS_TASK_STATE_STORE: bool = HAS_RETRY_POLICY
+
 
 class Stats(Protocol):
     """Airflow's metrics, as far as they are used here."""
@@ -101,6 +104,7 @@ def _shared_stats() -> Stats:
 
 __all__ = [
     "HAS_RETRY_POLICY",
+    "HAS_TASK_STATE_STORE",
     "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
