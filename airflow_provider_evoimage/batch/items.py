@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_provider_evoimage.arguments import alt_text_of
@@ -12,17 +12,20 @@ from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.images.native_sizes import resolved_size
+from airflow_provider_evoimage.labels import labels_of
 from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import with_sources
-from airflow_provider_evoimage.submission.identity import fingerprint
+from airflow_provider_evoimage.submission.fallback import Position, other_models, requests_for
+from airflow_provider_evoimage.submission.identity import RequestIdentity, fingerprint
 
 MAX_ITEMS = 2_000
 
-#: The keys of an item: the fields of a request, and name and alt text of its files.
+#: The keys of an item: the fields of a request, name and alt text of its files, and labels.
 ITEM_FIELDS = (
     "name",
     "alt_text",
+    "labels",
     "prompt",
     "model",
     "size",
@@ -33,8 +36,8 @@ ITEM_FIELDS = (
     "extra_body",
 )
 
-# Of the files, not of the request.
-_NOT_SENT = frozenset({"name", "alt_text"})
+# For the files and for people, not of the request.
+_NOT_SENT = frozenset({"name", "alt_text", "labels"})
 _SHOWN_PROBLEMS = 10
 
 
@@ -54,6 +57,8 @@ class BatchItem:
         again.
     :param size_note: what the channel of ``size="for:…"`` will lose, in words.
     :param occurrence: how many equal requests come before it.
+    :param labels: its own and those of the batch.
+    :param others: the request as each fallback model would get it, in order.
     """
 
     position: int
@@ -65,12 +70,46 @@ class BatchItem:
     fingerprint: str
     occurrence: int
     size_note: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[ImageRequest, ...] = ()
+
+    @property
+    def requests(self) -> tuple[ImageRequest, ...]:
+        """The request as each of its models would get it, in order."""
+        return (self.request, *self.others)
+
+    @property
+    def models(self) -> list[str]:
+        """Its models in order."""
+        return [each.model for each in self.requests]
 
     @property
     def requested(self) -> RequestSummary:
         """The request, as the manifest describes it."""
-        requested = RequestSummary.by(self.request)
-        return requested if self.references is None else with_sources(requested, self.references)
+        return self.requested_at(Position())
+
+    def requested_at(self, position: Position) -> RequestSummary:
+        """Describe the request as one of its models gets it."""
+        requested = RequestSummary.by(self.requests[position.index])
+        if self.references is not None:
+            requested = with_sources(requested, self.references)
+        return replace(
+            requested,
+            name=self.name or None,
+            labels=self.labels or None,
+            fell_back=[each.to_json() for each in position.tried] or None,
+        )
+
+    def identities(self, first: RequestIdentity) -> list[RequestIdentity]:
+        """Return its identity as each of its models would get it.
+
+        An item that asks one model first and one that falls back to it are two requests, so the latter names what it
+        fell back from.
+
+        :param first: for its first model.
+        """
+        item = f"{first.item} after {first.fingerprint[:16]}"
+        return [first, *(replace(first, fingerprint=fingerprint(each), item=item) for each in self.others)]
 
     @property
     def ledger_key(self) -> LedgerKey:
@@ -82,10 +121,15 @@ def build_items(
     entries: Sequence[Entry],
     defaults: Mapping[str, Any],
     read_references: Callable[[Mapping[str, Any]], References | None],
+    *,
+    fallback_models: object = None,
+    labels: object = None,
 ) -> list[BatchItem]:
     """Check every request before anything is paid.
 
     :param defaults: fields for all items; an item's own fields win.
+    :param fallback_models: for all items.
+    :param labels: for all items; an item's own are added, and win.
     :param read_references: reads the references that the fields of a request name.
     :raises InvalidRequestError: naming each wrong item, or when there are too many.
     """
@@ -94,6 +138,7 @@ def build_items(
             f"requests has {len(entries):,} items; one batch takes {MAX_ITEMS:,}. Cut it into chunks and map over "
             "them: EvoImageBatchOperator.partial(...).expand(requests=chunks)."
         )
+    of_all = labels_of(labels)
     items: list[BatchItem] = []
     problems = []
     seen: Counter[str] = Counter()
@@ -105,8 +150,15 @@ def build_items(
             references = read_references(fields)
             if references is not None:
                 fields |= {"image_urls": references.image_urls, "extra_body": references.extra_body}
-            fields["size"], size_note = resolved_size(str(fields.get("model")), fields.get("size"))
+            given_size = fields.get("size")
+            fields["size"], size_note = resolved_size(str(fields.get("model")), given_size)
             request = ImageRequest.build(**fields)
+            others = requests_for(
+                other_models(fallback_models, request.model),
+                {**fields, "size": given_size},
+                lambda model, size: resolved_size(model, size)[0],
+            )
+            all_labels = {**of_all, **labels_of(entry.fields.get("labels"))}
         except EvoImageError as error:
             where = f"request {position}" if entry.line is None else f"request {position} (line {entry.line})"
             problems.append(f"{where}: {error.message}")
@@ -124,6 +176,8 @@ def build_items(
                 given=given,
                 fingerprint=mark,
                 occurrence=seen[mark],
+                labels=all_labels,
+                others=tuple(others),
             )
         )
         seen[mark] += 1

@@ -35,6 +35,8 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Manifest, RequestSummary, without_links
 from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.submission.fallback import Position
+from airflow_provider_evoimage.submission.identity import fingerprint
 from airflow_provider_evoimage.submission.record import SubmissionRecord
 
 if TYPE_CHECKING:
@@ -119,6 +121,11 @@ class LedgerLine:
         return self.state == "waiting" and self.evolink_task_id is not None and self.error is None
 
     @property
+    def is_over(self) -> bool:
+        """Whether its generation failed, so that nothing of it can be resumed."""
+        return self.record is not None and self.record.phase == "failed"
+
+    @property
     def outcome_unknown(self) -> bool:
         """Whether a request for it may have been accepted, and no response arrived."""
         return self.record is not None and self.record.evolink_task_id is None
@@ -146,8 +153,17 @@ class LedgerLine:
         # A saved item keeps its name, as its files do.
         name = self.name if self.state == "saved" else item.name
         return replace(
-            self, position=item.position, name=name, requested=item.requested, alt_text=item.alt_text
+            self, position=item.position, name=name, requested=self._requested(item), alt_text=item.alt_text
         )
+
+    def _requested(self, item: BatchItem) -> RequestSummary:
+        """Describe the request as it was sent, where a model of the item's present list got it."""
+        if self.record is None or not self.record.tried:
+            return item.requested
+        sent = [fingerprint(each) == self.record.fingerprint for each in item.others]
+        if True not in sent:
+            return self.requested
+        return item.requested_at(Position(sent.index(True) + 1, self.record.tried))
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as plain JSON."""
@@ -161,9 +177,15 @@ class LedgerLine:
             **(self.manifest or self._without_images()),
             "v": LEDGER_VERSION,
             "submission": {
+                **(self.record.to_json() if self.record else {}),
+                # An item keeps its own, also where another model got its request.
                 "fingerprint": self.fingerprint,
                 "occurrence": self.occurrence,
-                **(self.record.to_json() if self.record else {}),
+                **(
+                    {"sent_fingerprint": self.record.fingerprint}
+                    if self.record and self.record.fingerprint != self.fingerprint
+                    else {}
+                ),
                 **({"spent_on_gone": self.spent_on_gone} if self.spent_on_gone else {}),
             },
         }
@@ -192,7 +214,9 @@ class LedgerLine:
             isinstance(occurrence, int) and isinstance(item, int) and isinstance(position, int)
         ):
             return None
-        record = SubmissionRecord.read(submission)
+        record = SubmissionRecord.read(
+            {**submission, "fingerprint": submission.get("sent_fingerprint") or mark}
+        )
         error, usage = data.get("error"), data.get("usage")
         is_saved = data["state"] == "saved" and record is not None and record.evolink_task_id is not None
         return cls(

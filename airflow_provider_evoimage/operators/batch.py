@@ -13,6 +13,7 @@ from airflow.sdk import BaseOperator
 from airflow_provider_evoimage.arguments import filled, one_of, poll_seconds, seconds, whole_number
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
+    DEFAULT_FALLBACK_AFTER,
     DEFAULT_SUBMIT_TIMEOUT,
     MANY_GENERATIONS,
     PROVENANCE,
@@ -75,6 +76,11 @@ class EvoImageBatchOperator(BaseOperator):
         ``alt_text`` wins.
     :param max_credits: the most the whole batch may cost, in credits (68 are 1 USD). Nothing is submitted
         beyond it, counting reservations and charges; items left out are listed.
+    :param fallback_models: models to ask, in order, where an item's own is not available or fails with a transient
+        error; an item moves on only when that certainly cost nothing. See docs/fallback.md.
+    :param fallback_after: seconds (or a timedelta) that a model may be unavailable before the next one is asked.
+    :param labels: up to 10 texts by key, such as ``{"campaign": "spring"}``, for manifests, metrics and asset events:
+        ``evoimage costs`` sums by them. An item's own ``labels`` are added, and win.
     :param check_credits: fail before the first request when account or API key have too few credits for all.
     :param on_item_failure: ``continue`` delivers the saved images once retries no longer help; ``fail`` fails
         the task at the end, after saving everything possible. A refused key or an empty account always fails
@@ -109,6 +115,8 @@ class EvoImageBatchOperator(BaseOperator):
         "filename_template",
         "alt_text",
         "max_credits",
+        "fallback_models",
+        "labels",
         "evoimage_conn_id",
     )
     # Not ".csv" or ".json": the file is read when the task runs, not with the DAG.
@@ -135,6 +143,9 @@ class EvoImageBatchOperator(BaseOperator):
         provenance: Provenance = "mark",
         alt_text: str | None = None,
         max_credits: float | str | None = None,
+        fallback_models: Sequence[str] | str | None = None,
+        fallback_after: float | timedelta = DEFAULT_FALLBACK_AFTER,
+        labels: dict[str, str] | None = None,
         check_credits: bool = False,
         on_item_failure: OnItemFailure = "continue",
         save_every: int = 100,
@@ -169,6 +180,9 @@ class EvoImageBatchOperator(BaseOperator):
         self.max_credits = max_credits
         # Checked before templates are rendered: a limit that renders to nothing must not vanish.
         self.has_limit = max_credits is not None
+        self.fallback_models = fallback_models
+        self.fallback_after = seconds("fallback_after", fallback_after)
+        self.labels = labels
         self.check_credits = check_credits
         self.on_item_failure = one_of("on_item_failure", on_item_failure, get_args(OnItemFailure))
         self.save_every = whole_number("save_every", save_every)
@@ -393,5 +407,8 @@ class EvoImageBatchOperator(BaseOperator):
             max_active_generations=self.max_active_generations,
             submit_timeout=self.submit_timeout,
             on_clear=self.on_clear,
+            fallback_models=self.fallback_models,
+            fallback_after=self.fallback_after,
+            labels=self.labels,
         )
         return BatchRun(context, hook=self.hook, arguments=arguments, log=self.log)

@@ -84,6 +84,11 @@ def index_of(record: SubmissionRecord | None, identities: Sequence[RequestIdenti
     return next((n for n, each in enumerate(identities) if (each.fingerprint, each.occurrence) == own), None)
 
 
+def identity_in(record: SubmissionRecord, first: RequestIdentity) -> RequestIdentity:
+    """Return the identity of a record's request, to resolve it though its model is no longer listed."""
+    return replace(first, fingerprint=record.fingerprint, occurrence=record.occurrence, item=record.item)
+
+
 def cost_nothing(record: SubmissionRecord) -> bool:
     """Whether a record is of a generation that failed with a transient code and certainly was not charged."""
     return record.phase == "failed" and record.retryable and record.charged == 0
@@ -149,6 +154,7 @@ class Patience:
     _since: dict[str, float] = field(default_factory=dict)
     _pauses: dict[str, float] = field(default_factory=dict)
     _given_up: dict[str, str] = field(default_factory=dict)
+    _proven: set[str] = field(default_factory=set)
 
     def refused(self, model: str, error: EvoImageError) -> float | None:
         """Note a refusal; return the seconds to wait before the next submission, or None where it is given up."""
@@ -165,10 +171,11 @@ class Patience:
         """Note that EvoLink takes requests for a model."""
         self._since.pop(model, None)
         self._pauses.pop(model, None)
+        self._proven.add(model)
 
     def is_doubtful(self, model: str) -> bool:
-        """Whether EvoLink refused the model last."""
-        return model in self._since
+        """Whether EvoLink refused the model last, or has not been asked yet."""
+        return model in self._since or model not in self._proven
 
     def why_given_up(self, model: str) -> str | None:
         """Return why a model was given up; None where it was not."""
