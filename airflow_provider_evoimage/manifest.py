@@ -6,9 +6,11 @@ Each field has a row in ``docs/manifest.md`` and a property in ``manifest.schema
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from airflow_provider_evoimage import __version__
@@ -174,6 +176,70 @@ def made_by(context: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def credits_of(manifests: object) -> dict[str, Any]:
+    """Add up what generations cost: of a mapped task, of a batch, of a whole run.
+
+    Call it in a task that gets them, for instance ``credits_of(draw.output)`` of a mapped ``draw``.
+
+    :param manifests: a manifest, the summary of a batch, or any list of these; None stands for a task that was skipped.
+    :returns: ``generations``, ``images`` and ``unknown`` (generations whose charge EvoLink has not said) are counts;
+        ``credits`` and ``usd`` are sums of the known charges. A generation that is named twice counts once; one that
+        was reused costs nothing.
+    :raises InvalidRequestError: when it holds anything else.
+    """
+    total: dict[str, Any] = {"generations": 0, "images": 0, "unknown": 0}
+    charged, seen = Decimal(0), set()
+    for each in _manifests_in(manifests):
+        if "items" in each and "evolink_task_id" not in each:
+            counts, cost = (each["saved"], each["images"]), each["credits"]["charged"]
+        else:
+            counts, cost = (1, each["made"]), each["usage"]["charged"]
+            if each["evolink_task_id"] in seen:
+                continue
+            seen.add(each["evolink_task_id"])
+        total["generations"] += counts[0]
+        total["images"] += counts[1]
+        total["unknown"] += cost is None
+        charged += Decimal(str(cost or 0))
+    return total | {
+        "credits": float(round(charged, 6)),
+        "usd": float(round(charged / CREDITS_PER_USD, 6)),
+    }
+
+
+def _manifests_in(value: object) -> Iterator[Mapping[str, Any]]:
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        usage = value.get("usage") if "evolink_task_id" in value else value.get("credits")
+        if not isinstance(usage, Mapping) or "charged" not in usage:
+            raise InvalidRequestError(
+                f"credits_of takes manifests and summaries of batches, not {value!r:.120}."
+            )
+        yield value
+        return
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise InvalidRequestError(f"credits_of takes manifests and summaries of batches, not {value!r:.120}.")
+    for each in value:
+        yield from _manifests_in(each)
+
+
+def parsed(generation: object) -> object:
+    """Return what the text of a manifest, or of a list of them, stands for; anything else as it is.
+
+    :raises InvalidRequestError: when it begins like JSON and is none.
+    """
+    if not isinstance(generation, str) or not generation.lstrip().startswith(("{", "[")):
+        return generation
+    try:
+        return json.loads(generation)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError(
+            f"generation begins like the JSON of a manifest and is none: {generation!r:.120}. A template renders a "
+            "dict as Python writes it: add '| tojson', or pass the task's output itself."
+        ) from None
+
+
 def generations_named_by(value: object) -> dict[str, RequestSummary]:
     """Read the ``generation`` argument of a save operator, each generation once; see :func:`generations_given`.
 
@@ -190,6 +256,7 @@ def generations_given(value: object) -> list[tuple[str, RequestSummary]]:
     :returns: the ``evolink_task_id`` of each generation and its request as far as known, in order.
     :raises InvalidRequestError: when it holds anything else.
     """
+    value = parsed(value)
     if isinstance(value, (str, Mapping)):
         return [(_id_of(value), RequestSummary.in_manifest(value))]
     if not isinstance(value, Iterable) or isinstance(value, (bytes, bytearray)):

@@ -57,6 +57,9 @@ HAS_RETRY_POLICY: bool = RetryPolicy is not object
 #: Whether a task has a state store that outlives its tries (it came in the same release, 3.3).
 HAS_TASK_STATE_STORE: bool = HAS_RETRY_POLICY
 
+#: Whether a task can give its asset events partitions (the same release).
+HAS_ASSET_PARTITIONS: bool = HAS_RETRY_POLICY
+
 
 class Stats(Protocol):
     """Airflow's metrics, as far as they are used here."""
@@ -103,6 +106,7 @@ def _shared_stats() -> Stats:
 
 
 __all__ = [
+    "HAS_ASSET_PARTITIONS",
     "HAS_RETRY_POLICY",
     "HAS_TASK_STATE_STORE",
     "AirflowException",

@@ -91,14 +91,14 @@ class BatchCollection:
     def _saved(self, line: LedgerLine, generation: Generation, outcome: SaveOutcome) -> None:
         if outcome.manifest is not None:
             self._keep(saved(line, outcome.manifest))
-            generation_ended(generation)
+            generation_ended(generation, labels=line.requested.labels)
             made, requested = len(generation.image_urls), line.requested.images
             if requested is not None and made < requested:
                 self.log.warning("EvoLink made %d of the %d images of item %d.", made, requested, line.item)
             return
         expired = next((error for error in outcome.errors if isinstance(error, LinkExpiredError)), None)
         if expired is not None:
-            generation_ended(generation, is_expired=True)
+            generation_ended(generation, is_expired=True, labels=line.requested.labels)
             self._failed(line, generation, expired)
             return
         # The images exist and are paid for: the line stays "waiting", and a retry saves them.
@@ -116,7 +116,7 @@ class BatchCollection:
             and self.has_other_model(line)
         ):
             # Its next submission finds in the record that this model is done with.
-            generation_ended(generation)
+            generation_ended(generation, labels=line.requested.labels)
             self._keep(replace(line, state="queued", charge=None, error=None))
             self.log.info("Item %d goes on with another model: %s", line.item, error.message)
             return
@@ -125,7 +125,7 @@ class BatchCollection:
             charge = 0.0  # As documented.
         self._keep(replace(line, state="failed", charge=charge, error=ItemError.of(error)))
         if not isinstance(error, LinkExpiredError):
-            generation_ended(generation)
+            generation_ended(generation, labels=line.requested.labels)
         self.log.warning("Item %d: %s", line.item, error)
 
     def _unfinished(self, line: LedgerLine, generation: Generation | None, error: EvoImageError) -> None:

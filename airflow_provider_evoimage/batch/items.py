@@ -12,7 +12,7 @@ from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.images.native_sizes import resolved_size
-from airflow_provider_evoimage.labels import labels_of
+from airflow_provider_evoimage.labels import MOST_NAME_CHARACTERS, labels_of
 from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import with_sources
@@ -186,6 +186,19 @@ def build_items(
         shown = " ".join(problems[:_SHOWN_PROBLEMS]) + (f" And {more} more." if more > 0 else "")
         raise InvalidRequestError(f"{len(problems)} of {len(entries)} requests cannot be sent: {shown}")
     return items
+
+
+def require_partitions(items: Sequence[BatchItem]) -> None:
+    """Check that each item's name can be the partition of an asset.
+
+    :raises InvalidRequestError: naming the first that cannot.
+    """
+    for item in items:
+        if not item.name or len(item.name) > MOST_NAME_CHARACTERS:
+            raise InvalidRequestError(
+                f"partition_by='name' needs a name of at most {MOST_NAME_CHARACTERS} characters for every item; "
+                f"request {item.position} has {'none' if not item.name else f'one of {len(item.name)}'}."
+            )
 
 
 def _fields(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -230,6 +230,7 @@ class LedgerLine:
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,
             manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}
+            | ({"name": data["name"]} if isinstance(data.get("name"), str) and data["name"] else {})
             | {"v": MANIFEST_VERSION}
             if is_saved
             else None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.batch.collection import BatchCollection
-from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey, build_items
+from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey, build_items, require_partitions
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
 from airflow_provider_evoimage.batch.references import BatchReferences
 from airflow_provider_evoimage.batch.source import read_requests
@@ -101,6 +101,7 @@ class BatchArguments:
     fallback_models: Any = None
     fallback_after: float = DEFAULT_FALLBACK_AFTER
     labels: Mapping[str, str] | None = None
+    partition_by: str | None = None
 
 
 class BatchRun:
@@ -379,6 +380,7 @@ class BatchRun:
         made = NewImages(
             manifests=[line.manifest for line in self._lines.values() if line.manifest is not None],
             save_to=self._arguments.save_to,
+            by_name=self._arguments.partition_by is not None,
         )
         made.announce(context, outlets, self._log)
         lines = list(self._lines.values())
@@ -497,6 +499,8 @@ class BatchRun:
     def _check_names(self, items: Sequence[BatchItem], lines: Mapping[LedgerKey, LedgerLine]) -> None:
         """Find two images with the same name before anything is paid; saved images keep their names."""
         names = self._names
+        if self._arguments.partition_by is not None:
+            require_partitions(items)
         require_names_by_item(
             self._context,
             template=names.template,

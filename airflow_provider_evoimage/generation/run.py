@@ -117,6 +117,7 @@ class GenerationArguments:
     fallback_after: float = DEFAULT_FALLBACK_AFTER
     name: str | None = None
     labels: Mapping[str, str] | None = None
+    varies_by_item: frozenset[str] = frozenset()
 
 
 class GenerationRun:
@@ -414,6 +415,8 @@ class GenerationRun:
             self._context,
             template=saver.names.template,
             tells_tasks_apart=saver.names.tells_tasks_apart
+            or "save_to" in self._arguments.varies_by_item
+            or ("name" in saver.names.fields and self._name is not None and self._names_differ)
             or ("model" in saver.names.fields and not is_same_for_all_items(self._context, "model")),
             default=ONE_GENERATION,
         )
@@ -427,6 +430,10 @@ class GenerationRun:
         )
         for name in planned:
             saver.destination.check_length(name, is_paid=False)
+
+    @property
+    def _names_differ(self) -> bool:
+        return "name" in self._arguments.varies_by_item or not is_same_for_all_items(self._context, "name")
 
     def _ensure(
         self, requests: Sequence[ImageRequest], references: References, max_credits: Decimal | None
@@ -561,7 +568,7 @@ class GenerationRun:
             require_images(generation)
         except EvoImageError:
             self._keeper.mark("failed", generation)
-            generation_ended(generation)
+            generation_ended(generation, labels=self._labels)
             raise
 
     def _warn_of_fewer_images(self, generation: Generation, requested: RequestSummary) -> None:
@@ -587,7 +594,7 @@ class GenerationRun:
             except LinkExpiredError:
                 # Nothing is left to resume: only then does a cleared task submit a new request.
                 self._keeper.mark("failed", generation)
-                generation_ended(generation, is_expired=True)
+                generation_ended(generation, is_expired=True, labels=self._labels)
                 raise
         self.made = NewImages(
             manifests=[manifest],
@@ -595,7 +602,7 @@ class GenerationRun:
         )
         self.made.announce(self._context, self._outlets, self._log)
         self._handed_over = generation
-        generation_ended(generation)
+        generation_ended(generation, labels=self._labels)
         return manifest
 
     def mark_delivered(self) -> None:

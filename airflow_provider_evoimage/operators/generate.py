@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -10,7 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import one_of, poll_seconds, require_memory_of_models, seconds
+from airflow_provider_evoimage.arguments import (
+    as_folder,
+    one_of,
+    poll_seconds,
+    require_memory_of_models,
+    seconds,
+)
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_FALLBACK_AFTER,
@@ -32,12 +39,15 @@ from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDefe
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
+    from airflow.sdk import Context, ObjectStoragePath
 
     from airflow_provider_evoimage.generation.run import GenerationRun
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.manifest import Manifest
     from airflow_provider_evoimage.version_compat import RetryPolicy
+
+#: What the map index of a mapped task shows.
+MAPPED_NAME = "{{ task.item_name or ti.map_index }}"
 
 
 class EvoImageGenerateOperator(BaseOperator):
@@ -129,6 +139,8 @@ class EvoImageGenerateOperator(BaseOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"extra_body": "json", "labels": "json"}
     operator_extra_links = OPERATOR_LINKS
     ui_color = "#efe6ff"
+    #: Arguments that a function under ``@task.evoimage`` returned, which may differ from item to item.
+    varies_by_item: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -147,7 +159,7 @@ class EvoImageGenerateOperator(BaseOperator):
         fallback_after: float | timedelta = DEFAULT_FALLBACK_AFTER,
         name: str | None = None,
         labels: dict[str, str] | None = None,
-        save_to: str | None = None,
+        save_to: str | os.PathLike[str] | ObjectStoragePath | None = None,
         filename_template: str = ONE_GENERATION,
         if_exists: IfExists = "overwrite",
         provenance: Provenance = "mark",
@@ -186,7 +198,8 @@ class EvoImageGenerateOperator(BaseOperator):
         require_memory_of_models(fallback_models, save_to)
         self.name = name
         self.labels = labels
-        self.save_to = save_to
+        # Airflow's templates and rendered fields know texts.
+        self.save_to: str | None = as_folder(save_to)
         self.filename_template = filename_template
         self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
         self.provenance = one_of("provenance", provenance, PROVENANCE)
@@ -207,6 +220,19 @@ class EvoImageGenerateOperator(BaseOperator):
         from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 
         return EvoImageHook(self.evoimage_conn_id)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Begin to map, as any operator does: the map index shows ``name``, where there is one."""
+        mapped = super().partial(**kwargs)
+        if "map_index_template" not in kwargs and mapped.kwargs.get("map_index_template") is None:
+            mapped.kwargs["map_index_template"] = MAPPED_NAME
+        return mapped
+
+    @property
+    def item_name(self) -> str:
+        """What names this instance among those of a mapped task; empty where nothing does."""
+        return str(self.name or getattr(super(), "item_name", "") or "")
 
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""
@@ -313,6 +339,7 @@ class EvoImageGenerateOperator(BaseOperator):
             fallback_models=self.fallback_models,
             fallback_after=self.fallback_after,
             name=self.name,
+            varies_by_item=self.varies_by_item,
             labels=self.labels,
         )
         self._run = GenerationRun(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ EXAMPLES = {
     "evoimage_taskflow": (2, {(1536, 1024)}),
     "evoimage_edit_chain": (3, {(1024, 1024)}),
     "evoimage_new_images": (2, {(1024, 1024)}),
+    "evoimage_fallback_campaign": (2, {(1024, 1024)}),
 }
 
 #: DAGs whose images are all of one generation.
@@ -87,6 +89,34 @@ def test_channel_sizes_are_cut_from_one_paid_image(airflow: LocalAirflow, simula
     sizes = {each["channel"]: Image.open(each["path"].removeprefix("file://")).size for each in made}
     assert sizes == {"meta.story": (1080, 1920), "meta.square": (1080, 1080), "hero": (1200, 900)}
     assert paid(simulator) - before == 1
+
+
+def test_other_model_draws_where_the_first_is_not_available(
+    airflow: LocalAirflow, simulator: str, tmp_path: Path
+):
+    dag_id = "evoimage_fallback_campaign"
+    settings = f"{simulator}/_simulator/settings"
+    before = paid(simulator)
+    httpx.post(settings, json={"unavailable_models": {"gpt-image-1": "model_not_found"}}, trust_env=False)
+    try:
+        run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
+        airflow.wait_for_success(dag_id, run_id, deadline=180)
+    finally:
+        httpx.post(settings, json={"unavailable_models": {}}, trust_env=False)
+    assert paid(simulator) - before == 2
+    sidecars = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("*.json"))]
+    assert [each["name"] for each in sidecars] == ["mug", "torch"]
+    for each in sidecars:
+        assert each["model"] == "gpt-image-1.5"
+        assert each["fell_back"] == [{"model": "gpt-image-1", "why": "model_not_found", "billed": False}]
+        assert each["labels"] == {"campaign": "spring", "run": run_id}
+    total = airflow.xcom(dag_id, run_id, "total")
+    assert total["credits"] == pytest.approx(sum(each["usage"]["charged"] for each in sidecars))
+    assert (total["generations"], total["images"], total["unknown"]) == (2, 2, 0)
+    instances = airflow.request(
+        "GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/draw/listMapped"
+    ).json()["task_instances"]
+    assert sorted(each["rendered_map_index"] for each in instances) == ["mug", "torch"]
 
 
 def test_batch_hands_its_pictures_to_the_task_after_it(airflow: LocalAirflow, tmp_path: Path):
