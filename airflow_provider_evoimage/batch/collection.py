@@ -143,7 +143,7 @@ class BatchCollection:
 
 def _to_save(line: LedgerLine, generation: Generation) -> GenerationToSave:
     reserved = line.record.credits_reserved if line.record else None
-    requested = replace(line.requested, credits_reserved=reserved)
+    requested = replace(line.requested, credits_reserved=reserved, name=line.name or None)
     return GenerationToSave(
         generation=generation,
         requested=requested,

@@ -95,7 +95,6 @@ class BatchItem:
             requested = with_sources(requested, self.references)
         return replace(
             requested,
-            name=self.name or None,
             labels=self.labels or None,
             fell_back=[each.to_json() for each in position.tried] or None,
         )

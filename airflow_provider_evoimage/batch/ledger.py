@@ -225,12 +225,12 @@ class LedgerLine:
             name=str(data.get("name") or ""),
             fingerprint=mark,
             occurrence=occurrence,
-            requested=RequestSummary.in_manifest(data),
+            # The name is the line's own field.
+            requested=replace(RequestSummary.in_manifest(data), name=None),
             alt_text=data["alt_text"] if isinstance(data.get("alt_text"), str) else None,
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,
             manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}
-            | ({"name": data["name"]} if isinstance(data.get("name"), str) and data["name"] else {})
             | {"v": MANIFEST_VERSION}
             if is_saved
             else None,

@@ -378,7 +378,11 @@ class BatchRun:
         if missing:
             self._judge(missing)
         made = NewImages(
-            manifests=[line.manifest for line in self._lines.values() if line.manifest is not None],
+            manifests=[
+                {**line.manifest, **({"name": line.name} if line.name else {})}
+                for line in self._lines.values()
+                if line.manifest is not None
+            ],
             save_to=self._arguments.save_to,
             by_name=self._arguments.partition_by is not None,
         )

@@ -21,7 +21,6 @@ from airflow_provider_evoimage.operators import batch as batch_module
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.simulator import SimulatorServer
 from tests.integration.money.batches import lines
-from tests.integration.money.conftest import maybe_store  # noqa: F401 (a fixture)
 from tests.integration.money.crashes import crash, paid
 from tests.integration.task_driver import StateStore, TaskRun, batch, first_leg, generate, save
 
@@ -30,8 +29,9 @@ pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 LABELS = {"campaign": "spring", "team": "shop"}
 
 
-def keys(evolink: SimulatorServer) -> list[str | None]:
-    return [each.idempotency_key for each in evolink.state.generations.values()]
+@pytest.fixture(params=["3.3", "3.1"])
+def maybe_store(request: pytest.FixtureRequest) -> StateStore | None:
+    return StateStore() if request.param == "3.3" else None
 
 
 def test_name_and_labels_stand_in_manifest_sidecar_and_file_name(

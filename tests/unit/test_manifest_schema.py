@@ -38,7 +38,7 @@ def fields(value: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(value, dict):
         for name, inner in value.items():
             yield f"`{prefix}{name}`"
-            if name not in {"request", "tokens"}:
+            if name not in {"request", "tokens", "labels"}:
                 yield from fields(inner, f"{prefix}{name}.")
     if isinstance(value, list):
         for inner in value:
@@ -55,8 +55,30 @@ def test_page_has_one_row_for_each_field_as_the_schema_says_it():
     assert table == list(rows(SCHEMA))
 
 
+GIVEN = {
+    "name": "mug",
+    "labels": {"campaign": "spring"},
+    "fell_back": [{"model": "gpt-image-1", "why": "model_unavailable", "billed": False}],
+}
+
+
+def with_given() -> dict[str, Any]:
+    return build_manifest(
+        Generation.read(ANSWER),
+        requested=RequestSummary.in_manifest({**a_manifest(), **GIVEN}),
+        made_by=MADE_BY,
+        saved=[SAVED],
+    )
+
+
+def test_what_only_some_requests_have_goes_on_with_a_manifest():
+    manifest = with_given()
+    assert {name: manifest[name] for name in GIVEN} == GIVEN
+    assert not GIVEN.keys() & a_manifest().keys()
+
+
 def test_code_writes_every_field_of_the_schema_and_no_other():
-    written = set(fields(a_manifest()))
+    written = set(fields(with_given()))
     assert written == {name for name, _, _ in rows(SCHEMA)}
 
 
@@ -65,6 +87,7 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
     [
         a_manifest(),
         without_links(a_manifest()),
+        with_given(),
         a_manifest(status="processing", results=[], usage=None),
         a_manifest(created=None, duration=None, model=None),
         build_manifest(
@@ -72,7 +95,7 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
         ),
         build_manifest(Generation.read({"id": ANSWER["id"]}), requested=RequestSummary(), made_by=MADE_BY),
     ],
-    ids=["saved", "sidecar", "unfinished", "without times", "mapped, by id", "nothing known"],
+    ids=["saved", "sidecar", "named", "unfinished", "without times", "mapped, by id", "nothing known"],
 )
 def test_every_manifest_fits_the_schema(manifest: dict[str, Any]):
     CHECK.validate(manifest)
