@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from decimal import Decimal
+from typing import Any, TypeVar
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.version_compat import HAS_TASK_STATE_STORE
 
 Word = TypeVar("Word", bound=str)
 
@@ -65,8 +68,40 @@ def one_of(name: str, value: Word, allowed: Collection[str]) -> Word:
     return value
 
 
+def require_memory_of_models(fallback_models: object, save_to: object) -> None:
+    """Check that later tries can know which of several models may have been paid.
+
+    :raises InvalidRequestError: below Airflow 3.3 without ``save_to``, where a file remembers it.
+    """
+    if fallback_models and save_to is None and not HAS_TASK_STATE_STORE:
+        raise InvalidRequestError(
+            "fallback_models needs save_to below Airflow 3.3: a file there remembers between tries which model may "
+            "have been paid."
+        )
+
+
+def as_folder(value: Any) -> Any:
+    """Return a folder that was given as a path object, of a local disk or of Airflow's object storage, as text."""
+    if isinstance(value, os.PathLike):
+        found = os.fspath(value)
+        return found if isinstance(found, str) else os.fsdecode(found)
+    # ObjectStoragePath is no os.PathLike where it is not local.
+    is_path = callable(getattr(value, "joinpath", None)) and hasattr(value, "protocol")
+    return str(value) if is_path else value
+
+
+def storable_argument(name: str, value: Any) -> Any:
+    """Return an argument that a function gave in a form that an XCom can hold."""
+    if name == "labels" and isinstance(value, Mapping):
+        return dict(value)
+    if name == "max_credits" and isinstance(value, Decimal):
+        return str(value)
+    return as_folder(value) if name == "save_to" else value
+
+
 def filled(name: str, value: str | None) -> str | None:
     """Return a templated text, or None where the template rendered to nothing."""
+    value = as_folder(value)
     if value is None:
         return None
     if not isinstance(value, str):

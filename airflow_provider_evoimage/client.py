@@ -121,8 +121,11 @@ class _SubmissionRules:
     being worked on" are waited for like a refusal then, but the outcome stays unknown.
     """
 
-    def __init__(self, *, trust_idempotency: bool) -> None:
+    def __init__(
+        self, *, trust_idempotency: bool, stops_at: Callable[[EvoImageError], bool] | None = None
+    ) -> None:
         self._trusted = trust_idempotency
+        self._stops_at = stops_at
         self._outcome_unknown = False
         self._asked_again = False
 
@@ -131,7 +134,8 @@ class _SubmissionRules:
         if not isinstance(error, TRANSIENT_ERRORS):
             return False
         if error.billed is False:
-            return True
+            # After a lost answer a refusal proves nothing, so it is waited for as ever.
+            return self._outcome_unknown or self._stops_at is None or not self._stops_at(error)
         self._outcome_unknown = True
         if not self._trusted:
             return False
@@ -248,15 +252,21 @@ class EvoLinkClient(_AccountClient):
             self._read_until = None
 
     def submit(
-        self, request: ImageRequest, idempotency_key: str, *, submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT
+        self,
+        request: ImageRequest,
+        idempotency_key: str,
+        *,
+        submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT,
+        stops_at: Callable[[EvoImageError], bool] | None = None,
     ) -> Submitted:
         """Ask for images, once.
 
         :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
+        :param stops_at: tells which certain refusals are raised at once instead; None for none.
         :raises OutcomeUnknownError: when the request may have been accepted and the answer is lost.
         :raises EvoImageError: when EvoLink refused it.
         """
-        rules = _SubmissionRules(trust_idempotency=self.account.trust_idempotency)
+        rules = _SubmissionRules(trust_idempotency=self.account.trust_idempotency, stops_at=stops_at)
         retrying = {
             "retry": tenacity.retry_if_exception(rules.asks_again),
             "wait": _Backoff(first=1, longest=30),

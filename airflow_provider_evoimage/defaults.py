@@ -29,6 +29,9 @@ CONNECTION_EXTRAS: dict[str, str | float | None] = {
 #: Seconds to keep retrying while EvoLink certainly accepts nothing.
 DEFAULT_SUBMIT_TIMEOUT = 300.0
 
+#: Seconds that refusals of one model may last before the next of ``fallback_models`` is asked.
+DEFAULT_FALLBACK_AFTER = 60.0
+
 #: Names of the images below ``save_to``, of a task with one generation and with many.
 ONE_GENERATION = "{dag_id}/{run_id}/{task_id}{map_suffix}-{index}.{ext}"
 MANY_GENERATIONS = "{dag_id}/{run_id}/{task_id}{map_suffix}-{item}-{index}.{ext}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias
@@ -24,10 +25,12 @@ class NewImages:
     """The images of one save, or of one generation that is not saved.
 
     :param save_to: the folder as the user wrote it; None where nothing was saved.
+    :param by_name: whether each name is a partition of the assets (Airflow 3.3 and later).
     """
 
     manifests: Sequence[Manifest]
     save_to: str | None
+    by_name: bool = False
 
     @property
     def folder(self) -> str | None:
@@ -41,7 +44,8 @@ class NewImages:
         ``generations`` and ``images`` are counts, ``credits`` the sum charged (None where EvoLink does not
         say), ``reused`` how many of the generations are those of an earlier run. ``evolink_task_ids`` and
         ``paths`` name the first 200 of each; a path is as in the manifest, with the connection, so that
-        ObjectStoragePath opens it.
+        ObjectStoragePath opens it. ``labels`` are those that all have, and ``paths_by_name`` has the paths of the
+        first 200 names; both only where the DAG author gave some.
         """
         images = self._images
         charged = [manifest["usage"]["charged"] for manifest in self.manifests]
@@ -52,7 +56,34 @@ class NewImages:
             "reused": sum("reused" in manifest for manifest in self.manifests),
             "evolink_task_ids": [manifest["evolink_task_id"] for manifest in self.manifests][:MAX_LISTED],
             "paths": [image["path"] for image in images if "path" in image][:MAX_LISTED],
+            **self._given(),
         }
+
+    def _given(self) -> dict[str, Any]:
+        """Return the DAG author's labels that all generations share, and names with their paths, if there are any."""
+        given: dict[str, Any] = {}
+        labels = [manifest.get("labels") or {} for manifest in self.manifests]
+        shared = {
+            key: value
+            for key, value in (labels[0] if labels else {}).items()
+            if all(each.get(key) == value for each in labels)
+        }
+        if shared:
+            given["labels"] = shared
+        if names := self.paths_by_name:
+            given["paths_by_name"] = dict(islice(names.items(), MAX_LISTED))
+        return given
+
+    @property
+    def paths_by_name(self) -> dict[str, list[str]]:
+        """The paths of the saved images of each name that the DAG author gave."""
+        found: dict[str, list[str]] = {}
+        for manifest in self.manifests:
+            if name := manifest.get("name"):
+                found.setdefault(name, []).extend(
+                    each["path"] for each in manifest["images"] if "path" in each
+                )
+        return found
 
     def announce(self, context: Mapping[str, Any], outlets: Iterable[object], log: Logger) -> None:
         """Give each asset and alias among a task's outlets an event for this save.
@@ -66,7 +97,10 @@ class NewImages:
                     if self.folder is not None:
                         context["outlet_events"][outlet].add(Asset(self.folder), extra=self.extra)
                 elif isinstance(outlet, (Asset, AssetRef)):
-                    context["outlet_events"][outlet].extra.update(self.extra)
+                    event = context["outlet_events"][outlet]
+                    event.extra.update(self.extra)
+                    if self.by_name:
+                        event.add_partitions(list(self.paths_by_name))
             except Exception as error:  # noqa: BLE001 (a paid image must not be lost)
                 log.warning("Outlet %r gets no event of the images: %s", outlet, error)
 

@@ -6,19 +6,23 @@ Each field has a row in ``docs/manifest.md`` and a property in ``manifest.schema
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
-from airflow_provider_evoimage.evolink.json_values import number
+from airflow_provider_evoimage.evolink.given_up import GivenUp
+from airflow_provider_evoimage.evolink.json_values import number, text
 from airflow_provider_evoimage.evolink.prices import CREDITS_PER_USD
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.evolink.request import ImageRequest, billable_body
 from airflow_provider_evoimage.evolink.signed_urls import without_secrets
 from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.labels import read_labels
 
 MANIFEST_VERSION = 1
 
@@ -35,6 +39,9 @@ class RequestSummary:
     :param credits_reserved: EvoLink's reservation when it accepted the request.
     :param reusable_for: ``fingerprint`` and ``occurrence`` of the request, for later runs that reuse its images;
         None where the task neither reuses nor has a variant.
+    :param name: the DAG author's name for what is drawn.
+    :param labels: the DAG author's labels, for sums of costs.
+    :param fell_back: the models that the request left behind, each with ``model``, ``why`` and ``billed``.
     """
 
     request: Mapping[str, Any] | None = None
@@ -42,6 +49,9 @@ class RequestSummary:
     estimate: Mapping[str, Any] | None = None
     credits_reserved: float | None = None
     reusable_for: Mapping[str, Any] | None = None
+    name: str | None = None
+    labels: Mapping[str, str] | None = None
+    fell_back: Sequence[Mapping[str, Any]] | None = None
 
     @classmethod
     def by(cls, request: ImageRequest) -> RequestSummary:
@@ -54,15 +64,29 @@ class RequestSummary:
 
     def completed_by(self, other: RequestSummary) -> RequestSummary:
         """Return it with what it lacks taken from another description of the same generation."""
-        names = ("request", "images", "estimate", "credits_reserved", "reusable_for")
+        names = [each.name for each in fields(self)]
         return RequestSummary(
             **{name: getattr(other if getattr(self, name) is None else self, name) for name in names}
         )
 
     def kept(self) -> dict[str, Any]:
         """Return it in the form of a manifest, as :meth:`in_manifest` reads it."""
-        kept = {"request": self.request, "asked": self.images, "usage": {"estimate": self.estimate}}
-        return kept if self.reusable_for is None else {**kept, "reusable_for": dict(self.reusable_for)}
+        return {
+            "request": self.request,
+            "asked": self.images,
+            "usage": {"estimate": self.estimate},
+            **self.additions(),
+        }
+
+    def additions(self) -> dict[str, Any]:
+        """Return the fields of a manifest that only some requests have."""
+        added = {
+            "name": self.name,
+            "labels": dict(self.labels) if self.labels else None,
+            "reusable_for": dict(self.reusable_for) if self.reusable_for else None,
+            "fell_back": [dict(each) for each in self.fell_back or ()],
+        }
+        return {name: value for name, value in added.items() if value}
 
     @classmethod
     def in_manifest(cls, manifest: object) -> RequestSummary:
@@ -77,6 +101,9 @@ class RequestSummary:
             estimate=_estimate(usage.get("estimate")),
             credits_reserved=number(usage.get("reserved")),
             reusable_for=_reusable_for(manifest.get("reusable_for")),
+            name=text(manifest.get("name")) or None,
+            labels=read_labels(manifest.get("labels")),
+            fell_back=[each.to_json() for each in GivenUp.read(manifest.get("fell_back"))] or None,
         )
 
 
@@ -116,7 +143,7 @@ def build_manifest(
             "tokens": dict(generation.usage.tokens),
         },
         "made_by": dict(made_by),
-        **({} if requested.reusable_for is None else {"reusable_for": dict(requested.reusable_for)}),
+        **requested.additions(),
     }
 
 
@@ -154,6 +181,70 @@ def made_by(context: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def credits_of(manifests: object) -> dict[str, Any]:
+    """Add up what generations cost: of a mapped task, of a batch, of a whole run.
+
+    Call it in a task that gets them, for instance ``credits_of(draw.output)`` of a mapped ``draw``.
+
+    :param manifests: a manifest, the summary of a batch, or any list of these; None stands for a task that was skipped.
+    :returns: ``generations``, ``images`` and ``unknown`` (generations whose charge EvoLink has not said) are counts;
+        ``credits`` and ``usd`` are sums of the known charges. A generation that is named twice counts once; one that
+        was reused costs nothing.
+    :raises InvalidRequestError: when it holds anything else.
+    """
+    total: dict[str, Any] = {"generations": 0, "images": 0, "unknown": 0}
+    charged, seen = Decimal(0), set()
+    for each in _manifests_in(manifests):
+        if "items" in each and "evolink_task_id" not in each:
+            counts, cost = (each["saved"], each["images"]), each["credits"]["charged"]
+        else:
+            counts, cost = (1, each["made"]), each["usage"]["charged"]
+            if each["evolink_task_id"] in seen:
+                continue
+            seen.add(each["evolink_task_id"])
+        total["generations"] += counts[0]
+        total["images"] += counts[1]
+        total["unknown"] += cost is None
+        charged += Decimal(str(cost or 0))
+    return total | {
+        "credits": float(round(charged, 6)),
+        "usd": float(round(charged / CREDITS_PER_USD, 6)),
+    }
+
+
+def _manifests_in(value: object) -> Iterator[Mapping[str, Any]]:
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        usage = value.get("usage") if "evolink_task_id" in value else value.get("credits")
+        if not isinstance(usage, Mapping) or "charged" not in usage:
+            raise InvalidRequestError(
+                f"credits_of takes manifests and summaries of batches, not {value!r:.120}."
+            )
+        yield value
+        return
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise InvalidRequestError(f"credits_of takes manifests and summaries of batches, not {value!r:.120}.")
+    for each in value:
+        yield from _manifests_in(each)
+
+
+def parsed(generation: object) -> object:
+    """Return what the text of a manifest, or of a list of them, stands for; anything else as it is.
+
+    :raises InvalidRequestError: when it begins like JSON and is none.
+    """
+    if not isinstance(generation, str) or not generation.lstrip().startswith(("{", "[")):
+        return generation
+    try:
+        return json.loads(generation)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError(
+            f"generation begins like the JSON of a manifest and is none: {generation!r:.120}. A template renders a "
+            "dict as Python writes it: add '| tojson', or pass the task's output itself."
+        ) from None
+
+
 def generations_named_by(value: object) -> dict[str, RequestSummary]:
     """Read the ``generation`` argument of a save operator, each generation once; see :func:`generations_given`.
 
@@ -170,6 +261,7 @@ def generations_given(value: object) -> list[tuple[str, RequestSummary]]:
     :returns: the ``evolink_task_id`` of each generation and its request as far as known, in order.
     :raises InvalidRequestError: when it holds anything else.
     """
+    value = parsed(value)
     if isinstance(value, (str, Mapping)):
         # Which request its images may be reused for is only true of what the task itself sent.
         return [(_id_of(value), replace(RequestSummary.in_manifest(value), reusable_for=None))]

@@ -11,6 +11,8 @@ name                          kind     what is counted; tags
                                        ``model``
 ``evoimage.wait_seconds``     timing   from acceptance until the task had the result, in milliseconds
                                        like Airflow's own timings; ``model``
+``evoimage.fallbacks``        counter  models that a request left behind, not billed; ``model``, ``why``:
+                                       EvoLink's code
 ``evoimage.ids_read``         counter  generations whose state was read while waiting
 ``evoimage.bytes_saved``      counter  bytes of images written to the storage
 ``evoimage.approvals``        counter  answered approvals; ``outcome``: approved, rejected, timed_out
@@ -18,7 +20,8 @@ name                          kind     what is counted; tags
 ============================  =======  ==============================================================
 
 As Airflow does with its own, each name with tags is sent once more with the tags' values in the name, for
-servers that know no tags: ``evoimage.generations.gpt-image-1_5.completed``. A generation counts when its task
+servers that know no tags: ``evoimage.generations.gpt-image-1_5.completed``. The ``labels`` of a task are further
+tags of the first four, never part of a name. A generation counts when its task
 (generate, batch or sensor) delivers it or gives it up, so a retry that saves again does not count twice; a
 cleared task that delivers it again does. A failing metric never fails a task.
 """
@@ -29,6 +32,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal
 
@@ -40,22 +44,34 @@ log = logging.getLogger(__name__)
 _NO_NAME_CHARACTER = re.compile(r"[^A-Za-z0-9_-]")
 
 
-def generation_ended(generation: Generation, *, is_expired: bool = False) -> None:
+def generation_ended(
+    generation: Generation, *, is_expired: bool = False, labels: Mapping[str, str] | None = None
+) -> None:
     """Count a generation whose task is done with it.
 
     :param is_expired: whether its images were made but their links are dead.
+    :param labels: the DAG author's, as further tags.
     """
     outcome = "expired" if is_expired else generation.status
     model = {"model": generation.model or "unknown"}
-    _count("generations", 1, {**model, "outcome": outcome})
+    _count("generations", 1, {**model, "outcome": outcome}, labels)
     if generation.image_urls:
-        _count("images", len(generation.image_urls), model)
+        _count("images", len(generation.image_urls), model, labels)
     if generation.usage.credits_used:
-        _count("credits_used", generation.usage.credits_used, model)
+        _count("credits_used", generation.usage.credits_used, model, labels)
     if generation.created is not None:
         # Airflow takes a bare number for milliseconds.
         waited = timedelta(seconds=max(0.0, time.time() - generation.created.timestamp()))
-        _send("timing", "wait_seconds", waited, model)
+        _send("timing", "wait_seconds", waited, model, labels)
+
+
+def model_given_up(model: str, why: str) -> None:
+    """Count a request that moves on to another model.
+
+    :param model: the one that it leaves behind.
+    :param why: EvoLink's code.
+    """
+    _count("fallbacks", 1, {"model": model, "why": why})
 
 
 def generation_reused(model: object) -> None:
@@ -85,16 +101,21 @@ async def prepare_for_asyncio() -> None:
     await asyncio.to_thread(ids_read, 0)
 
 
-def _count(name: str, amount: float, tags: dict[str, str]) -> None:
-    _send("incr", name, amount, tags)
+def _count(name: str, amount: float, tags: dict[str, str], labels: Mapping[str, str] | None = None) -> None:
+    _send("incr", name, amount, tags, labels)
 
 
 def _send(
-    kind: Literal["incr", "timing"], name: str, amount: float | timedelta, tags: dict[str, str]
+    kind: Literal["incr", "timing"],
+    name: str,
+    amount: float | timedelta,
+    tags: dict[str, str],
+    labels: Mapping[str, str] | None = None,
 ) -> None:
     try:
         send = getattr(airflow_stats(), kind)
-        send(f"evoimage.{name}", amount, tags=tags)
+        # Labels are no part of a name: a dashboard must find the same names with and without them.
+        send(f"evoimage.{name}", amount, tags={**(labels or {}), **tags})
         if tags:
             values = (_NO_NAME_CHARACTER.sub("_", value) for value in tags.values())
             send(".".join(("evoimage", name, *values)), amount, tags={})

@@ -66,6 +66,12 @@ else:
 #: Whether operators take ``retry_policy`` (Airflow 3.3 and later).
 HAS_RETRY_POLICY: bool = RetryPolicy is not object
 
+#: Whether a task has a state store that outlives its tries (it came in the same release, 3.3).
+HAS_TASK_STATE_STORE: bool = HAS_RETRY_POLICY
+
+#: Whether a task can give its asset events partitions (the same release).
+HAS_ASSET_PARTITIONS: bool = HAS_RETRY_POLICY
+
 
 def __getattr__(name: str) -> Any:
     """Import what only the triggerer needs when it is asked for; below Airflow 3.3 a class without anything."""
@@ -128,7 +134,9 @@ def _shared_stats() -> Stats:
 
 
 __all__ = [
+    "HAS_ASSET_PARTITIONS",
     "HAS_RETRY_POLICY",
+    "HAS_TASK_STATE_STORE",
     "HIDES_FOUR_OPTIONS",
     "AirflowException",
     "AirflowFailException",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from airflow_provider_evoimage.metrics import generation_ended
 from airflow_provider_evoimage.storage.image_names import GenerationToSave
 from airflow_provider_evoimage.storage.saver import ImageSaver, SaveOutcome
 from airflow_provider_evoimage.submission.budget import Budget
+from airflow_provider_evoimage.submission.fallback import cost_nothing, reason_to_move_on
 from airflow_provider_evoimage.waiting.polling import Ending
 from airflow_provider_evoimage.waiting.result import require_images, unfinished_error
 
@@ -34,6 +35,7 @@ class BatchCollection:
     """Saves ended generations in chunks, so that memory stays small and a crash repeats little.
 
     :param lines: the line of each item; changed in place.
+    :param has_other_model: whether a model is left that an item has not tried.
     """
 
     hook: EvoImageHook
@@ -42,6 +44,7 @@ class BatchCollection:
     saver: ImageSaver
     budget: Budget
     log: Logger
+    has_other_model: Callable[[LedgerLine], bool] = lambda line: False
 
     def collect(self, endings: Mapping[str, Ending], reason: str = "") -> None:
         """Read and save generations whose wait is over; one that still runs is recorded as unfinished.
@@ -88,14 +91,14 @@ class BatchCollection:
     def _saved(self, line: LedgerLine, generation: Generation, outcome: SaveOutcome) -> None:
         if outcome.manifest is not None:
             self._keep(saved(line, outcome.manifest))
-            generation_ended(generation)
+            generation_ended(generation, labels=line.requested.labels)
             made, requested = len(generation.image_urls), line.requested.images
             if requested is not None and made < requested:
                 self.log.warning("EvoLink made %d of the %d images of item %d.", made, requested, line.item)
             return
         expired = next((error for error in outcome.errors if isinstance(error, LinkExpiredError)), None)
         if expired is not None:
-            generation_ended(generation, is_expired=True)
+            generation_ended(generation, is_expired=True, labels=line.requested.labels)
             self._failed(line, generation, expired)
             return
         # The images exist and are paid for: the line stays "waiting", and a retry saves them.
@@ -106,12 +109,23 @@ class BatchCollection:
     def _failed(self, line: LedgerLine, generation: Generation, error: EvoImageError) -> None:
         if line.record is not None:
             line = replace(line, record=line.record.ended("failed", generation))
+        if (
+            reason_to_move_on(error) is not None
+            and line.record is not None
+            and cost_nothing(line.record)
+            and self.has_other_model(line)
+        ):
+            # Its next submission finds in the record that this model is done with.
+            generation_ended(generation, labels=line.requested.labels)
+            self._keep(replace(line, state="queued", charge=None, error=None))
+            self.log.info("Item %d goes on with another model: %s", line.item, error.message)
+            return
         charge = generation.usage.credits_used
         if charge is None and generation.status == "failed":
             charge = 0.0  # As documented.
         self._keep(replace(line, state="failed", charge=charge, error=ItemError.of(error)))
         if not isinstance(error, LinkExpiredError):
-            generation_ended(generation)
+            generation_ended(generation, labels=line.requested.labels)
         self.log.warning("Item %d: %s", line.item, error)
 
     def _unfinished(self, line: LedgerLine, generation: Generation | None, error: EvoImageError) -> None:
@@ -129,7 +143,7 @@ class BatchCollection:
 
 def _to_save(line: LedgerLine, generation: Generation) -> GenerationToSave:
     reserved = line.record.credits_reserved if line.record else None
-    requested = replace(line.requested, credits_reserved=reserved)
+    requested = replace(line.requested, credits_reserved=reserved, name=line.name or None)
     return GenerationToSave(
         generation=generation,
         requested=requested,

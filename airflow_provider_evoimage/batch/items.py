@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_provider_evoimage.arguments import alt_text_of, variant_of
@@ -12,18 +12,22 @@ from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.images.native_sizes import resolved_size
+from airflow_provider_evoimage.labels import MOST_NAME_CHARACTERS, labels_of
 from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import with_sources
 from airflow_provider_evoimage.storage.index import ImagesKey
-from airflow_provider_evoimage.submission.identity import fingerprint
+from airflow_provider_evoimage.submission.fallback import Position, other_models, requests_for
+from airflow_provider_evoimage.submission.identity import RequestIdentity, fingerprint
 
 MAX_ITEMS = 2_000
 
-#: The keys of an item: the fields of a request, name and alt text of its files, and what tells equal requests apart.
+#: The keys of an item: the fields of a request, name and alt text of its files, labels, and what tells equal requests
+#: apart.
 ITEM_FIELDS = (
     "name",
     "alt_text",
+    "labels",
     "variant",
     "prompt",
     "model",
@@ -35,8 +39,8 @@ ITEM_FIELDS = (
     "extra_body",
 )
 
-# Of the files, not of the request.
-_NOT_SENT = frozenset({"name", "alt_text", "variant"})
+# For the files and for people, not of the request.
+_NOT_SENT = frozenset({"name", "alt_text", "labels", "variant"})
 _SHOWN_PROBLEMS = 10
 
 
@@ -57,6 +61,9 @@ class BatchItem:
     :param size_note: what the channel of ``size="for:…"`` will lose, in words.
     :param occurrence: how many equal requests come before it.
     :param is_indexed: whether its manifest says which requests its images are for.
+    :param variant: tells equal requests apart; None for none.
+    :param labels: its own and those of the batch.
+    :param others: the request as each fallback model would get it, in order.
     """
 
     position: int
@@ -69,15 +76,51 @@ class BatchItem:
     occurrence: int
     size_note: str = ""
     is_indexed: bool = False
+    variant: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[ImageRequest, ...] = ()
+
+    @property
+    def requests(self) -> tuple[ImageRequest, ...]:
+        """The request as each of its models would get it, in order."""
+        return (self.request, *self.others)
+
+    @property
+    def models(self) -> list[str]:
+        """Its models in order."""
+        return [each.model for each in self.requests]
 
     @property
     def requested(self) -> RequestSummary:
         """The request, as the manifest describes it."""
-        requested = RequestSummary.by(self.request)
+        return self.requested_at(Position())
+
+    def requested_at(self, position: Position) -> RequestSummary:
+        """Describe the request as one of its models gets it."""
+        requested = RequestSummary.by(self.requests[position.index])
+        if self.references is not None:
+            requested = with_sources(requested, self.references)
         if self.is_indexed:
-            key = ImagesKey(fingerprint=self.fingerprint, occurrence=self.occurrence)
+            mark = fingerprint(self.requests[position.index], self.variant)
+            key = ImagesKey(fingerprint=mark, occurrence=self.occurrence)
             requested = replace(requested, reusable_for=key.to_json())
-        return requested if self.references is None else with_sources(requested, self.references)
+        return replace(
+            requested,
+            labels=self.labels or None,
+            fell_back=[each.to_json() for each in position.tried] or None,
+        )
+
+    def identities(self, first: RequestIdentity) -> list[RequestIdentity]:
+        """Return its identity as each of its models would get it.
+
+        An item that asks one model first and one that falls back to it are two requests, so the latter names what it
+        fell back from.
+
+        :param first: for its first model.
+        """
+        item = f"{first.item} after {first.fingerprint[:16]}"
+        others = (fingerprint(each, self.variant) for each in self.others)
+        return [first, *(replace(first, fingerprint=each, item=item) for each in others)]
 
     @property
     def ledger_key(self) -> LedgerKey:
@@ -92,10 +135,14 @@ def build_items(
     *,
     variant: str | int | None = None,
     is_indexed: bool = False,
+    fallback_models: object = None,
+    labels: object = None,
 ) -> list[BatchItem]:
     """Check every request before anything is paid.
 
     :param defaults: fields for all items; an item's own fields win.
+    :param fallback_models: for all items.
+    :param labels: for all items; an item's own are added, and win.
     :param read_references: reads the references that the fields of a request name.
     :param variant: of items that have none of their own.
     :param is_indexed: whether the manifests say which requests the images are for; those of variants always do.
@@ -106,6 +153,7 @@ def build_items(
             f"requests has {len(entries):,} items; one batch takes {MAX_ITEMS:,}. Cut it into chunks and map over "
             "them: EvoImageBatchOperator.partial(...).expand(requests=chunks)."
         )
+    of_all = labels_of(labels)
     items: list[BatchItem] = []
     problems = []
     seen: Counter[str] = Counter()
@@ -118,8 +166,15 @@ def build_items(
             references = read_references(fields)
             if references is not None:
                 fields |= {"image_urls": references.image_urls, "extra_body": references.extra_body}
-            fields["size"], size_note = resolved_size(str(fields.get("model")), fields.get("size"))
+            given_size = fields.get("size")
+            fields["size"], size_note = resolved_size(str(fields.get("model")), given_size)
             request = ImageRequest.build(**fields)
+            others = requests_for(
+                other_models(fallback_models, request.model),
+                {**fields, "size": given_size},
+                lambda model, size: resolved_size(model, size)[0],
+            )
+            all_labels = {**of_all, **labels_of(entry.fields.get("labels"))}
         except EvoImageError as error:
             where = f"request {position}" if entry.line is None else f"request {position} (line {entry.line})"
             problems.append(f"{where}: {error.message}")
@@ -138,6 +193,9 @@ def build_items(
                 fingerprint=mark,
                 occurrence=seen[mark],
                 is_indexed=is_indexed or own_variant is not None,
+                variant=own_variant,
+                labels=all_labels,
+                others=tuple(others),
             )
         )
         seen[mark] += 1
@@ -146,6 +204,19 @@ def build_items(
         shown = " ".join(problems[:_SHOWN_PROBLEMS]) + (f" And {more} more." if more > 0 else "")
         raise InvalidRequestError(f"{len(problems)} of {len(entries)} requests cannot be sent: {shown}")
     return items
+
+
+def require_partitions(items: Sequence[BatchItem]) -> None:
+    """Check that each item's name can be the partition of an asset.
+
+    :raises InvalidRequestError: naming the first that cannot.
+    """
+    for item in items:
+        if not item.name or len(item.name) > MOST_NAME_CHARACTERS:
+            raise InvalidRequestError(
+                f"partition_by='name' needs a name of at most {MOST_NAME_CHARACTERS} characters for every item; "
+                f"request {item.position} has {'none' if not item.name else f'one of {len(item.name)}'}."
+            )
 
 
 def _fields(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

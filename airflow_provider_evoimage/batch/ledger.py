@@ -35,6 +35,8 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Manifest, RequestSummary, without_links
 from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.submission.fallback import Position
+from airflow_provider_evoimage.submission.identity import fingerprint
 from airflow_provider_evoimage.submission.record import SubmissionRecord
 
 if TYPE_CHECKING:
@@ -128,6 +130,11 @@ class LedgerLine:
         return self.reused_in is not None
 
     @property
+    def is_over(self) -> bool:
+        """Whether its generation failed, so that nothing of it can be resumed."""
+        return self.record is not None and self.record.phase == "failed"
+
+    @property
     def outcome_unknown(self) -> bool:
         """Whether a request for it may have been accepted, and no response arrived."""
         return self.record is not None and self.record.evolink_task_id is None
@@ -155,8 +162,17 @@ class LedgerLine:
         # A saved item keeps its name, as its files do.
         name = self.name if self.state == "saved" else item.name
         return replace(
-            self, position=item.position, name=name, requested=item.requested, alt_text=item.alt_text
+            self, position=item.position, name=name, requested=self._requested(item), alt_text=item.alt_text
         )
+
+    def _requested(self, item: BatchItem) -> RequestSummary:
+        """Describe the request as it was sent, where a model of the item's present list got it."""
+        if self.record is None or not self.record.tried:
+            return item.requested
+        sent = [fingerprint(each) == self.record.fingerprint for each in item.others]
+        if True not in sent:
+            return self.requested
+        return item.requested_at(Position(sent.index(True) + 1, self.record.tried))
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as plain JSON."""
@@ -170,9 +186,15 @@ class LedgerLine:
             **(self.manifest or self._without_images()),
             "v": LEDGER_VERSION,
             "submission": {
+                **(self.record.to_json() if self.record else {}),
+                # An item keeps its own, also where another model got its request.
                 "fingerprint": self.fingerprint,
                 "occurrence": self.occurrence,
-                **(self.record.to_json() if self.record else {}),
+                **(
+                    {"sent_fingerprint": self.record.fingerprint}
+                    if self.record and self.record.fingerprint != self.fingerprint
+                    else {}
+                ),
                 **({"spent_on_gone": self.spent_on_gone} if self.spent_on_gone else {}),
                 **({} if self.reused_in is None else {"reused_in": self.reused_in}),
                 **({"delivered": True} if self.was_reused_to_the_end else {}),
@@ -203,7 +225,9 @@ class LedgerLine:
             isinstance(occurrence, int) and isinstance(item, int) and isinstance(position, int)
         ):
             return None
-        record = SubmissionRecord.read(submission)
+        record = SubmissionRecord.read(
+            {**submission, "fingerprint": submission.get("sent_fingerprint") or mark}
+        )
         error, usage = data.get("error"), data.get("usage")
         reused_in = submission.get("reused_in")
         is_reused = isinstance(reused_in, int) and isinstance(data.get("reused"), Mapping) and record is None
@@ -215,7 +239,8 @@ class LedgerLine:
             name=str(data.get("name") or ""),
             fingerprint=mark,
             occurrence=occurrence,
-            requested=RequestSummary.in_manifest(data),
+            # The name is the line's own field.
+            requested=replace(RequestSummary.in_manifest(data), name=None),
             alt_text=data["alt_text"] if isinstance(data.get("alt_text"), str) else None,
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,

@@ -14,16 +14,19 @@ from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import ReferenceUnreadableError
 from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import TaskReferences, has_references
+from airflow_provider_evoimage.submission.fallback import other_models
 
 
 class BatchReferences:
     """Reads the references of items, each set once, and prepares their uploads.
 
     :param task: what the task does with references; its record of a single request is not used here.
+    :param fallback_models: the references must fit these models too.
     """
 
-    def __init__(self, task: TaskReferences) -> None:
+    def __init__(self, task: TaskReferences, *, fallback_models: object = None) -> None:
         self._task = task
+        self._fallback_models = fallback_models
         self._read: dict[str, References] = {}
 
     def read(self, fields: Mapping[str, Any]) -> References | None:
@@ -38,6 +41,8 @@ class BatchReferences:
         name = json.dumps([image_urls, extra_body, fields["model"]], sort_keys=True, default=str)
         if name not in self._read:
             with self._task.read(image_urls, extra_body, model=fields["model"], is_retry=False) as found:
+                for other in other_models(self._fallback_models, str(fields["model"])):
+                    found.require_fit(other)
                 self._read[name] = found
         return self._read[name]
 

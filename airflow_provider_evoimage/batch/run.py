@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.batch.collection import BatchCollection
-from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey, build_items
+from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey, build_items, require_partitions
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
 from airflow_provider_evoimage.batch.references import BatchReferences
 from airflow_provider_evoimage.batch.reuse import BatchReuse
@@ -32,7 +32,7 @@ from airflow_provider_evoimage.batch.summary import (
     ranges_in_words,
     summary_of,
 )
-from airflow_provider_evoimage.defaults import MANY_GENERATIONS, OnClear, Provenance
+from airflow_provider_evoimage.defaults import DEFAULT_FALLBACK_AFTER, MANY_GENERATIONS, OnClear, Provenance
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.exceptions import (
     BatchFailedError,
@@ -59,6 +59,7 @@ from airflow_provider_evoimage.submission.budget import (
     price_unknown,
     require_balance,
 )
+from airflow_provider_evoimage.submission.fallback import Patience, other_models
 from airflow_provider_evoimage.submission.identity import RequestIdentity
 from airflow_provider_evoimage.submission.mapped_item import (
     is_given_by_upstream,
@@ -104,6 +105,10 @@ class BatchArguments:
     max_active_generations: int | None
     submit_timeout: float
     on_clear: OnClear
+    fallback_models: Any = None
+    fallback_after: float = DEFAULT_FALLBACK_AFTER
+    labels: Mapping[str, str] | None = None
+    partition_by: str | None = None
 
 
 class BatchRun:
@@ -143,8 +148,10 @@ class BatchRun:
                 context={"ti": self._ti},
                 cleanup=arguments.cleanup_references,
                 log=log,
-            )
+            ),
+            fallback_models=arguments.fallback_models,
         )
+        self._patience = Patience(arguments.fallback_after)
         saver = ImageSaver(
             hook=hook,
             destination=destination,
@@ -172,7 +179,13 @@ class BatchRun:
             log=log,
         )
         self._collection = BatchCollection(
-            hook=hook, ledger=self._ledger, lines=self._lines, saver=saver, budget=self._budget, log=log
+            hook=hook,
+            ledger=self._ledger,
+            lines=self._lines,
+            saver=saver,
+            budget=self._budget,
+            log=log,
+            has_other_model=self._has_other_model,
         )
 
     @property
@@ -244,14 +257,18 @@ class BatchRun:
         self._check_names(items, lines)
         items = self._reuse.apply(items, lines, ledger_is_whole=self._ledger.is_whole)
         limit = self._budget.limit
-        estimates = [estimate_with_prompt(item.request) for item in items]
-        unpriced = [item for item, found in zip(items, estimates, strict=True) if found is None]
+        estimates = [[estimate_with_prompt(each) for each in item.requests] for item in items]
+        unpriced = [item for item, found in zip(items, estimates, strict=True) if None in found]
         if unpriced and limit is not None:
-            raise price_unknown(unpriced[0].request, limit)
+            unknown = next(each for each in unpriced[0].requests if estimate_with_prompt(each) is None)
+            raise price_unknown(unknown, limit)
         self._lines.update(lines)
         if self._ti.try_number > 1:
             self._ledger.remove_parts(self._log)
-        most = sum(found.credits_high for found in estimates if found is not None)
+        most = sum(
+            max((each.credits_high for each in found if each is not None), default=Decimal(0))
+            for found in estimates
+        )
         self._log.info(
             "A batch of %s for %s, at most %s credits%s%s; its manifest is %s.",
             counted(len(items), "request"),
@@ -265,7 +282,9 @@ class BatchRun:
         )
         for note in sorted({item.size_note for item in items if item.size_note}):
             self._log.info("%s.", note)
-        for warning in sorted({warning for item in items for warning in item.request.warnings}):
+        for warning in sorted(
+            {warning for item in items for each in item.requests for warning in each.warnings}
+        ):
             self._log.warning("%s", warning)
         return items
 
@@ -318,7 +337,14 @@ class BatchRun:
             self._references.read,
             variant=self._arguments.variant,
             is_indexed=self._arguments.reuse is not None,
+            fallback_models=self._arguments.fallback_models,
+            labels=self._arguments.labels,
         )
+
+    def _has_other_model(self, line: LedgerLine) -> bool:
+        tried = () if line.record is None else line.record.tried
+        first = tried[0].model if tried else str((line.requested.request or {}).get("model"))
+        return len(tried) < len(other_models(self._arguments.fallback_models, first))
 
     def _submission(self) -> BatchSubmission:
         return BatchSubmission(
@@ -335,6 +361,7 @@ class BatchRun:
             parallel=self._arguments.parallel,
             max_active=self._arguments.max_active_generations,
             month=MonthBudget.of(self._hook, self._log),
+            patience=self._patience,
         )
 
     def resume(self) -> None:
@@ -389,8 +416,13 @@ class BatchRun:
         if missing:
             self._judge(missing)
         made = NewImages(
-            manifests=[line.manifest for line in self._lines.values() if line.manifest is not None],
+            manifests=[
+                {**line.manifest, **({"name": line.name} if line.name else {})}
+                for line in self._lines.values()
+                if line.manifest is not None
+            ],
             save_to=self._arguments.save_to,
+            by_name=self._arguments.partition_by is not None,
         )
         made.announce(context, outlets, self._log)
         lines = list(self._lines.values())
@@ -511,6 +543,8 @@ class BatchRun:
     def _check_names(self, items: Sequence[BatchItem], lines: Mapping[LedgerKey, LedgerLine]) -> None:
         """Find two images with the same name before anything is paid; saved images keep their names."""
         names = self._names
+        if self._arguments.partition_by is not None:
+            require_partitions(items)
         require_names_by_item(
             self._context,
             template=names.template,
@@ -523,14 +557,18 @@ class BatchRun:
         taken: dict[str, BatchItem] = {}
         for item in items:
             line = lines[item.ledger_key]
-            planned = names.planned(
-                self._made_by,
-                item=line.item,
-                own_name=line.name or str(line.item),
-                model=item.request.model,
-                images=item.request.image_count,
-                of=f"request {item.position}",
-            )
+            planned = [
+                name
+                for request in item.requests
+                for name in names.planned(
+                    self._made_by,
+                    item=line.item,
+                    own_name=line.name or str(line.item),
+                    model=request.model,
+                    images=request.image_count,
+                    of=f"request {item.position}",
+                )
+            ]
             for name in planned:
                 self._destination.check_length(name, is_paid=False)
                 other = taken.setdefault(folded(name), item)

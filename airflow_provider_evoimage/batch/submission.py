@@ -15,7 +15,8 @@ import tenacity
 
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
-from airflow_provider_evoimage.defaults import OnClear
+from airflow_provider_evoimage.defaults import DEFAULT_FALLBACK_AFTER, OnClear
+from airflow_provider_evoimage.evolink.errors import model_refusal
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
@@ -31,8 +32,16 @@ from airflow_provider_evoimage.exceptions import (
     SupersededTryError,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from airflow_provider_evoimage.metrics import model_given_up
 from airflow_provider_evoimage.submission.budget import Budget
-from airflow_provider_evoimage.submission.decision import Refuse, Submit, decide
+from airflow_provider_evoimage.submission.decision import Decision, Refuse, Submit, decide
+from airflow_provider_evoimage.submission.fallback import (
+    Patience,
+    Position,
+    identity_in,
+    index_of,
+    position_of,
+)
 from airflow_provider_evoimage.submission.identity import RequestIdentity
 from airflow_provider_evoimage.submission.month_budget import MonthBudget
 from airflow_provider_evoimage.submission.record import (
@@ -80,6 +89,7 @@ class BatchSubmission:
     :param lines: the line of each item; changed in place.
     :param max_active: how many generations may be under way at a time; None for any number.
     :param month: the month's budget of the connection; None for none.
+    :param patience: what is known of models that EvoLink refuses.
     """
 
     hook: EvoImageHook
@@ -95,6 +105,11 @@ class BatchSubmission:
     parallel: int = PARALLEL_SUBMISSIONS
     max_active: int | None = None
     month: MonthBudget | None = None
+    patience: Patience = field(default_factory=lambda: Patience(DEFAULT_FALLBACK_AFTER))
+    _positions: dict[LedgerKey, Position] = field(default_factory=dict, init=False)
+    # Items whose model EvoLink refused just now, and the seconds to wait before the next submission.
+    _again: list[BatchItem] = field(default_factory=list, init=False)
+    _pause: float = field(default=0.0, init=False)
     _stopped_by: EvoImageError | None = field(default=None, init=False)
     _decisions: dict[LedgerKey, Submit] = field(default_factory=dict, init=False)
     # The records that the ledger already holds for the items that are submitted next.
@@ -121,6 +136,7 @@ class BatchSubmission:
         hold_earlier(self.budget, (line for key, line in self.lines.items() if key not in self._decisions))
         for key, decision in self._decisions.items():
             line = self.lines[key]
+            self.budget.begin_again(name_in_budget(key))
             if line.record is not None:
                 _hold_before(self.budget, line, line.record.spent_before_key(decision.key))
         # First the items that an earlier try may have paid for: they cost nothing new.
@@ -167,15 +183,31 @@ class BatchSubmission:
                 progress_in_words(self.lines.values()).capitalize(),
                 f"{self.budget.held:,.2f}",
             )
+            self._requeue(queue)
         if self._stopped_by is not None:
             self._stop(chosen, self._stopped_by)
+
+    def _requeue(self, queue: deque[BatchItem]) -> None:
+        """Put items back whose model EvoLink refused, and wait before the next submission where that is due."""
+        if not self._again:
+            return
+        queue.extendleft(reversed(self._again))
+        self._again.clear()
+        if self._pause and self._stopped_by is None:
+            # Whoever reads it after a kill must not take them for submitted.
+            self._write(self.lines)
+            time.sleep(self._pause)
+        self._pause = 0.0
 
     def _held_chunk(self, queue: deque[BatchItem], room: int) -> list[BatchItem]:
         """Take the next items, as far as room and budget allow, and hold their cost."""
         most = CHUNK if self._trusted else self.parallel
         chunk: list[BatchItem] = []
         while queue and len(chunk) < min(room, most):
-            if self.budget.limit is not None and not self.budget.knows_rate_of(queue[0].request.model):
+            self._skip_models_given_up(queue[0])
+            model = self._request(queue[0]).model
+            is_probe = self._may_fall_back(queue[0]) and self.patience.is_doubtful(model)
+            if is_probe or (self.budget.limit is not None and not self.budget.knows_rate_of(model)):
                 # It goes alone: its answer shows what this account really pays for the model.
                 if chunk:
                     break
@@ -226,16 +258,28 @@ class BatchSubmission:
     def _begin(self, item: BatchItem) -> bool:
         """Update a line for this try; return whether the item must be submitted."""
         line = self.lines[item.ledger_key]
-        identity = self.identity_of(item)
-        decision = decide(
-            line.record,
-            identity,
-            on_clear=self.on_clear,
-            trust_idempotency=self._trusted,
-            account=account_of(self.hook),
-            now=time.time(),
-        )
+        identities = item.identities(self.identity_of(item))
+        position = position_of(line.record, identities, item.models, on_clear=self.on_clear)
+        identity = identities[position.index]
+        if position.is_new_purchase:
+            decision: Decision = Submit(identity, "the task was cleared")
+        else:
+            if line.record is not None and index_of(line.record, identities) is None and not line.is_over:
+                identity = identity_in(line.record, identity)
+            decision = decide(
+                line.record,
+                identity,
+                on_clear=self.on_clear,
+                trust_idempotency=self._trusted,
+                account=account_of(self.hook),
+                now=time.time(),
+            )
         if isinstance(decision, Submit):
+            if position.index and line.record is not None and position.tried != line.record.tried:
+                left = position.tried[-1]
+                self.log.info("Item %d falls back from %s: %s, not billed.", line.item, left.model, left.why)
+                model_given_up(left.model, left.why)
+            self._positions[item.ledger_key] = position
             self._decisions[item.ledger_key] = decision
             self._keep(replace(line, state="queued", manifest=None, charge=None, error=None))
             return True
@@ -265,14 +309,19 @@ class BatchSubmission:
         for item in chunk:
             line, identity = self.lines[item.ledger_key], self.identity_of(item)
             decision = self._decisions[item.ledger_key]
+            position, request = self._positions[item.ledger_key], self._request(item)
+            if position.index:
+                line = replace(line, requested=item.requested_at(position))
+                self._keep(line)
             record = self._announced[item.ledger_key] = record_before_post(
                 decision.identity,
                 decision.key,
                 epoch=identity.epoch,
                 hook=self.hook,
                 earlier=line.record,
-                sealed=sealed_item(item.request, self.hook),
-                most=most_of(item.request),
+                sealed=sealed_item(request, self.hook),
+                most=most_of(request),
+                tried=position.tried,
             )
             announced[item.ledger_key] = replace(line, record=record)
         try:
@@ -362,7 +411,8 @@ class BatchSubmission:
         if self._stopped_by is not None:
             self._put_back(item)
             return
-        identity = self.identity_of(item)
+        position = self._positions[item.ledger_key]
+        identity = item.identities(self.identity_of(item))[position.index]
 
         def check_limit(_: ImageRequest) -> None:
             _hold_before(self.budget, self.lines[item.ledger_key], submission.spent_before)
@@ -377,11 +427,13 @@ class BatchSubmission:
             before_submit=check_limit,
             before_post=self._require_latest_try,
             uploads=self.uploads_of(item),
+            tried=position.tried,
+            may_fall_back=self._may_fall_back(item),
         )
         try:
             generation = submission.carry_out(
                 self._decisions[item.ledger_key],
-                item.request,
+                self._request(item),
                 earlier=self.lines[item.ledger_key].record,
                 announced=self._announced[item.ledger_key],
             )
@@ -392,11 +444,12 @@ class BatchSubmission:
         except EvoImageError as error:
             self._failed(item, error)
         else:
+            self.patience.accepted(self._request(item).model)
             self.budget.accepted(name_in_budget(item.ledger_key), generation.usage.credits_reserved)
 
     def _hold(self, item: BatchItem) -> None:
         name = name_in_budget(item.ledger_key)
-        found = self.budget.hold(name, item.request)
+        found = self.budget.hold(name, self._request(item))
         if self.month is None:
             return
         try:
@@ -405,9 +458,45 @@ class BatchSubmission:
             self.budget.release(name)
             raise
 
+    def _request(self, item: BatchItem) -> ImageRequest:
+        """Return the request as the model gets it that is next."""
+        return item.requests[self._positions[item.ledger_key].index]
+
+    def _may_fall_back(self, item: BatchItem) -> bool:
+        return self._positions[item.ledger_key].index + 1 < len(item.requests)
+
+    def _skip_models_given_up(self, item: BatchItem) -> None:
+        """Move an item on that was never sent, where other items have shown that its model is unavailable."""
+        key = item.ledger_key
+        while (
+            self._decisions[key].recorded_key is None
+            and self._may_fall_back(item)
+            and (why := self.patience.why_given_up(model := self._request(item).model))
+        ):
+            position = self._positions[key] = self._positions[key].after(model, why)
+            identity = item.identities(self.identity_of(item))[position.index]
+            self._decisions[key] = Submit(identity, "another model is tried")
+            model_given_up(model, why)
+
+    def _asks_again(self, item: BatchItem, error: EvoImageError) -> bool:
+        """Whether an item whose model EvoLink refused is submitted again, to that model or to the next one."""
+        if model_refusal(error) is None or not self._may_fall_back(item):
+            return False
+        model = self._request(item).model
+        pause = self.patience.refused(model, error)
+        if pause is None:
+            self.log.warning("Model %s is not available (%s, not billed): falling back.", model, error.code)
+        else:
+            self._pause = max(self._pause, pause)
+        self._put_back(item)
+        self._again.append(item)
+        return True
+
     def _failed(self, item: BatchItem, error: EvoImageError) -> None:
         if error.billed is False:
             self.budget.release(name_in_budget(item.ledger_key))
+            if self._asks_again(item, error):
+                return
         if _stops_all(error):
             self._stopped_by = self._stopped_by or error
             if error.billed is False:

@@ -18,6 +18,7 @@ from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.arguments import alt_text_of
 from airflow_provider_evoimage.command import tables
 from airflow_provider_evoimage.command.account import CommandHook
+from airflow_provider_evoimage.command.costs import costs_below, read_by
 from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced, sized
 from airflow_provider_evoimage.command.generating import requested, submitted
 from airflow_provider_evoimage.command.listing import recent
@@ -380,3 +381,20 @@ def provenance(
     _print(None, *statements_lines(found), as_json=as_json, data=statements_json(found))
     if not all(statement.says_anything for _, statement in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def costs(
+    *,
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="Folder: a path, or a URL such as s3://conn@bucket/images.")
+    ],
+    by: Annotated[
+        str,
+        typer.Option("--by", help="model, day, month, dag, task and keys of labels, with commas between."),
+    ] = "model",
+    as_json: AsJson = False,
+) -> None:
+    """Sum what the saved images below a folder cost, by their manifests. Needs no account."""
+    found = costs_below(destination, read_by(by))
+    _print(found.table(), as_json=as_json, data=found.to_json())

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 from airflow.sdk.definitions.context import context_merge
 
-from airflow_provider_evoimage.exceptions import InvalidRequestError
-from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.arguments import storable_argument
+from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
+from airflow_provider_evoimage.operators.generate import MAPPED_NAME, EvoImageGenerateOperator
 from airflow_provider_evoimage.version_compat import determine_kwargs
 
 if TYPE_CHECKING:
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 
     from airflow_provider_evoimage.manifest import Manifest
 
-#: Allowed keys of the dict that the function may return.
+#: Keys of the dict that the function may return: the fields of a request, and arguments of the task.
 REQUEST_FIELDS = (
     *("prompt", "model", "size", "quality", "n"),
     *("image_urls", "callback_url", "extra_body", "variant"),
 )
+ARGUMENTS = ("name", "max_credits", "save_to", "labels")
+#: What the function returned of the arguments, for the leg after the wait.
+XCOM_ARGUMENTS = "evoimage_arguments"
 
 
 class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
@@ -53,6 +57,9 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
         **kwargs: Any,
     ) -> None:
         kwargs.pop("multiple_outputs", None)
+        if kwargs.get("map_index_template") == MAPPED_NAME:
+            # Of a task that is not mapped; Airflow reads a mapped one's where it is defined.
+            del kwargs["map_index_template"]
         if "prompt" in kwargs:
             raise InvalidRequestError("@task.evoimage takes no prompt: the function returns it.")
         super().__init__(
@@ -67,9 +74,35 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
         """Call the function, then submit or resume."""
         context_merge(context, self.op_kwargs)
         arguments = determine_kwargs(self.python_callable, self.op_args, context)
-        for name, value in _request_fields(self.python_callable(*self.op_args, **arguments)).items():
-            setattr(self, name, value)
+        returned = _request_fields(self.python_callable(*self.op_args, **arguments))
+        own = {name: storable_argument(name, value) for name, value in returned.items() if name in ARGUMENTS}
+        self._keep_arguments(context, own)
+        self._take(returned | own)
         return EvoImageGenerateOperator.execute(self, context)
+
+    def _take(self, returned: Mapping[str, Any]) -> None:
+        for name, value in returned.items():
+            setattr(self, name, value)
+        if "max_credits" in returned:
+            # A limit that the function gives and that is None must not vanish.
+            self.has_limit = True
+        self.varies_by_item = frozenset(returned) & frozenset(ARGUMENTS)
+
+    def _keep_arguments(self, context: Context, own: Mapping[str, Any]) -> None:
+        """Keep what the function returned besides the request, before anything is paid.
+
+        :raises EvoImageError: when Airflow does not store it; the images would then be saved elsewhere, or nowhere.
+        """
+        if not own:
+            return
+        try:
+            context["ti"].xcom_push(key=XCOM_ARGUMENTS, value=own)
+        except Exception as error:
+            raise EvoImageError(
+                f"Airflow did not store the XCom {XCOM_ARGUMENTS!r}: {error}",
+                billed=False,
+                on_retry="Nothing was submitted by this try; a retry tries again.",
+            ) from error
 
     def execute_complete(
         self, context: Context, event: Any = None, credits_reserved: float | None = None
@@ -87,7 +120,11 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
         """Restore the fields that the task's page shows, as this leg has a new operator object."""
         from airflow_provider_evoimage.generation.run import kept_request
 
-        kept = kept_request(context["ti"])
+        ti = context["ti"]
+        own = ti.xcom_pull(task_ids=ti.task_id, key=XCOM_ARGUMENTS, map_indexes=ti.map_index)
+        if isinstance(own, Mapping):
+            self._take({name: own[name] for name in ARGUMENTS if name in own})
+        kept = kept_request(ti)
         request = (kept.request if kept is not None else None) or {}
         for name in ("prompt", "model", "size", "quality", "n"):
             if name in request:
@@ -97,7 +134,11 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
 def _request_fields(returned: object) -> dict[str, Any]:
     if isinstance(returned, str):
         return {"prompt": returned}
-    if isinstance(returned, Mapping) and "prompt" in returned and set(returned) <= set(REQUEST_FIELDS):
+    if (
+        isinstance(returned, Mapping)
+        and "prompt" in returned
+        and set(returned) <= {*REQUEST_FIELDS, *ARGUMENTS}
+    ):
         return dict(returned)
     shown = (
         f"a dict with {', '.join(map(repr, returned))}"
@@ -106,7 +147,7 @@ def _request_fields(returned: object) -> dict[str, Any]:
     )
     raise InvalidRequestError(
         f"A function under @task.evoimage must return a prompt, or a dict with 'prompt' and any of "
-        f"{', '.join(REQUEST_FIELDS[1:])}; it returned {shown}."
+        f"{', '.join((*REQUEST_FIELDS[1:], *ARGUMENTS))}; it returned {shown}."
     )
 
 
@@ -118,6 +159,7 @@ def evoimage_task(python_callable: Callable[..., Any] | None = None, **kwargs: A
     """
     # The manifest is one value: a function annotated "-> dict" would make Airflow take it apart.
     kwargs["multiple_outputs"] = False
+    kwargs.setdefault("map_index_template", MAPPED_NAME)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=EvoImageDecoratedOperator, **kwargs
     )

@@ -121,6 +121,14 @@ RETRYABLE_FAILURES: dict[str, float] = {
     "rate_limited": 60,
 }
 
+#: A refusal with one of these codes concerns the requested model alone: by HTTP status.
+MODEL_REFUSALS: dict[int, frozenset[str] | None] = {
+    503: frozenset({"model_unavailable", "no_available_channel"}),
+    403: frozenset({"model_access_denied", "key_model_not_allowed"}),
+    # Any code: a submission names nothing else that could be missing.
+    404: None,
+}
+
 #: What a retry does after a read that failed.
 RETRY_RESUMES = "A retry resumes this generation and submits nothing."
 
@@ -269,6 +277,21 @@ def is_retryable_failure(generation: Generation) -> bool:
     """Tell whether the generation failed with a transient error, so that submitting a new one may succeed."""
     code = generation.error.code if generation.error else "unknown_error"
     return generation.status == "failed" and not issubclass(_failure_kind(code), GenerationRefusedError)
+
+
+def model_refusal(error: BaseException) -> str | None:
+    """Return the code with which EvoLink certainly refused a submission because of its model; None for any other error.
+
+    Moderation, balance and the account's own troubles are no such reasons, nor is a page that is not EvoLink's.
+    """
+    if not isinstance(error, EvoLinkApiError) or error.billed is not False or not error.code:
+        return None
+    if error.http_status not in MODEL_REFUSALS or isinstance(
+        error, (ContentRefusedError, InsufficientCreditsError)
+    ):
+        return None
+    code, allowed = error.code.lower(), MODEL_REFUSALS[error.http_status]
+    return code if allowed is None or code in allowed else None
 
 
 def retry_after(headers: Mapping[str, str], said: ErrorBody | None = None) -> float | None:

@@ -1,5 +1,6 @@
-"""The record of a submission as a file below ``save_to``, for Airflow 3.4, which discards its own on a clear.
+"""The record of a submission as a file below ``save_to``, where Airflow's own store does not keep it.
 
+Below Airflow 3.3 there is no store, and of several models only a record says which may have been paid.
 From Airflow 3.4 on, clearing a task discards its task state store unless the caller asks to keep it. A task that waits
 for a paid generation would forget it then and submit a new request.
 """
@@ -37,17 +38,25 @@ def discards_on_clear(store: StateStore) -> bool:
 
 
 def keeper_of(
-    context: Mapping[str, Any], *, save_to: str | None, made_by: Mapping[str, Any], log: Logger
+    context: Mapping[str, Any],
+    *,
+    save_to: str | None,
+    made_by: Mapping[str, Any],
+    log: Logger,
+    may_change_model: bool = False,
 ) -> RecordKeeper:
     """Return the keeper of a task's record: in its task state store, and in a file where a clear discards that one.
 
     :param save_to: the folder of the images, where the task has one; without it there is no file.
+    :param may_change_model: whether other models may follow the first. Then the key alone protects no retry, and
+        below Airflow 3.3 the record is in the file.
     """
     store = context.get("task_state_store")
-    if store is None or save_to is None or not discards_on_clear(store):
+    if save_to is None or (not may_change_model if store is None else not discards_on_clear(store)):
         return RecordKeeper.of_task(context, log)
     name = FileNames(RECORD_NAME).name({**task_fields(made_by), "ext": "json"})
-    return RecordKeeper(StoreAndFile(TaskStateRecords(store), RecordFile(save_to, name), log), log)
+    file = RecordFile(save_to, name)
+    return RecordKeeper(file if store is None else StoreAndFile(TaskStateRecords(store), file, log), log)
 
 
 class RecordFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -11,7 +11,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.arguments import alt_text_of, filled, variant_of
-from airflow_provider_evoimage.defaults import ONE_GENERATION, IfExists, OnChange, OnClear, Provenance
+from airflow_provider_evoimage.defaults import (
+    DEFAULT_FALLBACK_AFTER,
+    ONE_GENERATION,
+    IfExists,
+    OnChange,
+    OnClear,
+    Provenance,
+)
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import (
@@ -25,6 +32,7 @@ from airflow_provider_evoimage.generation.record_file import keeper_of
 from airflow_provider_evoimage.generation.reuse import GenerationReuse, may_reuse
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.images.native_sizes import resolved_size
+from airflow_provider_evoimage.labels import labels_of, name_of
 from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import (
     Manifest,
@@ -46,6 +54,14 @@ from airflow_provider_evoimage.submission.budget import (
     most_credits_of,
     require_within,
 )
+from airflow_provider_evoimage.submission.fallback import (
+    FallbackSubmission,
+    Position,
+    cost_nothing,
+    other_models,
+    reason_to_move_on,
+    requests_for,
+)
 from airflow_provider_evoimage.submission.identity import RequestIdentity, fingerprint
 from airflow_provider_evoimage.submission.mapped_item import (
     is_given_by_upstream,
@@ -54,6 +70,7 @@ from airflow_provider_evoimage.submission.mapped_item import (
     require_names_by_item,
 )
 from airflow_provider_evoimage.submission.month_budget import MonthBudget
+from airflow_provider_evoimage.submission.record import SubmissionRecord
 from airflow_provider_evoimage.submission.sealed_request import unseal
 from airflow_provider_evoimage.submission.submit import Submission, identity_of, naming_what_is_paid
 from airflow_provider_evoimage.waiting.blocking import wait_on_worker
@@ -107,6 +124,11 @@ class GenerationArguments:
     on_clear: OnClear
     on_change: OnChange
     retries: int
+    fallback_models: Any = None
+    fallback_after: float = DEFAULT_FALLBACK_AFTER
+    name: str | None = None
+    labels: Mapping[str, str] | None = None
+    varies_by_item: frozenset[str] = frozenset()
 
 
 class GenerationRun:
@@ -131,8 +153,13 @@ class GenerationRun:
         self._outlets = outlets
         self._log = log
         self._made_by = made_by(context)
+        self._name, self._labels = name_of(arguments.name), labels_of(arguments.labels)
         self._keeper = keeper_of(
-            context, save_to=filled("save_to", arguments.save_to), made_by=self._made_by, log=log
+            context,
+            save_to=filled("save_to", arguments.save_to),
+            made_by=self._made_by,
+            log=log,
+            may_change_model=bool(arguments.fallback_models),
         )
         self._references = TaskReferences(
             hook=hook, context=context, cleanup=arguments.cleanup_references, log=log
@@ -157,25 +184,28 @@ class GenerationRun:
         with read as references:
             with self._naming_what_is_paid():
                 request = self._build_request(references)
-                requested = with_sources(RequestSummary.by(request), references)
+                requests = [request, *self._fallback_requests(references)]
                 # Open the destination before anything is paid, to find problems with it.
                 saver = self._saver
-                planned = self._check_names(request)
+                planned, *_ = [self._check_names(each) for each in requests]
                 # Likewise their own problems.
-                reuse, is_indexed = self._reuse, self._is_indexed
-            identity = self._identity(request)
-            if is_indexed:
-                key = ImagesKey(fingerprint=identity.fingerprint, occurrence=identity.occurrence)
-                requested = replace(requested, reusable_for=key.to_json())
-            self._log.info("Requesting %s: %s", request.summary, request.short_prompt)
+                reuse = self._reuse
+            identities = self._identities(requests)
+            named = "" if self._name is None else f" for {self._name}"
+            self._log.info("Requesting %s%s: %s", request.summary, named, request.short_prompt)
             if self._size_note:
                 self._log.info("%s.", self._size_note)
-            for warning in request.warnings:
+            for other in requests[1:]:
+                self._log.info("If its model is not available: %s.", other.summary)
+            for warning in dict.fromkeys(warning for each in requests for warning in each.warnings):
                 self._log.warning("%s", warning)
-            manifest = None if reuse is None else self._reused(reuse, requested, planned)
+            manifest = None
+            if reuse is not None:
+                first = self._summary(request, identities[0], references, Position())
+                manifest = self._reused(reuse, first, planned)
             if manifest is not None:
                 return manifest
-            generation = self._ensure(request, identity, requested, references, max_credits)
+            generation = self._ensure(requests, identities, references, max_credits)
         self.waiting_for = generation
         # Log the id first, so that it is known whatever fails from here on.
         self._log_accepted(generation)
@@ -274,16 +304,57 @@ class GenerationRun:
 
     def _build_request(self, references: References) -> ImageRequest:
         size, self._size_note = resolved_size(self._model, self._arguments.size)
-        return ImageRequest.build(
-            model=self._model,
-            prompt=self._arguments.prompt,
-            size=size,
-            quality=self._arguments.quality,
-            n=self._arguments.n,
-            image_urls=references.image_urls,
-            callback_url=self._arguments.callback_url,
-            extra_body=references.extra_body,
+        return ImageRequest.build(**{**self._fields(references), "size": size})
+
+    def _fields(self, references: References) -> dict[str, Any]:
+        return {
+            "model": self._model,
+            "prompt": self._arguments.prompt,
+            "size": self._arguments.size,
+            "quality": self._arguments.quality,
+            "n": self._arguments.n,
+            "image_urls": references.image_urls,
+            "callback_url": self._arguments.callback_url,
+            "extra_body": references.extra_body,
+        }
+
+    @functools.cached_property
+    def _models(self) -> tuple[str, ...]:
+        """The models in the order in which they are asked."""
+        return (self._model, *other_models(self._arguments.fallback_models, self._model))
+
+    def _fallback_requests(self, references: References) -> list[ImageRequest]:
+        """Build the request for each other model, so that one that cannot take it is found before the first POST.
+
+        :raises InvalidRequestError: naming the model; also where nothing would remember which model was paid.
+        """
+        others = self._models[1:]
+        if others and not self._keeper.has_store:
+            raise InvalidRequestError(
+                "fallback_models needs save_to below Airflow 3.3: a file there remembers between tries which model may "
+                "have been paid."
+            )
+        for model in others:
+            references.require_fit(model)
+        return requests_for(
+            others, self._fields(references), lambda model, size: resolved_size(model, size)[0]
         )
+
+    def falls_back(self, error: EvoImageError) -> bool:
+        """Whether the generation of this leg failed at no cost and another model is to be asked next.
+
+        Submitting again then goes on with that model: the record says so.
+        """
+        if len(self._models) == 1 or reason_to_move_on(error) is None:
+            return False
+        record = self._keeper.read()
+        is_recorded = record is not None and record.evolink_task_id == error.evolink_task_id
+        return is_recorded and record is not None and cost_nothing(record) and self._may_follow(record)
+
+    def _may_follow(self, record: SubmissionRecord) -> bool:
+        """Whether a model is left that the request has not tried."""
+        tried = {each.model for each in record.tried}
+        return sum(model not in tried for model in self._models) > 1
 
     def _keep_request(self, described: Mapping[str, Any]) -> None:
         """Keep the request for the leg after the wait, before it is paid for.
@@ -399,13 +470,15 @@ class GenerationRun:
             self._context,
             template=saver.names.template,
             tells_tasks_apart=saver.names.tells_tasks_apart
+            or "save_to" in self._arguments.varies_by_item
+            or ("name" in saver.names.fields and self._name is not None and self._names_differ)
             or ("model" in saver.names.fields and not is_same_for_all_items(self._context, "model")),
             default=ONE_GENERATION,
         )
         planned = saver.names.planned(
             self._made_by,
             item=0,
-            own_name="0",
+            own_name=self._name or "0",
             model=request.model,
             images=request.image_count,
             of="this request",
@@ -414,62 +487,107 @@ class GenerationRun:
             saver.destination.check_length(name, is_paid=False)
         return planned
 
-    def _identity(self, request: ImageRequest) -> RequestIdentity:
-        return identity_of(
-            self._context,
-            namespace=self._hook.settings.idempotency_namespace,
-            fingerprint=fingerprint(request, self._variant),
+    def _identities(self, requests: Sequence[ImageRequest]) -> list[RequestIdentity]:
+        """Return the identity of the request as each model would get it."""
+        marks = [fingerprint(each, self._variant) for each in requests]
+        first = identity_of(
+            self._context, namespace=self._hook.settings.idempotency_namespace, fingerprint=marks[0]
         )
+        return [replace(first, fingerprint=each) for each in marks]
+
+    @property
+    def _names_differ(self) -> bool:
+        return "name" in self._arguments.varies_by_item or not is_same_for_all_items(self._context, "name")
 
     def _ensure(
         self,
-        request: ImageRequest,
-        identity: RequestIdentity,
-        requested: RequestSummary,
+        requests: Sequence[ImageRequest],
+        identities: Sequence[RequestIdentity],
         references: References,
         max_credits: Decimal | None,
     ) -> Generation:
-        own, is_kept = requested.kept(), False
+        kept: list[Mapping[str, Any]] = []
         month = MonthBudget.of(self._hook, self._log)
 
-        def before_submit(to_submit: ImageRequest) -> None:
-            nonlocal is_kept
-            self._check_cost(to_submit, max_credits, Decimal(str(submission.spent_before)))
-            if month is not None:
-                month.require(most_credits_of(to_submit))
-            self._keep_request(own)
-            is_kept = True
+        def submission_for(position: Position) -> Submission:
+            request = requests[position.index]
+            own = self._summary(request, identities[position.index], references, position).kept()
 
-        submission = Submission(
-            hook=self._hook,
-            identity=identity,
-            keeper=self._keeper,
-            log=self._log,
-            on_clear=self._arguments.on_clear,
-            on_change=self._arguments.on_change,
-            is_retry=self._is_retry,
-            may_be_cleared=self._is_cleared,
-            requires_record=self._arguments.reuse is not None,
-            hands_over_early=not self._arguments.wait_for_completion,
-            submit_timeout=self._arguments.submit_timeout,
-            before_submit=before_submit,
-            described=own,
-            uploads=self._references.uploads(references),
-        )
+            def before_submit(to_submit: ImageRequest) -> None:
+                spent = Decimal(str(submission.spent_before))
+                is_repeated = own in kept
+                self._check_cost(to_submit, max_credits, spent, is_logged=not is_repeated)
+                for other in requests[position.index + 1 :]:
+                    require_within(other, max_credits, spent=spent)
+                if month is not None:
+                    month.require(most_credits_of(to_submit))
+                if not is_repeated:
+                    self._keep_request(own)
+                    kept.append(own)
+
+            submission = Submission(
+                hook=self._hook,
+                identity=identities[position.index],
+                keeper=self._keeper,
+                log=self._log,
+                on_clear=self._arguments.on_clear,
+                on_change=self._arguments.on_change,
+                is_retry=self._is_retry,
+                may_be_cleared=self._is_cleared,
+                requires_record=self._arguments.reuse is not None,
+                hands_over_early=not self._arguments.wait_for_completion,
+                submit_timeout=self._arguments.submit_timeout,
+                before_submit=before_submit,
+                described=own,
+                uploads=self._references.uploads(references),
+                tried=position.tried,
+                may_fall_back=position.index + 1 < len(requests),
+            )
+            return submission
+
         try:
-            generation = submission.ensure(request)
+            if len(requests) == 1:
+                submission = submission_for(Position())
+                generation = submission.ensure(requests[0])
+            else:
+                generation, submission = FallbackSubmission(
+                    models=self._models,
+                    identities=identities,
+                    keeper=self._keeper,
+                    on_clear=self._arguments.on_clear,
+                    fallback_after=self._arguments.fallback_after,
+                    submission_for=submission_for,
+                    log=self._log,
+                ).ensure(requests)
         except EvoImageError as error:
             if error.billed is False and not error.retryable:
                 self._references.remove()
             raise
         self._requested = RequestSummary.in_manifest(submission.sent)
-        if not is_kept or submission.sent is not own:
+        if not kept or submission.sent is not kept[-1]:
             # Resumed, or repeated as an earlier try had sent it: Airflow deleted what that try kept.
             self._show(XCOM_REQUEST, self._requested.kept())
         return generation
 
-    def _check_cost(self, request: ImageRequest, max_credits: Decimal | None, spent: Decimal) -> None:
+    def _summary(
+        self, request: ImageRequest, identity: RequestIdentity, references: References, position: Position
+    ) -> RequestSummary:
+        """Describe the request as one model gets it."""
+        key = ImagesKey(fingerprint=identity.fingerprint, occurrence=identity.occurrence)
+        return replace(
+            with_sources(RequestSummary.by(request), references),
+            reusable_for=key.to_json() if self._is_indexed else None,
+            name=self._name,
+            labels=self._labels or None,
+            fell_back=[each.to_json() for each in position.tried] or None,
+        )
+
+    def _check_cost(
+        self, request: ImageRequest, max_credits: Decimal | None, spent: Decimal, *, is_logged: bool
+    ) -> None:
         found = require_within(request, max_credits, spent=spent)
+        if not is_logged:
+            return
         limit = "" if max_credits is None else f"; max_credits is {max_credits:f}"
         self._log.info("Estimated cost: %s%s.", found or "no price is known for this model", limit)
 
@@ -524,7 +642,7 @@ class GenerationRun:
             require_images(generation)
         except EvoImageError:
             self._keeper.mark("failed", generation)
-            generation_ended(generation)
+            generation_ended(generation, labels=self._labels)
             raise
 
     def _warn_of_fewer_images(self, generation: Generation, requested: RequestSummary) -> None:
@@ -550,7 +668,7 @@ class GenerationRun:
             except LinkExpiredError:
                 # Nothing is left to resume: only then does a cleared task submit a new request.
                 self._keeper.mark("failed", generation)
-                generation_ended(generation, is_expired=True)
+                generation_ended(generation, is_expired=True, labels=self._labels)
                 raise
             if self._reuse is not None:
                 self._reuse.drawn(manifest)
@@ -560,7 +678,7 @@ class GenerationRun:
         )
         self.made.announce(self._context, self._outlets, self._log)
         self._handed_over = generation
-        generation_ended(generation)
+        generation_ended(generation, labels=self._labels)
         return manifest
 
     def mark_delivered(self) -> None:

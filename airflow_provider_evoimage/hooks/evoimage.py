@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -126,15 +126,21 @@ class EvoImageHook(BaseHook):
         return self._client.now()
 
     def submit(
-        self, request: ImageRequest, idempotency_key: str, *, submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT
+        self,
+        request: ImageRequest,
+        idempotency_key: str,
+        *,
+        submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT,
+        stops_at: Callable[[EvoImageError], bool] | None = None,
     ) -> Submitted:
         """Ask for images. This is the call that costs money; the same key is never charged twice.
 
         :param idempotency_key: 16 to 96 characters of ``A-Za-z0-9._-``.
         :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing (429, 503).
+        :param stops_at: tells which certain refusals are raised at once instead; None for none.
         :raises OutcomeUnknownError: when the request may have been accepted and the answer is lost.
         """
-        return self._client.submit(request, idempotency_key, submit_timeout=submit_timeout)
+        return self._client.submit(request, idempotency_key, submit_timeout=submit_timeout, stops_at=stops_at)
 
     def reading_within(self, seconds: float) -> AbstractContextManager[None]:
         """Let the reads of this block take no longer in all, with their repetitions; for one thread."""

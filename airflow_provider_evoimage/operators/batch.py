@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -10,9 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import filled, one_of, poll_seconds, reuse_of, seconds, whole_number
+from airflow_provider_evoimage.arguments import (
+    as_folder,
+    filled,
+    one_of,
+    poll_seconds,
+    reuse_of,
+    seconds,
+    whole_number,
+)
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
+    DEFAULT_FALLBACK_AFTER,
     DEFAULT_SUBMIT_TIMEOUT,
     MANY_GENERATIONS,
     PROVENANCE,
@@ -28,11 +38,15 @@ from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.operators.after_success import call_after_success
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
-from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_evoimage.version_compat import (
+    HAS_ASSET_PARTITIONS,
+    TaskDeferralError,
+    TaskDeferralTimeout,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
+    from airflow.sdk import Context, ObjectStoragePath
 
     from airflow_provider_evoimage.batch.run import BatchRun
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -80,6 +94,14 @@ class EvoImageBatchOperator(BaseOperator):
         ``variant`` wins.
     :param max_credits: the most the whole batch may cost, in credits (68 are 1 USD). Nothing is submitted
         beyond it, counting reservations and charges; items left out are listed.
+    :param fallback_models: models to ask, in order, where an item's own is not available or fails with a transient
+        error; an item moves on only when that certainly cost nothing. See docs/fallback.md.
+    :param fallback_after: seconds (or a timedelta) that a model may be unavailable before the next one is asked.
+    :param labels: up to 10 texts by key, such as ``{"campaign": "spring"}``, for manifests, metrics and asset events:
+        ``evoimage costs`` sums by them. An item's own ``labels`` are added, and win.
+    :param partition_by: ``name`` gives each asset among ``outlets`` an event for each name of an item that has images,
+        with the name as its partition: a DAG with ``PartitionedAssetTimetable`` runs once for each. Airflow 3.3 and
+        later; every item needs a name. See docs/labels.md.
     :param check_credits: fail before the first request when account or API key have too few credits for all.
     :param on_item_failure: ``continue`` delivers the saved images once retries no longer help; ``fail`` fails
         the task at the end, after saving everything possible. A refused key or an empty account always fails
@@ -115,6 +137,8 @@ class EvoImageBatchOperator(BaseOperator):
         "alt_text",
         "variant",
         "max_credits",
+        "fallback_models",
+        "labels",
         "evoimage_conn_id",
     )
     # Not ".csv" or ".json": the file is read when the task runs, not with the DAG.
@@ -127,7 +151,7 @@ class EvoImageBatchOperator(BaseOperator):
         self,
         *,
         requests: Any,
-        save_to: str,
+        save_to: str | os.PathLike[str] | ObjectStoragePath,
         prompt: str | None = None,
         model: str | None = None,
         size: str | None = None,
@@ -143,6 +167,10 @@ class EvoImageBatchOperator(BaseOperator):
         reuse: bool | timedelta | None = None,
         variant: str | int | None = None,
         max_credits: float | str | None = None,
+        fallback_models: Sequence[str] | str | None = None,
+        fallback_after: float | timedelta = DEFAULT_FALLBACK_AFTER,
+        labels: dict[str, str] | None = None,
+        partition_by: Literal["name"] | None = None,
         check_credits: bool = False,
         on_item_failure: OnItemFailure = "continue",
         save_every: int = 100,
@@ -161,7 +189,8 @@ class EvoImageBatchOperator(BaseOperator):
     ) -> None:
         super().__init__(**retry_policy_argument(retry_policy), **kwargs)
         self.requests = requests
-        self.save_to = save_to
+        # Airflow's templates and rendered fields know texts.
+        self.save_to: str = as_folder(save_to)
         self.prompt = prompt
         self.model = model
         self.size = size
@@ -179,6 +208,14 @@ class EvoImageBatchOperator(BaseOperator):
         self.max_credits = max_credits
         # Checked before templates are rendered: a limit that renders to nothing must not vanish.
         self.has_limit = max_credits is not None
+        self.fallback_models = fallback_models
+        self.fallback_after = seconds("fallback_after", fallback_after)
+        self.labels = labels
+        self.partition_by = None if partition_by is None else one_of("partition_by", partition_by, ["name"])
+        if partition_by is not None and not HAS_ASSET_PARTITIONS:
+            raise InvalidRequestError(
+                "partition_by needs Airflow 3.3: older releases know no partitions of an asset that a task names."
+            )
         self.check_credits = check_credits
         self.on_item_failure = one_of("on_item_failure", on_item_failure, get_args(OnItemFailure))
         self.save_every = whole_number("save_every", save_every)
@@ -406,6 +443,10 @@ class EvoImageBatchOperator(BaseOperator):
             max_active_generations=self.max_active_generations,
             submit_timeout=self.submit_timeout,
             on_clear=self.on_clear,
+            fallback_models=self.fallback_models,
+            fallback_after=self.fallback_after,
+            labels=self.labels,
+            partition_by=self.partition_by,
         )
         return BatchRun(
             context, hook=self.hook, arguments=arguments, has_submitted=has_submitted, log=self.log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -10,9 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import one_of, poll_seconds, reuse_of, seconds
+from airflow_provider_evoimage.arguments import (
+    as_folder,
+    one_of,
+    poll_seconds,
+    require_memory_of_models,
+    reuse_of,
+    seconds,
+)
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
+    DEFAULT_FALLBACK_AFTER,
     DEFAULT_SUBMIT_TIMEOUT,
     IF_EXISTS,
     ONE_GENERATION,
@@ -22,7 +31,7 @@ from airflow_provider_evoimage.defaults import (
     OnClear,
     Provenance,
 )
-from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.exceptions import GenerationFailedError, InvalidRequestError
 from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.operators.after_success import call_after_success
@@ -31,12 +40,15 @@ from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDefe
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
+    from airflow.sdk import Context, ObjectStoragePath
 
     from airflow_provider_evoimage.generation.run import GenerationRun
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.manifest import Manifest
     from airflow_provider_evoimage.version_compat import RetryPolicy
+
+#: What the map index of a mapped task shows.
+MAPPED_NAME = "{{ task.item_name or ti.map_index }}"
 
 
 class EvoImageGenerateOperator(BaseOperator):
@@ -69,6 +81,15 @@ class EvoImageGenerateOperator(BaseOperator):
     :param extra_body: fields of other models, sent as they are.
     :param max_credits: the most this request may cost, in credits (68 are 1 USD). When the upper end of its
         estimate is above that, or no price is known, the task fails before anything is sent.
+    :param fallback_models: models to ask, in order, where ``model`` is not available or fails with a transient error.
+        The request moves on only when that certainly cost nothing; ``max_credits`` holds for each model and over
+        all. Size and quality are put into each model's words, or refused before anything is sent. Below Airflow
+        3.3 it needs ``save_to``. See docs/fallback.md.
+    :param fallback_after: seconds (or a timedelta) that a model may be unavailable before the next one is asked.
+    :param name: of what is drawn, for people: ``{name}`` in file names, the map index in the UI, manifest and log.
+        Changes neither the request nor its idempotency key.
+    :param labels: up to 10 texts by key, such as ``{"campaign": "spring"}``, for manifest, sidecar, metrics and asset
+        events: ``evoimage costs`` sums by them. They change neither the request nor its idempotency key.
     :param save_to: folder by any URL of Airflow's object storage, for instance ``file:///data/images``; the
         images are saved as soon as they exist. Without it the result holds links that live 24 hours.
     :param filename_template: names below ``save_to``; fields in ``storage.file_names.NAME_FIELDS``.
@@ -114,13 +135,18 @@ class EvoImageGenerateOperator(BaseOperator):
         "filename_template",
         "alt_text",
         "variant",
+        "fallback_models",
+        "name",
+        "labels",
         "evoimage_conn_id",
     )
     # Not ".md" or ".txt": the suffix of *any* templated text makes Airflow look for a file.
     template_ext: Sequence[str] = (".prompt", ".j2")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"extra_body": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {"extra_body": "json", "labels": "json"}
     operator_extra_links = OPERATOR_LINKS
     ui_color = "#efe6ff"
+    #: Arguments that a function under ``@task.evoimage`` returned, which may differ from item to item.
+    varies_by_item: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -135,7 +161,11 @@ class EvoImageGenerateOperator(BaseOperator):
         callback_url: str | None = None,
         extra_body: dict[str, Any] | None = None,
         max_credits: float | str | None = None,
-        save_to: str | None = None,
+        fallback_models: Sequence[str] | str | None = None,
+        fallback_after: float | timedelta = DEFAULT_FALLBACK_AFTER,
+        name: str | None = None,
+        labels: dict[str, str] | None = None,
+        save_to: str | os.PathLike[str] | ObjectStoragePath | None = None,
         filename_template: str = ONE_GENERATION,
         if_exists: IfExists = "overwrite",
         provenance: Provenance = "mark",
@@ -171,7 +201,13 @@ class EvoImageGenerateOperator(BaseOperator):
         self.max_credits = max_credits
         # Checked before templates are rendered: a limit that renders to nothing must not vanish.
         self.has_limit = max_credits is not None
-        self.save_to = save_to
+        self.fallback_models = fallback_models
+        self.fallback_after = seconds("fallback_after", fallback_after)
+        require_memory_of_models(fallback_models, save_to)
+        self.name = name
+        self.labels = labels
+        # Airflow's templates and rendered fields know texts.
+        self.save_to: str | None = as_folder(save_to)
         self.filename_template = filename_template
         self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
         self.provenance = one_of("provenance", provenance, PROVENANCE)
@@ -199,20 +235,43 @@ class EvoImageGenerateOperator(BaseOperator):
 
         return EvoImageHook(self.evoimage_conn_id)
 
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Begin to map, as any operator does: the map index shows ``name``, where there is one."""
+        mapped = super().partial(**kwargs)
+        if "map_index_template" not in kwargs and mapped.kwargs.get("map_index_template") is None:
+            mapped.kwargs["map_index_template"] = MAPPED_NAME
+        return mapped
+
+    @property
+    def item_name(self) -> str:
+        """What names this instance among those of a mapped task; empty where nothing does."""
+        return str(self.name or getattr(super(), "item_name", "") or "")
+
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""
         images = ImagesXCom(context["ti"], self.log)
         with images.telling_failures():
             run = self._begin(context)
-            manifest = run.submit()
-            if manifest is None:
-                deadline = time.time() + self.timeout
-                images.waiting(run.under_way, run.requested)
-                if self.deferrable:
-                    self._defer(run, deadline)
-                manifest = run.wait_on_worker(deadline)
-            images.made([manifest])
-        return manifest
+            try:
+                manifest = run.submit()
+                if manifest is None:
+                    deadline = time.time() + self.timeout
+                    images.waiting(run.under_way, run.requested)
+                    if self.deferrable:
+                        self._defer(run, deadline)
+                    manifest = run.wait_on_worker(deadline)
+            except GenerationFailedError as error:
+                if not run.falls_back(error):
+                    raise
+                manifest = None
+            else:
+                images.made([manifest])
+        return self._fall_back(context) if manifest is None else manifest
+
+    def _fall_back(self, context: Context) -> Manifest:
+        """Go on with the next model, as a retry would: the record says which."""
+        return self.execute(context)
 
     def execute_complete(
         self, context: Context, event: Any = None, credits_reserved: float | None = None
@@ -222,9 +281,16 @@ class EvoImageGenerateOperator(BaseOperator):
 
         images = ImagesXCom(context["ti"], self.log)
         with images.telling_failures():
-            manifest = self._begin(context).collect(WaitEvent.read(event), credits_reserved=credits_reserved)
-            images.made([manifest])
-        return manifest
+            run = self._begin(context)
+            try:
+                manifest = run.collect(WaitEvent.read(event), credits_reserved=credits_reserved)
+            except GenerationFailedError as error:
+                if not run.falls_back(error):
+                    raise
+            else:
+                images.made([manifest])
+                return manifest
+        return self._fall_back(context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """When Airflow itself ended the deferral, read the generation once more and raise an error with its id."""
@@ -286,6 +352,11 @@ class EvoImageGenerateOperator(BaseOperator):
             on_clear=self.on_clear,
             on_change=self.on_change,
             retries=self.retries or 0,
+            fallback_models=self.fallback_models,
+            fallback_after=self.fallback_after,
+            name=self.name,
+            varies_by_item=self.varies_by_item,
+            labels=self.labels,
         )
         self._run = GenerationRun(
             context, hook=self.hook, arguments=arguments, outlets=self.outlets, log=self.log

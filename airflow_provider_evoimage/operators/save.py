@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import alt_text_of, filled, one_of, whole_number
+from airflow_provider_evoimage.arguments import alt_text_of, as_folder, filled, one_of, whole_number
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     IF_EXISTS,
@@ -32,13 +33,16 @@ from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_p
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
+    from airflow.sdk import Context, ObjectStoragePath
 
     from airflow_provider_evoimage.evolink.answers import Generation
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.lineage import NewImages
     from airflow_provider_evoimage.manifest import Manifest
     from airflow_provider_evoimage.version_compat import RetryPolicy
+
+# Bytes; a manifest of ten images has some ten thousand.
+_LONGEST_SIDECAR = 2_000_000
 
 
 class EvoImageSaveOperator(BaseOperator):
@@ -54,7 +58,8 @@ class EvoImageSaveOperator(BaseOperator):
     :attr:`airflow_provider_evoimage.lineage.NewImages.extra`.
 
     :param generation: a manifest (the output of EvoImageGenerateOperator or EvoImageGenerationSensor), an
-        EvoLink task id, or a list of either, for instance a mapped task's output.
+        EvoLink task id, or a list of either, for instance a mapped task's output. The text of a manifest and the path
+        object of a sidecar (ObjectStoragePath or pathlib.Path) stand for it.
     :param save_to: folder by any URL of Airflow's object storage, for instance ``file:///data/images``.
     :param filename_template: names below ``save_to``; fields in ``storage.file_names.NAME_FIELDS``. Default:
         ``{dag_id}/{run_id}/{task_id}{map_suffix}-{index}.{ext}``, with ``-{item}`` before the index where
@@ -84,7 +89,7 @@ class EvoImageSaveOperator(BaseOperator):
         self,
         *,
         generation: Any,
-        save_to: str,
+        save_to: str | os.PathLike[str] | ObjectStoragePath,
         filename_template: str | None = None,
         if_exists: IfExists = "overwrite",
         provenance: Provenance = "mark",
@@ -97,7 +102,8 @@ class EvoImageSaveOperator(BaseOperator):
     ) -> None:
         super().__init__(**retry_policy_argument(retry_policy), **kwargs)
         self.generation = generation
-        self.save_to = save_to
+        # Airflow's templates and rendered fields know texts.
+        self.save_to: str = as_folder(save_to)
         self.filename_template = filename_template
         self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
         self.provenance = one_of("provenance", provenance, PROVENANCE)
@@ -123,15 +129,16 @@ class EvoImageSaveOperator(BaseOperator):
 
     def _save(self, context: Context) -> Manifest | list[Manifest]:
         from airflow_provider_evoimage.lineage import NewImages
-        from airflow_provider_evoimage.manifest import generations_given, made_by
+        from airflow_provider_evoimage.manifest import generations_given, made_by, parsed
         from airflow_provider_evoimage.storage.destination import Destination
         from airflow_provider_evoimage.storage.file_names import FileNames
         from airflow_provider_evoimage.storage.saver import ImageSaver
         from airflow_provider_evoimage.submission.mapped_item import require_names_by_item
 
-        given = generations_given(self.generation)
+        generation = parsed(_read_sidecars(self.generation))
+        given = generations_given(generation)
         named = dict(given)
-        is_single = isinstance(self.generation, (str, dict))
+        is_single = isinstance(generation, (str, Mapping))
         save_to = filled("save_to", self.save_to)
         if save_to is None:
             raise InvalidRequestError("save_to is empty: name the folder that the images go to.")
@@ -187,6 +194,35 @@ class EvoImageSaveOperator(BaseOperator):
             len(finished),
         )
         return finished, failures
+
+
+def _read_sidecars(generation: Any) -> Any:
+    """Replace path objects by the text of the sidecars that they name."""
+    if isinstance(generation, (list, tuple)):
+        return [_in_file(each) for each in generation]
+    return _in_file(generation)
+
+
+def _in_file(value: Any) -> Any:
+    """Return the manifest in the file that a path object names; anything else as it is.
+
+    :raises InvalidRequestError: when there is no such file, or it is too large for a manifest.
+    """
+    from airflow_provider_evoimage.manifest import parsed
+
+    path = as_folder(value)
+    if path is value:
+        return value
+    from airflow.sdk import ObjectStoragePath
+
+    try:
+        with ObjectStoragePath(path).open("rb") as file:
+            text = file.read(_LONGEST_SIDECAR + 1)
+    except FileNotFoundError:
+        raise InvalidRequestError(f"generation: there is no sidecar {path}.") from None
+    if len(text) > _LONGEST_SIDECAR:
+        raise InvalidRequestError(f"generation: {path} is too large for a manifest.")
+    return parsed(text.decode("utf-8", "replace").lstrip("\ufeff"))
 
 
 def _saveable(evolink_task_id: str, generation: Generation | None) -> Generation:

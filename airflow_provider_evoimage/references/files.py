@@ -102,12 +102,16 @@ class References:
         extra_body: Any,
         stored: Sequence[StoredReference],
         sidecars: Mapping[str, Sequence[str]],
+        images: Sequence[StoredReference | str] = (),
+        mask: StoredReference | str | None = None,
     ) -> None:
         self.image_urls = image_urls
         self.extra_body = extra_body
         self.stored = tuple({each.sha256: each for each in stored}.values())
         self._read = tuple(stored)
         self._sidecars = sidecars
+        self._images = images
+        self._mask = mask
         self._copies = ExitStack()
 
     def __enter__(self) -> References:
@@ -123,6 +127,14 @@ class References:
     def close(self) -> None:
         """Remove the local copies."""
         self._copies.close()
+
+    def require_fit(self, model: str) -> None:
+        """Check them against what another model takes, while their local copies are there.
+
+        :raises InvalidRequestError: when it does not take them.
+        """
+        with ExitStack() as copies:
+            _Reader(copies, model, "", KnownReferences()).check(self._images, self._mask)
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -188,6 +200,7 @@ class _Reader:
         stored = [each for each in references if isinstance(each, StoredReference)]
         for each in stored:
             self._check_reference(each)
+        mask = None
         if masks:
             mask = self._reference(masks[0], field=f"extra_body.{MASK}")
             if isinstance(mask, StoredReference):
@@ -199,7 +212,27 @@ class _Reader:
             extra_body=body,
             stored=stored,
             sidecars=self._sidecars,
+            images=references,
+            mask=mask,
         )
+
+    def check(self, references: Sequence[StoredReference | str], mask: StoredReference | str | None) -> None:
+        """Check what was read for another model."""
+        self._check_counts(len(references), [] if mask is None else [_address(mask)])
+        for each in references:
+            if isinstance(each, StoredReference):
+                self._check_bytes(each)
+                self._check_reference(each)
+        if isinstance(mask, StoredReference):
+            self._check_bytes(mask)
+            self._check_mask(mask, references[0] if references else None)
+
+    def _check_bytes(self, reference: StoredReference) -> None:
+        limit = (self._rules.max_bytes if self._rules else None) or MAX_UPLOAD_BYTES
+        if reference.bytes is not None and reference.bytes > limit:
+            raise self._beyond(
+                f"{reference.source} is larger than {limit:,} bytes, the most that {self._model} takes"
+            )
 
     def _expanded(self, value: object, field: str) -> list[str]:
         now = time.time()

@@ -49,7 +49,9 @@ control, over HTTP with JSON bodies
   GET    /_simulator/settings
   POST   /_simulator/settings          any of {"speed", "duration", "link_lifetime", "credits",
                                         "token_credits", "token_daily_credits", "rps", "concurrency",
-                                        "n_behaviour": "as_asked|single", "unavailable_models": [...],
+                                        "n_behaviour": "as_asked|single",
+                                        "unavailable_models", "failing_models":
+                                                         [...] or {MODEL: CODE},
                                         "loopback_callbacks", "slow_start", "files_quota",
                                         "file_lifetime", "files_errors_with_200", "upload_receipts",
                                         "api_keys": [...] or {key: account} or null,

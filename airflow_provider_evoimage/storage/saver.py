@@ -136,7 +136,7 @@ class ImageSaver:
         :raises SaveError: when an image could not be saved. The others are; a retry fetches the missing ones.
         """
         to_save = [
-            GenerationToSave(generation=generation, requested=of, item=item)
+            GenerationToSave(generation=generation, requested=of, item=item, name=of.name or "")
             for item, (generation, of) in enumerate(zip(generations, requested, strict=True))
         ]
         for refused in self._image_names.refused(to_save).values():

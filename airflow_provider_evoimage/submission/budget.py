@@ -224,6 +224,12 @@ class Budget:
             self._charged[item] = max(_amount(charged), Decimal(0))
             self._learn(item, self._charged[item])
 
+    def begin_again(self, item: str) -> None:
+        """Hold nothing for an item whose generation is over and which is submitted again; count its cost elsewhere."""
+        with self._lock:
+            self._held.pop(item, None)
+            self._charged.pop(item, None)
+
     def release(self, item: str) -> None:
         """Release the amount of an item that was certainly not accepted."""
         with self._lock:

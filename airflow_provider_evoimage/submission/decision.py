@@ -144,6 +144,11 @@ def _another_request(
     )
 
 
+def starts_anew(record: SubmissionRecord, identity: RequestIdentity, on_clear: OnClear) -> bool:
+    """Tell whether a clear makes a new purchase of this request, so that nothing earlier is resumed."""
+    return record.epoch != identity.epoch and _after_clear(record, identity, on_clear) is not None
+
+
 def _after_clear(record: SubmissionRecord, identity: RequestIdentity, on_clear: OnClear) -> Submit | None:
     """Return the new submission of a cleared task; None where it resumes like a retry."""
     new = Submit(identity, "the task was cleared")

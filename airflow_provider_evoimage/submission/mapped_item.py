@@ -32,6 +32,9 @@ _NOT_DRAWN = frozenset(
     }
 )
 
+# Arguments of the operator for people alone; an argument of this name of a function may well change its prompt.
+_FOR_PEOPLE = frozenset({"name", "labels"})
+
 
 @dataclass(frozen=True)
 class MappedItem:
@@ -65,7 +68,8 @@ def mapped_item(context: Mapping[str, Any]) -> MappedItem:
         raise _unreadable_list(error) from error
     if len(items) <= map_index:
         return MappedItem(f"position {map_index}")
-    *earlier, digest = [_digest(item) for item in items]
+    ignored = _NOT_DRAWN | _FOR_PEOPLE if _is_mapped_operator(ti.task) else _NOT_DRAWN
+    *earlier, digest = [_digest(item, ignored) for item in items]
     return MappedItem(digest, earlier.count(digest))
 
 
@@ -281,9 +285,15 @@ def _resolved(value: Any, context: Mapping[str, Any]) -> Any:
     return value.resolve(context) if _is_output(value) else value
 
 
-def _digest(item: Any) -> str:
+def _is_mapped_operator(task: Any) -> bool:
+    """Whether a list holds arguments of the operator, not of a function or of a group of tasks."""
+    definition = task.dag.task_dict[task.task_id]
+    return hasattr(definition, "expand_input") and not hasattr(definition, "op_kwargs_expand_input")
+
+
+def _digest(item: Any, ignored: Set[str] = _NOT_DRAWN) -> str:
     if isinstance(item, Mapping):
-        item = {name: value for name, value in item.items() if name not in _NOT_DRAWN}
+        item = {name: value for name, value in item.items() if name not in ignored}
     text = json.dumps(_plain(item), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
+from airflow_provider_evoimage.evolink.given_up import GivenUp
 from airflow_provider_evoimage.evolink.json_values import number, text
 from airflow_provider_evoimage.exceptions import (
     EvoImageError,
@@ -38,7 +39,15 @@ from airflow_provider_evoimage.submission.identity import IDEMPOTENCY_KEY
 STATE_KEY = "evoimage"
 Phase = Literal["submitting", "submitted", "failed", "delivered"]
 # With their defaults.
-_ADDED_LATER = {"item": "", "sealed": None, "most": None, "charged": None, "spent_before": 0.0}
+_ADDED_LATER: dict[str, Any] = {
+    "item": "",
+    "sealed": None,
+    "most": None,
+    "charged": None,
+    "spent_before": 0.0,
+    "failure": "",
+    "tried": (),
+}
 _PHASES = frozenset({"submitting", "submitted", "failed", "delivered"})
 # EvoLink's own clients recover a submission by its key for 23 hours.
 KEY_MEMORY_SECONDS = 23 * 3600
@@ -62,6 +71,8 @@ class SubmissionRecord:
     :param most: credits that it may cost, the upper end of its estimate.
     :param charged: credits that EvoLink charged for a generation that brought nothing; None while unknown.
     :param spent_before: credits that earlier generations of this request cost, since the last delivery.
+    :param failure: EvoLink's code of a failed generation.
+    :param tried: the models that this request left behind before this submission.
     """
 
     key: str
@@ -82,6 +93,8 @@ class SubmissionRecord:
     most: float | None = None
     charged: float | None = None
     spent_before: float = 0.0
+    failure: str = ""
+    tried: tuple[GivenUp, ...] = ()
     v: int = 1
 
     def is_outlived(self, now: float) -> bool:
@@ -113,6 +126,7 @@ class SubmissionRecord:
             evolink_task_id=generation.evolink_task_id,
             retryable=is_retryable_failure(generation),
             charged=charged if phase == "failed" else None,
+            failure=generation.error.code if phase == "failed" and generation.error else "",
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -120,7 +134,7 @@ class SubmissionRecord:
         return {
             name: value
             for name, value in asdict(self).items()
-            if name not in _ADDED_LATER or value not in {None, "", _ADDED_LATER[name]}
+            if name not in _ADDED_LATER or value not in (None, "", _ADDED_LATER[name])
         }
 
     @classmethod
@@ -154,6 +168,8 @@ class SubmissionRecord:
                 most=number(data.get("most")),
                 charged=number(data.get("charged")),
                 spent_before=max(number(data.get("spent_before")) or 0.0, 0.0),
+                failure=text(data.get("failure")) or "",
+                tried=GivenUp.read(data.get("tried")),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
@@ -330,12 +346,14 @@ def record_before_post(
     earlier: SubmissionRecord | None,
     sealed: str | None = None,
     most: Decimal | None = None,
+    tried: tuple[GivenUp, ...] = (),
 ) -> SubmissionRecord:
     """Make the record that precedes a POST.
 
     :param epoch: of this try; the identity may have an earlier one.
     :param earlier: the present record; the time of the first POST under a key stays.
     :param most: credits that the request may cost; None where no price is known.
+    :param tried: the models that the request left behind before.
     """
     return SubmissionRecord(
         key=key,
@@ -351,6 +369,7 @@ def record_before_post(
         sealed=sealed,
         most=None if most is None else float(most),
         spent_before=0.0 if earlier is None else earlier.spent_before_key(key),
+        tried=tried,
     )
 
 

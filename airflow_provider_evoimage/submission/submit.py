@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_evoimage.defaults import OnChange, OnClear
 from airflow_provider_evoimage.evolink.answers import Generation
-from airflow_provider_evoimage.evolink.errors import is_retryable_failure
+from airflow_provider_evoimage.evolink.errors import is_retryable_failure, model_refusal
+from airflow_provider_evoimage.evolink.given_up import GivenUp
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.evolink.protocol import Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest, billable_body
@@ -71,6 +72,9 @@ class Submission:
     :param before_post: called just before each POST, after the uploads; may stop this try by raising.
     :param described: the request in the form of a manifest, for the record.
     :param uploads: references that are uploaded first; None where there are none.
+    :param tried: the models that the request left behind before; from then on only the record says which of them
+        may be paid for.
+    :param may_fall_back: whether other models may follow, so that a refusal of this one is raised at once.
     """
 
     def __init__(
@@ -91,6 +95,8 @@ class Submission:
         before_post: Callable[[], object] | None = None,
         described: Mapping[str, Any] | None = None,
         uploads: Uploads | None = None,
+        tried: tuple[GivenUp, ...] = (),
+        may_fall_back: bool = False,
     ) -> None:
         self._hook = hook
         self._identity = identity
@@ -109,6 +115,8 @@ class Submission:
         self._before_submit = before_submit
         self._before_post = before_post
         self._uploads = uploads
+        self._tried = tried
+        self._may_fall_back = may_fall_back
         self._record: SubmissionRecord | None = None
         #: Credits that earlier generations of this request cost; known when ``before_submit`` is called.
         self.spent_before = 0.0
@@ -149,6 +157,8 @@ class Submission:
             # It was handed over before it ended, and it brought nothing that could be delivered now.
             earlier = None if earlier is None else replace(earlier, phase="failed")
             decision = Submit(self._identity, "it has failed, or its links are dead")
+        elif self._tried and decision.recorded_key is None:
+            decision = replace(decision, because="another model is tried")
         return self.carry_out(decision, request, earlier=earlier)
 
     def carry_out(
@@ -241,6 +251,7 @@ class Submission:
                 hook=self._hook,
                 earlier=earlier,
                 most=most_of(sending),
+                tried=self._tried,
                 sealed=SentRequest(body=sending.body(), described=self.sent).sealed(
                     self._hook.settings.account.api_key
                 ),
@@ -248,7 +259,9 @@ class Submission:
             announced = None
             if self._before_post is not None:
                 self._before_post()
-            self._keeper.keep(record, required=self._requires_record or not self._trusted)
+            self._keeper.keep(
+                record, required=self._requires_record or not self._trusted or bool(self._tried)
+            )
             try:
                 submitted = self._post(sending, request, key, None if repeats else recorded)
             except EvoImageError as error:
@@ -316,8 +329,12 @@ class Submission:
         self, sending: ImageRequest, request: ImageRequest, key: str, recorded: ImageRequest | None
     ) -> Submitted:
         """Submit the request; on a conflict, with the URLs that an earlier try may have sent under this key."""
+        options: dict[str, Any] = {"submit_timeout": self._submit_timeout}
+        # Of an outcome that is unknown already, a refusal says nothing.
+        if self._may_fall_back and not self._may_have_been_accepted(key):
+            options["stops_at"] = is_model_refusal
         try:
-            return self._hook.submit(sending, key, submit_timeout=self._submit_timeout)
+            return self._hook.submit(sending, key, **options)
         except IdempotencyConflictError:
             as_sent_before = self._uploads.as_sent_before(request) if self._uploads is not None else []
             for earlier in [*as_sent_before, *([] if recorded is None else [recorded])]:
@@ -377,6 +394,11 @@ class Submission:
                 record.evolink_task_id,
                 decision.because,
             )
+
+
+def is_model_refusal(error: EvoImageError) -> bool:
+    """Whether EvoLink certainly refused a submission because of its model."""
+    return model_refusal(error) is not None
 
 
 def account_of(hook: EvoImageHook) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.system
 #: DAG → images it saves, their pixel sizes, and words that only its prompts have.
 EXAMPLES = {
     "evoimage_quick_start": (4, {(1024, 1024)}, "red bicycle"),
-    "evoimage_daily_campaign": (3, {(1536, 1024)}, "photo of a (Trail|Rain|Enamel)"),
+    "evoimage_daily_campaign": (3, {(1536, 1024)}, "photo of a (Trail|Rain|Enamel)(?!.*plain background)"),
     "evoimage_batch_campaign": (
         6,
         {(1536, 1024), (1024, 1536), (1024, 1024)},
@@ -35,6 +36,11 @@ EXAMPLES = {
         2,
         {(1024, 1024)},
         "^A trail shoe on wet rocks|^An enamel mug on a camp table, no",
+    ),
+    "evoimage_fallback_campaign": (
+        2,
+        {(1024, 1024)},
+        "^An enamel mug on a camp table at dawn$|^A head torch on wet stones$",
     ),
 }
 
@@ -148,7 +154,7 @@ def test_channel_sizes_are_cut_from_one_paid_image(airflow: LocalAirflow, simula
     made = airflow.xcom(dag_id, run_id, "cut")["images"][0]["renditions"]
     sizes = {each["channel"]: Image.open(each["path"].removeprefix("file://")).size for each in made}
     assert sizes == {"meta.story": (1080, 1920), "meta.square": (1080, 1080), "hero": (1200, 900)}
-    wait_until_paid(airflow, simulator, dag_id, "An enamel mug on a camp table at dawn", 1)
+    wait_until_paid(airflow, simulator, dag_id, "An enamel mug on a camp table at dawn, no text", 1)
 
 
 def test_approved_campaign_publishes_what_a_person_chose(
@@ -205,6 +211,36 @@ def test_nightly_catalogue_draws_only_what_is_new(airflow: LocalAirflow, tmp_pat
     assert len(list(tmp_path.rglob("*.png"))) == 4
     shown = airflow.xcom(dag_id, run_id, "draw", key="evoimage_images")
     assert (shown["items_saved"], shown["items_reused"], shown["reused"]) == (3, 2, 2)
+
+
+def test_other_model_draws_where_the_first_is_not_available(
+    airflow: LocalAirflow, simulator: str, tmp_path: Path
+):
+    dag_id = "evoimage_fallback_campaign"
+    settings = f"{simulator}/_simulator/settings"
+    # A model that no other test asks for.
+    gone = "gpt-image-2.5-flare"
+    httpx.post(settings, json={"unavailable_models": {gone: "model_not_found"}}, trust_env=False)
+    try:
+        run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri(), "model": gone})
+        airflow.wait_for_success(dag_id, run_id, deadline=180)
+    finally:
+        httpx.post(settings, json={"unavailable_models": {}}, trust_env=False)
+    words = EXAMPLES[dag_id][2]
+    wait_until_paid(airflow, simulator, dag_id, words, 2)
+    sidecars = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("*.json"))]
+    assert [each["name"] for each in sidecars] == ["mug", "torch"]
+    for each in sidecars:
+        assert each["model"] == "gpt-image-1.5"
+        assert each["fell_back"] == [{"model": gone, "why": "model_not_found", "billed": False}]
+        assert each["labels"] == {"campaign": "spring", "run": run_id}
+    total = airflow.xcom(dag_id, run_id, "total")
+    assert total["credits"] == pytest.approx(sum(each["usage"]["charged"] for each in sidecars))
+    assert (total["generations"], total["images"], total["unknown"]) == (2, 2, 0)
+    instances = airflow.request(
+        "GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/draw/listMapped"
+    ).json()["task_instances"]
+    assert sorted(each["rendered_map_index"] for each in instances) == ["mug", "torch"]
 
 
 def test_batch_hands_its_pictures_to_the_task_after_it(airflow: LocalAirflow, tmp_path: Path):

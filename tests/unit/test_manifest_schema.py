@@ -54,7 +54,7 @@ def fields(value: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(value, dict):
         for name, inner in value.items():
             yield f"`{prefix}{name}`"
-            if name not in {"request", "tokens"}:
+            if name not in {"request", "tokens", "labels"}:
                 yield from fields(inner, f"{prefix}{name}.")
     if isinstance(value, list):
         for inner in value:
@@ -79,15 +79,33 @@ def test_page_has_one_row_for_each_field_as_the_schema_says_it():
     assert table == list(rows(SCHEMA))
 
 
+GIVEN = {
+    "name": "mug",
+    "labels": {"campaign": "spring"},
+    "fell_back": [{"model": "gpt-image-1", "why": "model_unavailable", "billed": False}],
+}
+
+
+def with_given() -> dict[str, Any]:
+    return build_manifest(
+        Generation.read(ANSWER),
+        requested=RequestSummary.in_manifest({**a_manifest(), **GIVEN}),
+        made_by=MADE_BY,
+        saved=[SAVED],
+    )
+
+
+def test_what_only_some_requests_have_goes_on_with_a_manifest():
+    manifest = with_given()
+    assert {name: manifest[name] for name in GIVEN} == GIVEN
+    assert not GIVEN.keys() & a_manifest().keys()
+
+
 def test_code_writes_every_field_of_the_schema_and_no_other():
-    reused = a_manifest() | {
-        "reusable_for": REUSABLE_FOR,
-        "reused": REUSED,
-        "approval": APPROVAL,
-        "contact_sheets": [SHEET],
-    }
-    CHECK.validate(reused)
-    written = set(fields(reused))
+    parts = {"reusable_for": REUSABLE_FOR, "reused": REUSED, "approval": APPROVAL, "contact_sheets": [SHEET]}
+    whole = with_given() | parts
+    CHECK.validate(whole)
+    written = set(fields(whole))
     assert written == {name for name, _, _ in rows(SCHEMA)}
 
 
@@ -97,6 +115,7 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
         a_manifest(),
         without_links(a_manifest()),
         a_manifest() | {"contact_sheets": [SHEET]},
+        with_given(),
         a_manifest(status="processing", results=[], usage=None),
         a_manifest(created=None, duration=None, model=None),
         build_manifest(
@@ -111,6 +130,7 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
         "saved",
         "sidecar",
         "with contact sheet",
+        "named",
         "unfinished",
         "without times",
         "mapped, by id",

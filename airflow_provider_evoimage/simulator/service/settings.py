@@ -28,7 +28,9 @@ class Settings:
     :param files_errors_with_200: the files API refuses with HTTP status 200.
     :param upload_receipts: whether lost upload replies can be read again; without, that answers 404.
     :param file_lifetime: real seconds for which uploaded files are kept.
-    :param unavailable_models: models the service has no capacity for.
+    :param unavailable_models: the code with which submissions of a model are refused: 503 with `model_unavailable` or
+        `no_available_channel`, 404 with `model_not_found`, 403 with any other.
+    :param failing_models: the code with which generations of a model fail.
     :param slow_start: seconds after its start for which every request is refused with status 503.
     :param charge_factor: the account pays this many times the listed prices.
     :param reserve_factor: the service reserves this many times what an order can cost by the listed prices.
@@ -50,7 +52,8 @@ class Settings:
     files_errors_with_200: bool = False
     upload_receipts: bool = True
     file_lifetime: float = 72 * 3600.0
-    unavailable_models: list[str] = field(default_factory=list)
+    unavailable_models: dict[str, str] = field(default_factory=dict)
+    failing_models: dict[str, str] = field(default_factory=dict)
     slow_start: float = 0.0
     charge_factor: float = 1.0
     reserve_factor: float = 1.0
@@ -127,10 +130,16 @@ def _keys(value: Any) -> list[str] | dict[str, str] | None:
     return list(value) if isinstance(value, list) else dict(value)
 
 
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, list) and all(isinstance(text, str) for text in value):
-        return list(value)
-    raise ValueError("must be a list of texts")
+def _codes(usual: str) -> Callable[[Any], dict[str, str]]:
+    def read(value: Any) -> dict[str, str]:
+        codes = dict.fromkeys(value, usual) if isinstance(value, list) else value
+        if isinstance(codes, dict) and all(
+            isinstance(text, str) and text for each in codes.items() for text in each
+        ):
+            return dict(codes)
+        raise ValueError("must be a list of models, or an object of models and error codes")
+
+    return read
 
 
 def _key_list(value: Any) -> list[str]:
@@ -159,7 +168,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "files_errors_with_200": _flag,
     "upload_receipts": _flag,
     "file_lifetime": number,
-    "unavailable_models": _texts,
+    "unavailable_models": _codes("model_unavailable"),
+    "failing_models": _codes("service_error"),
     "slow_start": number,
     "credits": number,
     "token_credits": _optional,

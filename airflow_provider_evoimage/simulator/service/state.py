@@ -38,6 +38,8 @@ from airflow_provider_evoimage.simulator.service.settings import Settings, read_
 from airflow_provider_evoimage.simulator.service.uploads import FILES_PATH, Upload, Uploads
 
 MAX_BATCH = 50
+# Codes that say that a model has no capacity now; with the others it is gone, or barred for a key.
+NO_CAPACITY = ("model_unavailable", "no_available_channel")
 ENDINGS = ("completed", "failed", "cancelled")
 # Longest Retry-After of a refused submission: running generations may never end.
 LONGEST_RETRY_AFTER = 30.0
@@ -199,7 +201,7 @@ class SimulatorState:
         reserved = reservation(order, self.settings.reserve_factor)
         now = self.clock.now()
         self.bank.reserve(caller, reserved, now)
-        failure = script.failure or inspected.failure
+        failure = script.failure or inspected.failure or self.settings.failing_models.get(order.model)
         generation = Generation(
             id=self.names.task_id(now - age),
             caller=caller,
@@ -225,8 +227,10 @@ class SimulatorState:
         return generation
 
     def _check_capacity(self, caller: Caller, model: str) -> None:
-        if model in self.settings.unavailable_models:
-            raise Refusal(503, f"No capacity for {model} right now.", code="model_unavailable")
+        code = self.settings.unavailable_models.get(model)
+        if code is not None:
+            status = {"model_not_found": 404, **dict.fromkeys(NO_CAPACITY, 503)}.get(code, 403)
+            raise Refusal(status, f"Model {model} is not available.", code=code)
         allowed = self.settings.concurrency
         running = [each for each in self._open.values() if each.caller.account == caller.account]
         if not allowed or len(running) < allowed:

@@ -1,0 +1,50 @@
+"""A request for two models, its worker that dies, and what must have been paid in the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.task_driver import StateStore, TaskRun, generate
+
+FIRST, OTHER = "gpt-image-1", "gpt-image-1.5"
+#: Codes with which EvoLink refuses a submission because of its model.
+REFUSALS = [
+    "model_unavailable",
+    "no_available_channel",
+    "model_not_found",
+    "model_access_denied",
+    "key_model_not_allowed",
+]
+#: Codes of failed generations that another model may do better.
+FAILURES = [
+    "service_error",
+    "resource_exhausted",
+    "generation_timeout",
+    "quota_exceeded",
+    "service_unavailable",
+]
+
+
+def let_first_model_fail(evolink: SimulatorServer, code: str) -> None:
+    """Let EvoLink refuse the first model, or let its generations fail."""
+    setting = "unavailable_models" if code in REFUSALS else "failing_models"
+    evolink.state.configure({setting: {FIRST: code}})
+
+
+def let_all_models_work(evolink: SimulatorServer) -> None:
+    evolink.state.configure({"unavailable_models": {}, "failing_models": {}})
+
+
+def two_models(folder: Path, store: StateStore | None, *, retries: int = 3, **arguments: Any) -> TaskRun:
+    """A task that asks one model and then another; without a store it keeps its record beside the images."""
+    fields = {"model": FIRST, "fallback_models": [OTHER], "save_to": str(folder), "fallback_after": 20}
+    return TaskRun(generate(**(fields | arguments)), retries=retries, store=store)
+
+
+def purchases(evolink: SimulatorServer) -> list[str]:
+    """Return the models of the generations that were or will be charged."""
+    evolink.state.settle()
+    made = evolink.state.generations.values()
+    return [each.order.model for each in made if each.ends_as == "completed"]
