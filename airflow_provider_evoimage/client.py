@@ -1,7 +1,7 @@
 """EvoLink's API as methods: how often to try a call, how long to wait, which error to raise.
 
 The calls themselves are described in ``evolink.protocol`` and ``evolink.files``. :class:`EvoLinkClient` has them all;
-:class:`AsyncEvoLinkClient` has the two that a trigger needs.
+:class:`AsyncEvoLinkClient` has those that a trigger needs.
 """
 
 from __future__ import annotations
@@ -380,7 +380,7 @@ class EvoLinkClient(_AccountClient):
 
 
 class AsyncEvoLinkClient(_AccountClient):
-    """EvoLink over asyncio, for triggers: reads how far generations have come, and nothing else.
+    """EvoLink over asyncio, for triggers: reads how far generations have come, their list and the balance.
 
     Use as an asynchronous context manager, or await :meth:`aclose`.
 
@@ -401,6 +401,14 @@ class AsyncEvoLinkClient(_AccountClient):
     async def aclose(self) -> None:
         """Close the connections."""
         await self._transport.aclose()
+
+    async def list_generations(self, **query: Any) -> GenerationPage:
+        """Read one page of the account's generations, newest first; see ``protocol.list_generations``."""
+        return await self._attempt(protocol.list_generations(**query))
+
+    async def get_credits(self) -> Credits:
+        """Read the balance of account and key; free of charge."""
+        return await self._attempt(protocol.get_credits())
 
     async def get_state(self, evolink_task_id: str) -> GenerationState:
         """Read how far one generation has come."""

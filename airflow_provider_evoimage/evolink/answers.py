@@ -212,7 +212,10 @@ class GenerationState:
 
 
 class GenerationPage(_Answer):
-    """One page of the account's generations, newest first; without result links, which only a read gives."""
+    """One page of the account's generations, newest first; without result links, which only a read gives.
+
+    Of the usage each item has only the charge, once it has ended.
+    """
 
     total: int
     generations: tuple[Generation, ...]
@@ -230,7 +233,7 @@ class GenerationPage(_Answer):
         total = number_or_numeral(answer.get("total"))
         return cls(
             total=len(items) if total is None else int(total),
-            generations=tuple(Generation.read(item) for item in items),
+            generations=tuple(Generation.read(_with_usage(item)) for item in items),
             raw=dict(answer),
         )
 
@@ -273,6 +276,14 @@ class Credits(_Answer):
         if self.key_remaining is None:
             return self.account_remaining
         return min(self.account_remaining, self.key_remaining)
+
+
+def _with_usage(item: object) -> object:
+    """Put the charge of a list's item where a task's detail has it; one that still runs says 0 there."""
+    task = mapping(item)
+    if "credits_used" not in task or "usage" in task or _status(task.get("status"), None) not in _TERMINAL:
+        return item
+    return {**task, "usage": {"credits_used": task["credits_used"]}}
 
 
 def _credits(value: object) -> float | None:

@@ -110,7 +110,7 @@ class EvoImageHook(BaseHook):
     async def aget_conn(self, *, read_attempts: int = READ_ATTEMPTS) -> AsyncEvoLinkClient:
         """Return a new client for a trigger of your own; the caller closes it.
 
-        It reads how far generations have come (``get_state``, ``get_states``) and nothing else: submit,
+        It reads how far generations have come (``get_state``, ``get_states``), their list and the balance: submit,
         upload and read results on a worker.
 
         :param read_attempts: how often the client itself tries one read; 1 leaves that to the caller.
@@ -151,14 +151,18 @@ class EvoImageHook(BaseHook):
         *,
         status: str | None = None,
         model: str | None = None,
+        kind: str | None = "image",
         page: int = 1,
         page_size: int = 20,
     ) -> GenerationPage:
         """Read the account's latest generations, newest first, 1 to 50 on a page: to find a lost one.
 
         :param status: ``processing`` (with those still pending), ``completed``, ``failed`` or ``cancelled``.
+        :param kind: ``image``, ``video``, ``audio``, or None for all of them.
         """
-        return self._client.list_generations(status=status, model=model, page=page, page_size=page_size)
+        return self._client.list_generations(
+            status=status, model=model, kind=kind, page=page, page_size=page_size
+        )
 
     def get_credits(self) -> Credits:
         """Read the balance; free of charge."""

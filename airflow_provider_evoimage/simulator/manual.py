@@ -36,6 +36,7 @@ control, over HTTP with JSON bodies
   GET    /_simulator/callbacks         webhooks: receiver's host, attempts and what they were answered
   GET    /_simulator/counters          what was asked, paid, replayed, read and downloaded
   GET    /_simulator/generations       every generation, with its prompt and Idempotency-Key
+  POST   /_simulator/generations       one made on the website: a submission's fields, "age": S, "account"
   POST   /_simulator/generations/ID    {"end": "completed|failed|cancelled", "code": ...} or {"duration": S}
   POST   /_simulator/faults            {"route": "submit|task|list|batch|credits|models|catalog|
                                                   upload|files|download",

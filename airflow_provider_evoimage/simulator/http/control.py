@@ -9,8 +9,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_evoimage.simulator.service.faults import read_fault
+from airflow_provider_evoimage.simulator.service.accounts import DEFAULT_ACCOUNT, Caller, key_hash
+from airflow_provider_evoimage.simulator.service.errors import Refusal
+from airflow_provider_evoimage.simulator.service.faults import read_fault, read_script
 from airflow_provider_evoimage.simulator.service.generations import Generation
+from airflow_provider_evoimage.simulator.service.orders import read_order
 from airflow_provider_evoimage.simulator.service.settings import number
 from airflow_provider_evoimage.simulator.service.state import SimulatorState
 
@@ -28,6 +31,7 @@ def control_routes(state: SimulatorState) -> list[Route]:
         Route(f"{CONTROL_PATH}/faults", control.clear_faults, methods=["DELETE"]),
         Route(f"{CONTROL_PATH}/faults", _plain_errors(control.post_fault), methods=["POST"]),
         Route(f"{CONTROL_PATH}/generations", control.generations, methods=["GET"]),
+        Route(f"{CONTROL_PATH}/generations", _plain_errors(control.make_elsewhere), methods=["POST"]),
         Route(
             f"{CONTROL_PATH}/generations/{{task_id}}",
             _plain_errors(control.change_generation),
@@ -96,6 +100,23 @@ class Control:
         del request
         self.state.settle()
         return JSONResponse({"data": [self._summary(each) for each in self.state.generations.values()]})
+
+    async def make_elsewhere(self, request: Request) -> Response:
+        """`POST /_simulator/generations`: the body of a submission, as made on the website some time ago.
+
+        Besides the fields of a submission: `age`, seconds since it was accepted (0), and `account`.
+        """
+        body = {"model": "gpt-image-1.5", "quality": "low"} | await _object(request)
+        age, account = number(body.pop("age", 0)), body.pop("account", DEFAULT_ACCOUNT)
+        if not isinstance(account, str) or not account:
+            raise ValueError("account must be a text")
+        try:
+            order = read_order(body)
+            caller = Caller(account, key_hash(f"the website for {account}"))
+            generation = self.state.accept(caller, order, read_script(order.prompt), None, age=age)
+        except Refusal as refusal:
+            raise ValueError(refusal.message or refusal.code) from None
+        return JSONResponse(self._summary(generation))
 
     async def change_generation(self, request: Request) -> Response:
         """`POST /_simulator/generations/{task_id}`: end it, or set its duration."""

@@ -183,10 +183,12 @@ class SimulatorState:
         script: Script,
         key: str | None,
         inspected: Inspected | None = None,
+        age: float = 0.0,
     ) -> Generation:
         """Accept an order: reserve its credits and start the generation.
 
         :param inspected: what its references are.
+        :param age: seconds ago that it was accepted.
         :raises Refusal: with status 402 when the account or the key is short of credits, 429 when the account
             has too many running generations, 503 when the service has no capacity for the model.
         """
@@ -198,12 +200,12 @@ class SimulatorState:
         self.bank.reserve(caller, reserved, now)
         failure = script.failure or inspected.failure
         generation = Generation(
-            id=self.names.task_id(now),
+            id=self.names.task_id(now - age),
             caller=caller,
             order=order,
             script=script,
             idempotency_key=key,
-            accepted_at=now,
+            accepted_at=now - age,
             duration=self._duration(order, script),
             reserved=reserved,
             speed=self.settings.speed,
@@ -356,7 +358,9 @@ class SimulatorState:
     def of(self, caller: Caller) -> Iterable[Generation]:
         """Return the generations of the caller's account, newest first."""
         self.settle()
-        everything = reversed(list(self.generations.values()))
+        with self._lock:
+            # A stable sort: of one moment, the last accepted comes first.
+            everything = sorted(reversed(self.generations.values()), key=lambda each: -each.accepted_at)
         return (generation for generation in everything if generation.caller.account == caller.account)
 
     # Files

@@ -102,6 +102,33 @@ def test_generation_can_be_ended_or_slowed_from_outside(customer):
     assert again.status_code == 400
 
 
+def test_generation_can_be_made_elsewhere_some_time_ago(customer):
+    mine = customer.finished("mine")
+    made = customer.control("POST", "generations", prompt="a poster", n=2, age=21 * 3600)
+    task = customer.task(made["id"])
+    assert (task["status"], len(task["results"])) == ("completed", 2)
+    assert task["created"] == int(customer.state.clock.now()) - 21 * 3600
+    listed = customer.http.get("/v1/tasks").json()["data"]
+    assert [each["id"] for each in listed] == [mine["id"], made["id"]]
+    # The key of the tests was not charged for it, its account was.
+    assert customer.credits()["token"]["used_credits"] == mine["usage"]["credits_used"]
+    assert customer.credits()["user"]["used_credits"] > mine["usage"]["credits_used"]
+    # Those of another account are not seen, and dead links stay dead.
+    customer.control("POST", "generations", prompt="a poster", account="another")
+    old = customer.control("POST", "generations", prompt="a poster", age=25 * 3600)
+    assert len(customer.http.get("/v1/tasks").json()["data"]) == 3
+    assert customer.files.get(customer.task(old["id"])["results"][0]).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"prompt": "x", "age": -1}, {"prompt": "x", "account": 3}, {"prompt": "x", "n": 0}]
+)
+def test_generation_made_elsewhere_with_a_wrong_field_is_refused(customer, body):
+    answer = customer.http.post("/_simulator/generations", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
 def test_duration_of_all_generations_can_be_set(customer):
     customer.control("POST", "settings", duration=0)
     assert customer.submit().json()["status"] == "completed"
