@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from datetime import timedelta
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError
@@ -72,6 +72,34 @@ def filled(name: str, value: str | None) -> str | None:
     if not isinstance(value, str):
         raise InvalidRequestError(f"{name} must be text, not {value!r}.")
     return None if value.strip() in {"", "None"} else value.strip()
+
+
+def texts(name: str, value: str | Iterable[str] | None) -> list[str]:
+    """Return a list of texts from one text, a list, or a template that rendered to nothing.
+
+    :raises InvalidRequestError: when it holds anything else.
+    """
+    given = [value] if isinstance(value, str) or value is None else list(value)
+    found = (filled(name, each) for each in given)
+    return [each for each in found if each is not None]
+
+
+def moment(name: str, value: datetime | str | None) -> float | None:
+    """Return a moment in Unix seconds from a datetime or ISO text, in UTC where it names no zone.
+
+    :raises InvalidRequestError: when it is neither.
+    """
+    if not isinstance(value, datetime):
+        text = filled(name, value)
+        if text is None:
+            return None
+        try:
+            value = datetime.fromisoformat(text)
+        except ValueError:
+            raise InvalidRequestError(
+                f"{name} must be a datetime or ISO text such as 2026-05-01T06:00:00+00:00, not {text!r}."
+            ) from None
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
 
 
 #: A description of a picture for people who do not see it has a sentence or two.

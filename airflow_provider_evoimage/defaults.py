@@ -32,6 +32,9 @@ DEFAULT_SUBMIT_TIMEOUT = 300.0
 ONE_GENERATION = "{dag_id}/{run_id}/{task_id}{map_suffix}-{index}.{ext}"
 MANY_GENERATIONS = "{dag_id}/{run_id}/{task_id}{map_suffix}-{item}-{index}.{ext}"
 
+#: The same where all of an account is saved: equal in every run.
+INGESTED_GENERATION = "{model}/{evolink_task_id}-{index}.{ext}"
+
 #: Images that are fetched at one time.
 PARALLEL_DOWNLOADS = 4
 

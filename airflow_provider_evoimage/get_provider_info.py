@@ -28,6 +28,7 @@ def get_provider_info() -> dict[str, object]:
                 "python-modules": [
                     "airflow_provider_evoimage.operators.batch",
                     "airflow_provider_evoimage.operators.generate",
+                    "airflow_provider_evoimage.operators.ingest",
                     "airflow_provider_evoimage.operators.renditions",
                     "airflow_provider_evoimage.operators.save",
                 ],

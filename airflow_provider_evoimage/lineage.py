@@ -80,16 +80,43 @@ class NewImages:
         from openlineage.client.facet_v2 import output_statistics_output_dataset
 
         namespace, name = _dataset_of(self.folder)
-        sizes = [image["bytes"] for image in self._images if "path" in image]
+        files, size = self._files
         statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-            fileCount=len(sizes), size=sum(sizes)
+            fileCount=files, size=size
         )
         dataset = OutputDataset(namespace, name, outputFacets={"outputStatistics": statistics})
         return OperatorLineage(outputs=[dataset])
 
     @property
+    def _files(self) -> tuple[int, int]:
+        """Number of saved files, and their bytes."""
+        sizes = [image["bytes"] for image in self._images if "path" in image]
+        return len(sizes), sum(sizes)
+
+    @property
     def _images(self) -> list[Mapping[str, Any]]:
         return [image for manifest in self.manifests for image in manifest["images"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedImages(NewImages):
+    """The images of a save of any size, counted while it ran.
+
+    :param counts: the event's ``extra``.
+    :param bytes: of all files together.
+    """
+
+    counts: Mapping[str, Any]
+    bytes: int
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What an asset event says; the same fields as those of other saves."""
+        return dict(self.counts)
+
+    @property
+    def _files(self) -> tuple[int, int]:
+        return int(self.counts["images"]), self.bytes
 
 
 def folder_uri(save_to: str) -> str:

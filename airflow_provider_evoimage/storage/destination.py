@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +134,41 @@ class Destination:
         except Exception as error:  # noqa: BLE001 (a part file does no harm)
             log.warning("Part files of an earlier try may remain in %s: %s", self._base, _in_words(error))
 
+    def json_files(self, *, since: float, largest: int) -> Iterator[str]:
+        """Name the JSON files anywhere below the folder, one folder after another, so that memory stays bounded.
+
+        Hidden files and folders are left out. A store that does not say when or how large a file is gives it.
+
+        :param since: Unix seconds; files that were not written since are left out.
+        :param largest: bytes; larger files are left out.
+        :raises DestinationError: when the folder cannot be listed; one that is absent has no files.
+        """
+        root = self._base.path.rstrip("/")
+        folders = [root]
+        while folders:
+            folder = folders.pop()
+            for info in self._listed(folder):
+                path = str(info["name"]).rstrip("/")
+                name = path.rpartition("/")[2]
+                if name.startswith(".") or path == folder.rstrip("/"):
+                    continue
+                if info.get("type") == "directory":
+                    folders.append(path)
+                elif (
+                    name.endswith(".json") and (info.get("size") or 0) <= largest and _written(info) >= since
+                ):
+                    yield path.removeprefix(root).lstrip("/")
+
+    def _listed(self, folder: str) -> list[Mapping[str, Any]]:
+        try:
+            # Listings are cached for the life of the process; another worker may have written meanwhile.
+            self._fs.invalidate_cache()
+            return list(self._fs.ls(folder, detail=True))
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise self._failure("", error) from error
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         try:
@@ -189,6 +226,22 @@ def _may_mean_absent(error: Exception) -> bool:
         return True
     # gcsfs has no exception class for 403.
     return isinstance(error, OSError) and str(error).startswith("Forbidden")
+
+
+def _written(info: Mapping[str, Any]) -> float:
+    """Return the Unix seconds at which a file was written, by the words of the stores; the future if none says."""
+    for name in ("mtime", "LastModified", "last_modified", "updated"):
+        value = info.get(name)
+        try:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            if isinstance(value, datetime):
+                return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+        except ValueError:
+            continue
+        if isinstance(value, (int, float)):
+            return float(value)
+    return math.inf
 
 
 def _in_words(error: Exception) -> str:

@@ -182,6 +182,7 @@ class SimulatorState:
         order: Order,
         script: Script,
         key: str | None,
+        *,
         inspected: Inspected | None = None,
         age: float = 0.0,
     ) -> Generation:
@@ -359,8 +360,9 @@ class SimulatorState:
         """Return the generations of the caller's account, newest first."""
         self.settle()
         with self._lock:
-            # A stable sort: of one moment, the last accepted comes first.
-            everything = sorted(reversed(self.generations.values()), key=lambda each: -each.accepted_at)
+            # Stable, then turned around: of one moment, the last accepted comes first.
+            everything = sorted(self.generations.values(), key=lambda each: each.accepted_at)
+        everything.reverse()
         return (generation for generation in everything if generation.caller.account == caller.account)
 
     # Files
