@@ -45,6 +45,7 @@ def get_provider_info() -> dict[str, object]:
                 "integration-name": "EvoLink Images",
                 "python-modules": [
                     "airflow_provider_evoimage.triggers.batch",
+                    "airflow_provider_evoimage.triggers.finished",
                     "airflow_provider_evoimage.triggers.generation",
                 ],
             }

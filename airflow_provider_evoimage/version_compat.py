@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         TaskDeferralError,
         TaskDeferralTimeout,
     )
+    from airflow.sdk.execution_time.context import AssetStateStoreAccessor
+    from airflow.triggers.shared_stream import SharedStreamProducer
 else:
     try:
         from airflow.sdk.exceptions import (
@@ -53,6 +55,22 @@ else:
 
 #: Whether operators take ``retry_policy`` (Airflow 3.3 and later).
 HAS_RETRY_POLICY: bool = RetryPolicy is not object
+
+
+def __getattr__(name: str) -> Any:
+    """Import what only the triggerer needs when it is asked for; below Airflow 3.3 a class without anything."""
+    try:
+        if name == "SharedStreamProducer":
+            from airflow.triggers.shared_stream import SharedStreamProducer  # noqa: PLC0415
+
+            return SharedStreamProducer
+        if name == "AssetStateStoreAccessor":
+            from airflow.sdk.execution_time.context import AssetStateStoreAccessor  # noqa: PLC0415
+
+            return AssetStateStoreAccessor
+    except ImportError:
+        return object
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Stats(Protocol):
@@ -107,8 +125,10 @@ __all__ = [
     "AirflowSensorTimeout",
     "AirflowSkipException",
     "AirflowTaskTimeout",
+    "AssetStateStoreAccessor",
     "RetryDecision",
     "RetryPolicy",
+    "SharedStreamProducer",
     "Stats",
     "TaskDeferralError",
     "TaskDeferralTimeout",
