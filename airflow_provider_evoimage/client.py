@@ -26,6 +26,7 @@ from airflow_provider_evoimage.evolink.files import FilePage, FileQuota, Uploade
 from airflow_provider_evoimage.evolink.outcome import after_no_answer, is_still_deciding
 from airflow_provider_evoimage.evolink.protocol import Answer, Call, Submitted, redacted
 from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.evolink.usage import MOST_PAGES, CreditsLeft, WeekOfUse
 from airflow_provider_evoimage.exceptions import (
     TRANSIENT_ERRORS,
     AuthenticationError,
@@ -309,6 +310,19 @@ class EvoLinkClient(_AccountClient):
         """Read the balance of account and key; free of charge."""
         return self._attempt(protocol.get_credits(), self._reading())
 
+    def get_credits_left(self, *, with_pace: bool) -> CreditsLeft:
+        """Read the balance and, on request, from the list of tasks how much the account spends a day."""
+        balance = self.get_credits()
+        if not with_pace:
+            return CreditsLeft(balance=balance)
+        week = WeekOfUse(self.now())
+        for page in range(1, MOST_PAGES + 1):
+            if not week.add(
+                self.list_generations(kind=None, page=page, page_size=protocol.MAX_IDS_PER_BATCH)
+            ):
+                break
+        return CreditsLeft(balance=balance, per_day=week.per_day)
+
     def upload_file(
         self,
         path: Path,
@@ -406,9 +420,18 @@ class AsyncEvoLinkClient(_AccountClient):
         """Read one page of the account's generations, newest first; see ``protocol.list_generations``."""
         return await self._attempt(protocol.list_generations(**query))
 
-    async def get_credits(self) -> Credits:
-        """Read the balance of account and key; free of charge."""
-        return await self._attempt(protocol.get_credits())
+    async def get_credits_left(self, *, with_pace: bool) -> CreditsLeft:
+        """Read the balance and, on request, from the list of tasks how much the account spends a day."""
+        balance = await self._attempt(protocol.get_credits())
+        if not with_pace:
+            return CreditsLeft(balance=balance)
+        week = WeekOfUse(time.time())
+        for page in range(1, MOST_PAGES + 1):
+            if not week.add(
+                await self.list_generations(kind=None, page=page, page_size=protocol.MAX_IDS_PER_BATCH)
+            ):
+                break
+        return CreditsLeft(balance=balance, per_day=week.per_day)
 
     async def get_state(self, evolink_task_id: str) -> GenerationState:
         """Read how far one generation has come."""

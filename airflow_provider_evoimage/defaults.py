@@ -23,6 +23,7 @@ CONNECTION_EXTRAS: dict[str, str | float | None] = {
     "files_base_url": None,
     "idempotency": "trusted",
     "idempotency_namespace": None,
+    "budget_credits_per_month": None,
 }
 
 #: Seconds to keep retrying while EvoLink certainly accepts nothing.

@@ -7,7 +7,9 @@ EvoImageError
 ├── ConnectionSettingsError *        the Airflow connection is incomplete or wrong
 ├── ConnectionNotFoundError          Airflow finds no such connection, or its secrets backend fails
 ├── BudgetExceededError *            it may cost more than max_credits, so it was not sent
-│   └── PriceUnknownError *          max_credits is set and no price is known
+│   ├── PriceUnknownError *          max_credits is set and no price is known
+│   └── MonthBudgetError *           it may cost more than budget_credits_per_month has left
+├── BudgetUnknownError               the month's budget cannot be checked, so it was not sent
 ├── ReferenceUnreadableError         a reference image in your storage could not be read
 ├── EvoLinkApiError                  EvoLink answered with an error
 │   ├── RequestRefusedError *        400, 413, 415, 404 for a model: never accepted as it is
@@ -222,6 +224,22 @@ class BudgetExceededError(EvoImageError, AirflowFailException):
 
 class PriceUnknownError(BudgetExceededError):
     """``max_credits`` is set and no price is known for the request; nothing was sent."""
+
+
+class MonthBudgetError(BudgetExceededError):
+    """The request may cost more than the connection's ``budget_credits_per_month`` has left; nothing was sent."""
+
+    default_on_retry = (
+        "Nothing was sent and no retry follows: raise budget_credits_per_month in the connection or wait for the next "
+        "month, then clear the task."
+    )
+
+
+class BudgetUnknownError(EvoImageError):
+    """What was used of ``budget_credits_per_month`` is unknown for the moment; nothing was sent."""
+
+    default_billed = False
+    default_on_retry = "Nothing was sent by this try; a retry checks the month's budget again."
 
 
 class ReferenceUnreadableError(EvoImageError):

@@ -37,7 +37,10 @@ def get_provider_info() -> dict[str, object]:
         "sensors": [
             {
                 "integration-name": "EvoLink Images",
-                "python-modules": ["airflow_provider_evoimage.sensors.generation"],
+                "python-modules": [
+                    "airflow_provider_evoimage.sensors.credits",
+                    "airflow_provider_evoimage.sensors.generation",
+                ],
             }
         ],
         "triggers": [
@@ -45,6 +48,7 @@ def get_provider_info() -> dict[str, object]:
                 "integration-name": "EvoLink Images",
                 "python-modules": [
                     "airflow_provider_evoimage.triggers.batch",
+                    "airflow_provider_evoimage.triggers.credits",
                     "airflow_provider_evoimage.triggers.finished",
                     "airflow_provider_evoimage.triggers.generation",
                 ],
@@ -126,6 +130,15 @@ def get_provider_info() -> dict[str, object]:
                             "(for instance staging and production)."
                         ),
                         "schema": {"type": ["string", "null"]},
+                    },
+                    "budget_credits_per_month": {
+                        "label": "Credits per month, at most",
+                        "description": (
+                            "Submit nothing more when this API key has used so many credits in a month (UTC). Held "
+                            "softly: for a hard stop give the key a limit of its own at "
+                            "https://evolink.ai/dashboard/keys. Empty: no budget."
+                        ),
+                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
                     },
                 },
             }

@@ -63,6 +63,7 @@ from airflow_provider_evoimage.submission.mapped_item import (
     refuse_rendered_data,
     require_names_by_item,
 )
+from airflow_provider_evoimage.submission.month_budget import MonthBudget
 from airflow_provider_evoimage.waiting.polling import Ending
 
 if TYPE_CHECKING:
@@ -306,6 +307,7 @@ class BatchRun:
             log=self._log,
             parallel=self._arguments.parallel,
             max_active=self._arguments.max_active_generations,
+            month=MonthBudget.of(self._hook, self._log),
         )
 
     def resume(self) -> None:

@@ -34,6 +34,7 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.submission.budget import Budget
 from airflow_provider_evoimage.submission.decision import Refuse, Submit, decide
 from airflow_provider_evoimage.submission.identity import RequestIdentity
+from airflow_provider_evoimage.submission.month_budget import MonthBudget
 from airflow_provider_evoimage.submission.record import (
     RecordKeeper,
     SubmissionRecord,
@@ -78,6 +79,7 @@ class BatchSubmission:
     :param uploads_of: returns the object that uploads an item's references just before it is submitted.
     :param lines: the line of each item; changed in place.
     :param max_active: how many generations may be under way at a time; None for any number.
+    :param month: the month's budget of the connection; None for none.
     """
 
     hook: EvoImageHook
@@ -92,6 +94,7 @@ class BatchSubmission:
     log: Logger
     parallel: int = PARALLEL_SUBMISSIONS
     max_active: int | None = None
+    month: MonthBudget | None = None
     _stopped_by: EvoImageError | None = field(default=None, init=False)
     _decisions: dict[LedgerKey, Submit] = field(default_factory=dict, init=False)
     # The records that the ledger already holds for the items that are submitted next.
@@ -392,7 +395,15 @@ class BatchSubmission:
             self.budget.accepted(name_in_budget(item.ledger_key), generation.usage.credits_reserved)
 
     def _hold(self, item: BatchItem) -> None:
-        self.budget.hold(name_in_budget(item.ledger_key), item.request)
+        name = name_in_budget(item.ledger_key)
+        found = self.budget.hold(name, item.request)
+        if self.month is None:
+            return
+        try:
+            self.month.require(None if found is None else self.budget.held, charged=self.budget.charged)
+        except EvoImageError:
+            self.budget.release(name)
+            raise
 
     def _failed(self, item: BatchItem, error: EvoImageError) -> None:
         if error.billed is False:

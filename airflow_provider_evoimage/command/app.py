@@ -35,7 +35,8 @@ app = typer.Typer(
     name="evoimage",
     help="Show what EvoLink's images cost, the credits left, and the generations of the account; try a key.",
     epilog="The account: --conn-id, else EVOLINK_API_KEY (EVOLINK_BASE_URL), else the Airflow connection "
-    "evoimage_default. Exit codes: 0 done, 1 EvoLink or a storage refused, 2 wrong use, 3 not finished yet.",
+    "evoimage_default. Exit codes: 0 done, 1 EvoLink or a storage refused, or too few credits, 2 wrong use, "
+    "3 not finished yet.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -180,7 +181,21 @@ def prices(
 
 
 @app.command(name="credits")
-def credits_(*, conn_id: ConnId = None, as_json: AsJson = False) -> None:
+def credits_(
+    *,
+    fail_below: Annotated[
+        float | None,
+        typer.Option(
+            "--fail-below",
+            min=0,
+            metavar="N",
+            help="Exit code 1 if fewer credits can be spent.",
+            show_default=False,
+        ),
+    ] = None,
+    conn_id: ConnId = None,
+    as_json: AsJson = False,
+) -> None:
     """Show how many credits the account and the API key have left. Costs nothing."""
     hook = CommandHook(conn_id)
     try:
@@ -188,6 +203,9 @@ def credits_(*, conn_id: ConnId = None, as_json: AsJson = False) -> None:
     finally:
         hook.close()
     _print(tables.credits_table(balance), as_json=as_json, data=tables.credits_json(balance))
+    if fail_below is not None and balance.usable < fail_below:
+        typer.echo(f"{balance.usable:,.4f} credits can be spent, fewer than {fail_below:,.4f}.", err=True)
+        raise typer.Exit(1)
 
 
 @app.command(name="list")

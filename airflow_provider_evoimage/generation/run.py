@@ -36,7 +36,12 @@ from airflow_provider_evoimage.references.task import TaskReferences, has_refere
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver
-from airflow_provider_evoimage.submission.budget import charge_warning, credit_limit, require_within
+from airflow_provider_evoimage.submission.budget import (
+    charge_warning,
+    credit_limit,
+    most_credits_of,
+    require_within,
+)
 from airflow_provider_evoimage.submission.identity import fingerprint
 from airflow_provider_evoimage.submission.mapped_item import (
     is_given_by_upstream,
@@ -44,6 +49,7 @@ from airflow_provider_evoimage.submission.mapped_item import (
     refuse_rendered_data,
     require_names_by_item,
 )
+from airflow_provider_evoimage.submission.month_budget import MonthBudget
 from airflow_provider_evoimage.submission.sealed_request import unseal
 from airflow_provider_evoimage.submission.submit import Submission, identity_of, naming_what_is_paid
 from airflow_provider_evoimage.waiting.blocking import wait_on_worker
@@ -364,10 +370,13 @@ class GenerationRun:
         max_credits: Decimal | None,
     ) -> Generation:
         own, is_kept = requested.kept(), False
+        month = MonthBudget.of(self._hook, self._log)
 
         def before_submit(to_submit: ImageRequest) -> None:
             nonlocal is_kept
             self._check_cost(to_submit, max_credits, Decimal(str(submission.spent_before)))
+            if month is not None:
+                month.require(most_credits_of(to_submit))
             self._keep_request(own)
             is_kept = True
 

@@ -48,6 +48,7 @@ class ConnectionSettings:
     :param default_model: model of requests that name none.
     :param idempotency_namespace: tells apart two Airflows that run the same DAGs on one account.
     :param download_limits: size and time of one image.
+    :param budget_credits_per_month: credits that the API key may use in a month, held softly; None for no budget.
     :param unknown_extras: names in the extra that nothing reads.
     """
 
@@ -55,6 +56,7 @@ class ConnectionSettings:
     default_model: str = DEFAULT_MODEL
     idempotency_namespace: str = ""
     download_limits: DownloadLimits = field(default_factory=DownloadLimits)
+    budget_credits_per_month: float | None = None
     unknown_extras: tuple[str, ...] = ()
 
     def doubts(self) -> list[str]:
@@ -105,6 +107,7 @@ class ConnectionSettings:
                 megabytes=extra.positive_number("max_image_megabytes"),
                 seconds=extra.positive_number("download_timeout"),
             ),
+            budget_credits_per_month=extra.positive_number("budget_credits_per_month"),
         )
 
 

@@ -22,6 +22,7 @@ from airflow_provider_evoimage.evolink.answers import Credits, Generation, Gener
 from airflow_provider_evoimage.evolink.files import UPLOAD_ID, FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.evolink.protocol import Answer, Submitted
 from airflow_provider_evoimage.evolink.request import ImageRequest
+from airflow_provider_evoimage.evolink.usage import CreditsLeft
 from airflow_provider_evoimage.exceptions import (
     AccessDeniedError,
     AuthenticationError,
@@ -52,7 +53,8 @@ class EvoImageHook(BaseHook):
     Connection: API key in *password*, base URL in *host* (default ``https://api.evolink.ai``). Extra, all
     optional: ``default_model``, ``request_timeout`` (seconds, 60), ``max_requests_per_second`` (per process),
     ``max_image_megabytes`` (200), ``download_timeout`` (seconds for one image in all, 600),
-    ``files_base_url``, ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``.
+    ``files_base_url``, ``idempotency`` (``trusted`` or ``ignored``), ``idempotency_namespace``,
+    ``budget_credits_per_month`` (held by operators, not by :meth:`submit`).
 
     :param evoimage_conn_id: id of the connection.
     """
@@ -167,6 +169,13 @@ class EvoImageHook(BaseHook):
     def get_credits(self) -> Credits:
         """Read the balance; free of charge."""
         return self._client.get_credits()
+
+    def get_credits_left(self, *, with_pace: bool = True) -> CreditsLeft:
+        """Read the balance and how many days it lasts at the mean of the last seven days; free of charge.
+
+        :param with_pace: read the account's list of tasks for that: a request for each fifty of them.
+        """
+        return self._client.get_credits_left(with_pace=with_pace)
 
     def verify(self, generation: Generation) -> Generation:
         """Read the generation of a callback from EvoLink: callbacks are unsigned, so anybody can send one."""

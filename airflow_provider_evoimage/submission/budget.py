@@ -98,6 +98,12 @@ def most_credits(requests: Iterable[ImageRequest]) -> Decimal:
     return most
 
 
+def most_credits_of(request: ImageRequest) -> Decimal | None:
+    """Return what one request may cost at the most; None where no price is known."""
+    found = estimate_with_prompt(request)
+    return None if found is None else found.credits_high
+
+
 def price_unknown(request: ImageRequest, max_credits: Decimal) -> PriceUnknownError:
     """Return the error for a limit that cannot be enforced, as no price is known."""
     return PriceUnknownError(
