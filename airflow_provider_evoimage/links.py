@@ -55,5 +55,7 @@ class AccountLink(BaseOperatorLink):
         return ACCOUNT_URL if host == urlsplit(DEFAULT_BASE_URL).hostname else ""
 
 
-#: Of every operator and sensor here.
+#: Of every operator and sensor that has images.
 OPERATOR_LINKS = (ImagesLink(), AccountLink())
+#: Of those that have none.
+ACCOUNT_LINKS = (AccountLink(),)

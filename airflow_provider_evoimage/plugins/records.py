@@ -30,6 +30,7 @@ OUR_OPERATORS = frozenset(
         "EvoImageBatchOperator",
         "EvoImageRenditionsOperator",
         "EvoImageSaveOperator",
+        "EvoImageIngestOperator",
         "EvoImageGenerationSensor",
         "_EvoImageDecoratedOperator",
         "@task.evoimage",

@@ -17,7 +17,7 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
     SensorTimeoutError,
 )
-from airflow_provider_evoimage.links import OPERATOR_LINKS
+from airflow_provider_evoimage.links import ACCOUNT_LINKS
 from airflow_provider_evoimage.version_compat import (
     AirflowFailException,
     AirflowSensorTimeout,
@@ -52,7 +52,7 @@ class EvoImageCreditsSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("min_credits", "min_days", "evoimage_conn_id")
-    operator_extra_links = OPERATOR_LINKS
+    operator_extra_links = ACCOUNT_LINKS
     ui_color = "#e6fff2"
 
     def __init__(

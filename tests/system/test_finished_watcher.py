@@ -110,7 +110,7 @@ def test_each_asset_is_told_of_every_end_once_and_starts_its_dag(
                 for each in payload["generations"]
             }
 
-        poll(lambda: set(tasks) <= consumed(), seconds=90, what=f"{name}_consumer to run for all")
+        poll(lambda: set(tasks) <= consumed(), seconds=240, what=f"{name}_consumer to run for all")
 
 
 def test_killed_triggerer_loses_nothing_and_tells_nothing_twice(

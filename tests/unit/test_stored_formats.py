@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -35,10 +36,12 @@ from airflow_provider_evoimage.sensors.generation import EvoImageGenerationSenso
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.progress import SaveProgress
 from airflow_provider_evoimage.submission import record as submission_record
+from airflow_provider_evoimage.submission.month_budget import MonthUse
 from airflow_provider_evoimage.submission.record import SubmissionRecord
 from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 from airflow_provider_evoimage.waiting.event import WaitEvent
+from airflow_provider_evoimage.waiting.finished import Position, Tracked
 from airflow_provider_evoimage.waiting.packing import pack_ids, unpack_ids
 
 TASK = "task-unified-1757156400-abcdefgh"
@@ -562,3 +565,49 @@ def test_record_of_references_is_written_as_in_earlier_release() -> None:
 def test_record_of_references_of_earlier_release_is_read() -> None:
     store = {"evoimage_references": UPLOADS_JSON}
     assert ReferenceRecord.read(store, Mock()) == UPLOADS  # type: ignore[arg-type]
+
+
+# The position of a watcher in its asset's state, and the month's count in an Airflow Variable.
+
+
+def test_position_of_a_watcher_is_written_and_read_as_in_version_1() -> None:
+    position = Position(
+        seen_until=1757156400.0,
+        running={
+            TASK: Tracked(began=1757156300.0, model="gpt-image-1.5"),
+            OTHER: Tracked(began=1757156390.0),
+        },
+        reported={"task-3": 1757156395.0},
+    )
+    stored = {
+        "v": 1,
+        "seen_until": 1757156400.0,
+        "running": {TASK: [1757156300.0, "gpt-image-1.5"], OTHER: [1757156390.0, None]},
+        "reported": {"task-3": 1757156395.0},
+    }
+    assert position.to_json() == stored
+    assert Position.read(stored) == position
+
+
+def test_count_of_a_month_is_written_and_read_as_in_version_1() -> None:
+    use = MonthUse(
+        month="2026-11",
+        key="0a1b2c3d",
+        start=Decimal("583.5571"),
+        last=Decimal("600.25"),
+        carried=Decimal("12.5"),
+        since=1793491200.0,
+        at=1793577600.0,
+    )
+    stored = {
+        "v": 1,
+        "month": "2026-11",
+        "key": "0a1b2c3d",
+        "start": 583.5571,
+        "last": 600.25,
+        "carried": 12.5,
+        "since": 1793491200.0,
+        "at": 1793577600.0,
+    }
+    assert use.to_json() == stored
+    assert MonthUse.read(stored) == use

@@ -7,9 +7,10 @@ import sys
 from airflow.sdk import BaseOperator
 
 from airflow_provider_evoimage.get_provider_info import get_provider_info
-from airflow_provider_evoimage.links import OPERATOR_LINKS
+from airflow_provider_evoimage.links import ACCOUNT_LINKS, OPERATOR_LINKS
 from airflow_provider_evoimage.plugins.images import EvoImagePlugin
 from airflow_provider_evoimage.plugins.records import OUR_OPERATORS
+from airflow_provider_evoimage.sensors.credits import EvoImageCreditsSensor
 
 LOADED = """
 import airflow.plugins_manager, sys, time
@@ -62,6 +63,10 @@ def test_every_operator_and_sensor_pushes_links_and_is_known_to_the_pages():
         if isinstance(each, type) and issubclass(each, BaseOperator) and each.__module__ == name
     ]
     assert len(found) >= 5
+    # It has no images, so the pages do not look for them.
+    found.remove(EvoImageCreditsSensor)
+    assert EvoImageCreditsSensor.operator_extra_links == ACCOUNT_LINKS
+    assert EvoImageCreditsSensor.__name__ not in OUR_OPERATORS
     for each in found:
         assert each.__name__ in OUR_OPERATORS
         assert each.operator_extra_links == OPERATOR_LINKS

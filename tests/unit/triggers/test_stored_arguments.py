@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.triggers.batch import EvoImageBatchTrigger
+from airflow_provider_evoimage.triggers.finished import IS_SUPPORTED
 from airflow_provider_evoimage.triggers.generation import EvoImageGenerationTrigger
 from airflow_provider_evoimage.waiting.packing import unpack_ids
 
@@ -35,6 +36,28 @@ BATCH = (
         "save_after": 300.0,
         "poll_interval": 7.0,
         "estimated_time": None,
+    },
+)
+
+
+CREDITS = (
+    "airflow_provider_evoimage.triggers.credits.EvoImageCreditsTrigger",
+    {
+        "min_credits": 500.0,
+        "min_days": None,
+        "deadline": 1757160000.5,
+        "poll_interval": 300.0,
+        "evoimage_conn_id": "evoimage_default",
+    },
+)
+FINISHED = (
+    "airflow_provider_evoimage.triggers.finished.EvoImageFinishedTrigger",
+    {
+        "asset": "account",
+        "statuses": ["completed"],
+        "model": [],
+        "poll_interval": 15.0,
+        "evoimage_conn_id": "evoimage_default",
     },
 )
 
@@ -90,3 +113,12 @@ def test_batch_trigger_takes_plain_ids_and_each_once() -> None:
 def test_trigger_of_no_generation_is_refused(kind: Any, arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError, match="no generation to wait for"):
         kind(**arguments | {"evolink_task_ids": []})
+
+
+def test_credits_trigger_stores_the_same_path_and_arguments() -> None:
+    assert made_from(*CREDITS).serialize() == CREDITS
+
+
+@pytest.mark.skipif(not IS_SUPPORTED, reason="Airflow < 3.3 does not say when it has stored an event")
+def test_finished_trigger_stores_the_same_path_and_arguments() -> None:
+    assert made_from(*FINISHED).serialize() == FINISHED
