@@ -91,6 +91,12 @@ def airflow(
         "canary": {"conn_type": "evoimage", "host": simulator, "password": canary_key},
         "wrong_key": {"conn_type": "evoimage", "host": empty_account, "password": "wrong-key"},
         "no_credit": {"conn_type": "evoimage", "host": empty_account, "password": "right-key"},
+        "small_budget": {
+            "conn_type": "evoimage",
+            "host": simulator,
+            "password": "small-budget-key",
+            "extra": {"budget_credits_per_month": 1},
+        },
         "unknown_host": {"conn_type": "evoimage", "host": "https://evolink.invalid", "password": "any-key"},
     }
     home = tmp_path_factory.mktemp("airflow")

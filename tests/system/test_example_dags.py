@@ -9,6 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from airflow_provider_evoimage.triggers.finished import IS_SUPPORTED
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.processes import poll
 
@@ -23,6 +24,7 @@ EXAMPLES = {
     "evoimage_taskflow": (2, {(1536, 1024)}),
     "evoimage_edit_chain": (3, {(1024, 1024)}),
     "evoimage_new_images": (2, {(1024, 1024)}),
+    "evoimage_guarded_campaign": (2, {(1024, 1024)}),
 }
 
 #: DAGs whose images are all of one generation.
@@ -74,6 +76,60 @@ def test_example_dag_saves_what_it_paid_for(
     runs = len(ended_runs(airflow, dag_id)) - earlier
     assert paid(simulator) - before == generations * runs
     assert not list(tmp_path.rglob("*.part"))
+
+
+def made_elsewhere(simulator: str, prompt: str, hours: float) -> str:
+    """Have a generation made on the website some hours ago; returns its id."""
+    body = {"prompt": prompt, "age": hours * 3600}
+    answer = httpx.post(f"{simulator}/_simulator/generations", json=body, trust_env=False)
+    assert answer.status_code == 200
+    return answer.json()["id"]
+
+
+def test_account_images_are_kept_and_a_second_run_adds_nothing(
+    airflow: LocalAirflow, simulator: str, tmp_path: Path
+):
+    dag_id = "evoimage_keep_account_images"
+    poll(lambda: airflow.has_dag(dag_id), seconds=60, what=f"{dag_id} to be found")
+    tasks = [made_elsewhere(simulator, f"A poster {hours}", hours) for hours in (20, 8)]
+    submitted = httpx.get(f"{simulator}/_simulator/counters", trust_env=False).json()["submissions"]
+    saved = []
+    for _ in range(2):
+        run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
+        airflow.wait_for_success(dag_id, run_id, deadline=240)
+        saved.append(airflow.xcom(dag_id, run_id, "keep"))
+
+    assert set(tasks) <= set(saved[0]["evolink_task_ids"])
+    assert (saved[1]["saved"], saved[1]["known"]) == (0, saved[0]["saved"])
+    for task in tasks:
+        names = sorted(each.name for each in tmp_path.rglob(f"{task}*"))
+        assert names == [f"{task}-0.json", f"{task}-0.png"]
+    # It only reads.
+    assert httpx.get(f"{simulator}/_simulator/counters", trust_env=False).json()["submissions"] == submitted
+
+
+@pytest.mark.skipif(not IS_SUPPORTED, reason="Airflow < 3.3 does not say when it has stored an event")
+def test_finished_generations_start_a_dag_that_saves_them(airflow: LocalAirflow, simulator: str):
+    dag_id = "evoimage_on_finished_generations"
+    airflow.unpause(dag_id)
+    listed = httpx.get(f"{simulator}/_simulator/counters", trust_env=False).json()["reads"]["list"]
+
+    def lists() -> int:
+        return httpx.get(f"{simulator}/_simulator/counters", trust_env=False).json()["reads"]["list"]
+
+    # The second look comes after the position was kept.
+    poll(lambda: lists() >= listed + 3, seconds=120, what="the account to be watched")
+    task = made_elsewhere(simulator, "A poster [[duration:60]]", 0)
+
+    def saved() -> bool:
+        runs = airflow.request("GET", f"/dags/{dag_id}/dagRuns").json()["dag_runs"]
+        done = [airflow.xcom(dag_id, run["dag_run_id"], "keep") for run in runs if run["state"] == "success"]
+        return any(task in each["evolink_task_ids"] for each in done)
+
+    try:
+        poll(saved, seconds=240, what="the DAG to save what has finished")
+    finally:
+        airflow.request("PATCH", f"/dags/{dag_id}", json={"is_paused": True})
 
 
 def test_channel_sizes_are_cut_from_one_paid_image(airflow: LocalAirflow, simulator: str, tmp_path: Path):
