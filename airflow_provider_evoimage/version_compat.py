@@ -89,6 +89,13 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def redacted(value: Any) -> Any:
+    """Return a value with everything masked that Airflow knows as a secret in this process."""
+    from airflow.sdk._shared.secrets_masker import redact  # noqa: PLC0415 (only where something is shown)
+
+    return redact(value)
+
+
 class Stats(Protocol):
     """Airflow's metrics, as far as they are used here."""
 
@@ -154,4 +161,5 @@ __all__ = [
     "TaskDeferralTimeout",
     "airflow_stats",
     "determine_kwargs",
+    "redacted",
 ]

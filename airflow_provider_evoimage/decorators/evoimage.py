@@ -10,7 +10,8 @@ from airflow.sdk.definitions.context import context_merge
 
 from airflow_provider_evoimage.arguments import storable_argument
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
-from airflow_provider_evoimage.operators.generate import MAPPED_NAME, EvoImageGenerateOperator
+from airflow_provider_evoimage.mapped_names import DEFAULT_TEMPLATE
+from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.version_compat import determine_kwargs
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
         **kwargs: Any,
     ) -> None:
         kwargs.pop("multiple_outputs", None)
-        if kwargs.get("map_index_template") == MAPPED_NAME:
-            # Of a task that is not mapped; Airflow reads a mapped one's where it is defined.
-            del kwargs["map_index_template"]
         if "prompt" in kwargs:
             raise InvalidRequestError("@task.evoimage takes no prompt: the function returns it.")
+        if kwargs.get("map_index_template") == DEFAULT_TEMPLATE:
+            # Airflow reads it of the mapped task; one that is not mapped has no name beside its own.
+            del kwargs["map_index_template"]
         super().__init__(
             python_callable=python_callable,
             op_args=op_args,
@@ -78,6 +79,7 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
         own = {name: storable_argument(name, value) for name, value in returned.items() if name in ARGUMENTS}
         self._keep_arguments(context, own)
         self._take(returned | own)
+        self.hide_secrets()
         return EvoImageGenerateOperator.execute(self, context)
 
     def _take(self, returned: Mapping[str, Any]) -> None:
@@ -159,7 +161,7 @@ def evoimage_task(python_callable: Callable[..., Any] | None = None, **kwargs: A
     """
     # The manifest is one value: a function annotated "-> dict" would make Airflow take it apart.
     kwargs["multiple_outputs"] = False
-    kwargs.setdefault("map_index_template", MAPPED_NAME)
+    kwargs.setdefault("map_index_template", DEFAULT_TEMPLATE)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=EvoImageDecoratedOperator, **kwargs
     )

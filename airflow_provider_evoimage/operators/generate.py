@@ -34,7 +34,9 @@ from airflow_provider_evoimage.defaults import (
 from airflow_provider_evoimage.exceptions import GenerationFailedError, InvalidRequestError
 from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
+from airflow_provider_evoimage.mapped_names import NamedWhenMapped
 from airflow_provider_evoimage.operators.after_success import call_after_success
+from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
@@ -47,11 +49,8 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.manifest import Manifest
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
-#: What the map index of a mapped task shows.
-MAPPED_NAME = "{{ task.item_name or ti.map_index }}"
 
-
-class EvoImageGenerateOperator(BaseOperator):
+class EvoImageGenerateOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
     """Request images from EvoLink; wait for them without holding a worker; save them.
 
     Each try of one task instance is the same request under the same idempotency key, so a retry after any
@@ -234,19 +233,6 @@ class EvoImageGenerateOperator(BaseOperator):
         from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 
         return EvoImageHook(self.evoimage_conn_id)
-
-    @classmethod
-    def partial(cls, **kwargs: Any) -> Any:
-        """Begin to map, as any operator does: the map index shows ``name``, where there is one."""
-        mapped = super().partial(**kwargs)
-        if "map_index_template" not in kwargs and mapped.kwargs.get("map_index_template") is None:
-            mapped.kwargs["map_index_template"] = MAPPED_NAME
-        return mapped
-
-    @property
-    def item_name(self) -> str:
-        """What names this instance among those of a mapped task; empty where nothing does."""
-        return str(self.name or getattr(super(), "item_name", "") or "")
 
     def execute(self, context: Context) -> Manifest:
         """Submit or resume; then wait, or leave the waiting to the trigger."""

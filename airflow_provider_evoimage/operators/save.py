@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
@@ -29,6 +29,8 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
+from airflow_provider_evoimage.mapped_names import NamedWhenMapped
+from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 _LONGEST_SIDECAR = 2_000_000
 
 
-class EvoImageSaveOperator(BaseOperator):
+class EvoImageSaveOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
     """Save the images of finished generations to any storage that Airflow is configured for.
 
     Reads each generation again for fresh links; costs nothing. Links live 24 hours. Each file is complete or
@@ -82,6 +84,7 @@ class EvoImageSaveOperator(BaseOperator):
         "alt_text",
         "evoimage_conn_id",
     )
+    naming_fields: ClassVar[Sequence[str]] = ("generation",)
     operator_extra_links = OPERATOR_LINKS
     ui_color = "#e6f0ff"
 

@@ -28,8 +28,10 @@ function followTheme() {
     const chosen = localStorage.getItem("theme");
     if (host) {
       isDark = host.classList.contains("dark");
-      const colour = getComputedStyle(parent.document.body).backgroundColor;
-      if (colour && !/, 0\)$|transparent/.test(colour)) document.documentElement.style.setProperty("--ground", colour);
+      // Airflow colours its body or the root above it, by version.
+      const colour = [parent.document.body, host].map((each) => getComputedStyle(each).backgroundColor)
+        .find((each) => each && !/, 0\)$|transparent/.test(each));
+      if (colour) document.documentElement.style.setProperty("--ground", colour);
     } else if (chosen === "dark" || chosen === "light") isDark = chosen === "dark";
     document.documentElement.classList.toggle("dark", isDark);
   };
@@ -78,6 +80,7 @@ function pictureUrl(card, file, size, extra = {}) {
 
 const number = (value, digits = 2) => Number(value).toLocaleString("en", { maximumFractionDigits: digits });
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+const unbroken = (text) => text.replaceAll(" ", "\u00a0");
 const cost = (card) => {
   if (card.reused && card.credits === 0) return "reused, 0 credits";
   if (card.reused_from) return `Reused from ${card.reused_from}; 0 credits`;
@@ -222,7 +225,7 @@ function makeCard(card, { isAlone = false } = {}) {
     : isBatch ? null : element("div", { class: "empty", text: card.note || (card.error ? "No image" : card.state === "waiting" ? "The image is on its way." : "No image") });
   const visible = shown.some((file) => file.visible);
   const more = card.images > shown.length && shown.length ? `${plural(card.images, "image")}, ${shown.length} shown` : card.images ? plural(card.images, "image") : "";
-  const facts = [card.model, card.size, card.quality, more, card.credits !== null || card.credits_reserved !== null || (card.state === "made" && !card.approval) ? cost(card) : ""].filter(Boolean).join(" · ");
+  const facts = [card.model, card.size, card.quality, more, card.credits !== null || card.credits_reserved !== null || (["made", "waiting"].includes(card.state) && !card.approval) ? cost(card) : ""].filter(Boolean).map(unbroken).join(" · ");
   const name = `${card.dag_id} · ${card.task_id}${card.map_index >= 0 ? ` [${card.label || card.map_index}]` : ""}`;
   return element("article", { class: card.state },
     pictures,
@@ -391,7 +394,7 @@ async function loadItems(offset = 0) {
       return element("article", { class: line.state === "saved" ? "made" : line.state },
         files.length
           ? element("div", { class: `pictures${files.length > 1 ? " several" : ""}` }, ...files.map((file) => thumbnail(one, file, () => open(one, file, { item: line.item }), { item: line.item })))
-          : isBatch ? null : element("div", { class: "empty", text: line.error || line.state }),
+          : element("div", { class: "empty", text: line.error || line.state }),
         element("p", { class: "state" }, element("b", { text: line.state }), element("span", { text: line.name || `item ${line.item}` })),
         element("p", { class: "prompt", dir: "auto", text: line.prompt }));
     });

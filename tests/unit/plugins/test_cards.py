@@ -225,3 +225,20 @@ def test_card_and_details_say_what_was_reused():
     assert detail["reused_from"] == "run monday, saved 2026-05-01T10:00:00+00:00"
     for odd in (None, 1, {}, {"made_by": 3}):
         assert cards.details([manifest | {"reused": odd}], ROOTS)[0]["reused_from"] == ""
+
+
+def test_uploaded_reference_is_the_file_it_came_from():
+    manifest = {
+        "evolink_task_id": "t",
+        "images": [],
+        "request": {
+            "prompt": "x",
+            "image_urls": ["sha256:ab", "https://shop.example/a.png", "sha256:unknown", 5],
+            "references": [{"source": "file:///data/images/b.png", "sha256": "ab"}, "odd", {"sha256": []}],
+        },
+    }
+    found = ["file:///data/images/b.png", "https://shop.example/a.png", "sha256:unknown"]
+    assert cards.references_of(manifest) == found
+    (detail,) = cards.details([manifest], ROOTS)
+    assert [each["visible"] for each in detail["references"]] == [True, False, False]
+    assert "file:///data/images/b.png" in detail["code"]
