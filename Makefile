@@ -20,6 +20,7 @@ SYSTEM_TESTS_AT_ONCE ?= 4
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 UI_OPTIONS ?=
+DOCS_OPTIONS ?=
 
 # Scripts of an environment name its path in their first line; `python -m` also works below a path with spaces.
 RUN := $(VENV)/bin/python -P -m
@@ -37,7 +38,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test test-stores test-ui screenshots test-faults test-thorough test-mutation bench bench-saving bench-reuse bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
+.PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-mutation bench bench-saving bench-reuse bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +48,11 @@ demo: $(READY) ## a real Airflow, a simulated EvoLink, real image files; needs n
 
 ui: $(READY) ## an Airflow to click in, with the example DAGs and a simulated EvoLink; Enter stops it
 	@$(VENV)/bin/python -m tools.local_airflow.ui $(UI_OPTIONS)
+
+docs: ## the pages of docs/ as a site in build/docs; a warning or a broken link is an error; needs no internet
+	@$(MAKE) --no-print-directory venv VENV=.venv-docs REQUIREMENTS=.ci/requirements/docs.txt BYTECODE=
+	.venv-docs/bin/python -P -m sphinx --builder html --fail-on-warning --keep-going --quiet $(DOCS_OPTIONS) docs build/docs
+	@echo "build/docs/index.html"
 
 test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8 takes another Airflow)
 	@# Tests with a real Airflow mostly wait, so they run beside the others; their output follows at the end.

@@ -71,7 +71,7 @@ def estimate(
 ) -> CostEstimate | None:
     """Tell what a request will cost; None where no price is known.
 
-    :param text_tokens: tokens of the prompt, or the fewest and the most, see :func:`prompt_tokens`. EvoLink's
+    :param text_tokens: tokens of the prompt, or the fewest and the most, see ``prompt_tokens``. EvoLink's
         pages leave the prompt out of their ranges, and so does the default.
     :param prices: the price list.
     """

@@ -97,9 +97,9 @@ OptionalText = Annotated[str | None, BeforeValidator(_unset_if_blank)]
 class ImageRequest(BaseModel):
     """One request for images, as it goes over the wire.
 
-    Build it with :meth:`build`, which turns every mistake into one :class:`InvalidRequestError`.
+    Build it with :meth:`build`, which turns every mistake into one ``InvalidRequestError``.
     Certain mistakes are errors. What EvoLink's pages dispute, or what concerns a model that is not in the
-    catalogue, is sent as it is; :attr:`warnings` says so.
+    catalogue, is sent as it is; ``warnings`` says so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)

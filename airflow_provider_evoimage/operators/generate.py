@@ -56,8 +56,7 @@ class EvoImageGenerateOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator
     Each try of one task instance is the same request under the same idempotency key, so a retry after any
     crash never pays twice: it resumes the generation that was paid for. The EvoLink task id is in the
     XCom ``evolink_task_id`` as soon as the request is accepted. Returns the manifest, see
-    :mod:`airflow_provider_evoimage.manifest`. Assets and asset aliases among ``outlets`` get one event when
-        the
+    :mod:`airflow_provider_evoimage.manifest`. Assets and asset aliases among ``outlets`` get one event when the
     images exist, which describes them in its ``extra``; see
     :attr:`airflow_provider_evoimage.lineage.NewImages.extra`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,19 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 PROJECT = Path(__file__).parents[2]
 README = PROJECT / "README.md"
 CONTRIBUTING = PROJECT / "CONTRIBUTING.md"
-NEIGHBOURS = [PROJECT / "ARCHITECTURE.md", CONTRIBUTING, PROJECT / "CHANGELOG.md"]
+NEIGHBOURS = [PROJECT / "ARCHITECTURE.md", CONTRIBUTING, PROJECT / "CHANGELOG.md", PROJECT / "SECURITY.md"]
+DOCS = PROJECT / "docs"
 # "Extra, all optional: ..." in the hook's docstring; its only other word in such quotes is the value of one of them.
 EXTRAS_OF_THE_HOOK = EvoImageHook.__doc__.partition("Extra, all")[2].replace(
     "(``trusted`` or ``ignored``)", ""
 )
-PAGES = [README, *NEIGHBOURS, *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [README, *NEIGHBOURS, *sorted(DOCS.rglob("*.md"))]
 MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[object]:
     return [
-        pytest.param(code, id=f"{page.name}-{number}")
+        pytest.param(textwrap.dedent(code), id=f"{page.name}-{number}")
         for page in PAGES
         for number, code in enumerate(
             re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -92,22 +94,37 @@ def test_linked_files_exist(page: Path):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def shown_default(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else f"`{value}`"
+def test_readme_is_short_and_says_early_whether_to_map_or_to_batch():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.split()) <= 800
+    (line,) = [number for number, line in enumerate(text.splitlines(), 1) if line == "## Map, or one batch?"]
+    assert line < 60
+
+
+def test_every_page_is_in_the_table_of_contents():
+    pages = {
+        path.relative_to(DOCS).with_suffix("") for each in ("*.md", "*.rst") for path in DOCS.rglob(each)
+    }
+    listed = {
+        Path(page.parent.relative_to(DOCS), name)
+        for page in DOCS.rglob("*.md")
+        for block in re.findall(r"```{toctree}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for name in re.findall(r"^([\w/-]+)$", block, flags=re.MULTILINE)
+    }
+    assert pages - listed == {Path("index")}, "add the page to docs/how-to.md, reference.md or explanation.md"
+    assert listed <= pages
 
 
 def test_connection_fields_and_their_defaults_are_those_of_the_one_table():
-    readme = README.read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| extra `(\w+)` \|.*\| ([^|]+) \|$", readme, flags=re.MULTILINE))
     fields = get_provider_info()["connection-types"][0]["conn-fields"]
     settings = ConnectionSettings.read(Connection(conn_id="evoimage_default", password="key"))
 
-    assert set(rows) == set(fields) == set(CONNECTION_EXTRAS)
+    assert set(fields) == set(CONNECTION_EXTRAS)
     assert set(CONNECTION_EXTRAS) == set(re.findall(r"``(\w+)``", EXTRAS_OF_THE_HOOK))
     for name, value in CONNECTION_EXTRAS.items():
         if value is not None:
-            assert rows[name] == shown_default(value)
-            assert f"Empty: {shown_default(value).strip('`')}." in fields[name]["description"]
+            shown = f"{value:g}" if isinstance(value, float) else value
+            assert f"Empty: {shown}." in fields[name]["description"]
     assert settings.default_model == CONNECTION_EXTRAS["default_model"]
     assert settings.account.request_timeout == CONNECTION_EXTRAS["request_timeout"]
     assert settings.account.max_requests_per_second is CONNECTION_EXTRAS["max_requests_per_second"]
