@@ -26,6 +26,7 @@ EXTRAS = (
     "files_base_url",
     "idempotency",
     "idempotency_namespace",
+    "budget_credits_per_month",
 )
 
 
