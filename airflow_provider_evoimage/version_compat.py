@@ -55,6 +55,13 @@ else:
 HAS_RETRY_POLICY: bool = RetryPolicy is not object
 
 
+def redacted(value: Any) -> Any:
+    """Return a value with everything masked that Airflow knows as a secret in this process."""
+    from airflow.sdk._shared.secrets_masker import redact  # noqa: PLC0415 (only where something is shown)
+
+    return redact(value)
+
+
 class Stats(Protocol):
     """Airflow's metrics, as far as they are used here."""
 
@@ -114,4 +121,5 @@ __all__ = [
     "TaskDeferralTimeout",
     "airflow_stats",
     "determine_kwargs",
+    "redacted",
 ]

@@ -9,6 +9,7 @@ from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_d
 from airflow.sdk.definitions.context import context_merge
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.mapped_names import DEFAULT_TEMPLATE
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.version_compat import determine_kwargs
 
@@ -55,6 +56,9 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
         kwargs.pop("multiple_outputs", None)
         if "prompt" in kwargs:
             raise InvalidRequestError("@task.evoimage takes no prompt: the function returns it.")
+        if kwargs.get("map_index_template") == DEFAULT_TEMPLATE:
+            # Airflow reads it of the mapped task; one that is not mapped has no name beside its own.
+            del kwargs["map_index_template"]
         super().__init__(
             python_callable=python_callable,
             op_args=op_args,
@@ -69,6 +73,7 @@ class EvoImageDecoratedOperator(DecoratedOperator, EvoImageGenerateOperator):
         arguments = determine_kwargs(self.python_callable, self.op_args, context)
         for name, value in _request_fields(self.python_callable(*self.op_args, **arguments)).items():
             setattr(self, name, value)
+        self.hide_secrets()
         return EvoImageGenerateOperator.execute(self, context)
 
     def execute_complete(
@@ -118,6 +123,7 @@ def evoimage_task(python_callable: Callable[..., Any] | None = None, **kwargs: A
     """
     # The manifest is one value: a function annotated "-> dict" would make Airflow take it apart.
     kwargs["multiple_outputs"] = False
+    kwargs.setdefault("map_index_template", DEFAULT_TEMPLATE)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=EvoImageDecoratedOperator, **kwargs
     )

@@ -26,7 +26,9 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
+from airflow_provider_evoimage.mapped_names import NamedWhenMapped
 from airflow_provider_evoimage.operators.after_success import call_after_success
+from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 OnItemFailure = Literal["continue", "fail"]
 
 
-class EvoImageBatchOperator(BaseOperator):
+class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
     """Submit up to 2,000 requests in one task; wait for all without a worker; save images as they are done.
 
     Each request is submitted once, whatever crashes: it is identified by its content, so inserting or moving
@@ -114,6 +116,7 @@ class EvoImageBatchOperator(BaseOperator):
     # Not ".csv" or ".json": the file is read when the task runs, not with the DAG.
     template_ext: Sequence[str] = (".prompt", ".j2")
     template_fields_renderers: ClassVar[dict[str, str]] = {"requests": "json", "extra_body": "json"}
+    naming_fields: ClassVar[Sequence[str]] = ("requests",)
     operator_extra_links = OPERATOR_LINKS
     ui_color = "#efe6ff"
 

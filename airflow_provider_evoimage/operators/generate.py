@@ -25,7 +25,9 @@ from airflow_provider_evoimage.defaults import (
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
+from airflow_provider_evoimage.mapped_names import NamedWhenMapped
 from airflow_provider_evoimage.operators.after_success import call_after_success
+from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 
-class EvoImageGenerateOperator(BaseOperator):
+class EvoImageGenerateOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
     """Request images from EvoLink; wait for them without holding a worker; save them.
 
     Each try of one task instance is the same request under the same idempotency key, so a retry after any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
@@ -14,6 +14,8 @@ from airflow_provider_evoimage.images.channels import Channel, channels_of
 from airflow_provider_evoimage.images.rendering import FITS, UPSCALES, Fit, Focus, Upscale, checked_focus
 from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
+from airflow_provider_evoimage.mapped_names import NamedWhenMapped
+from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.manifest import Manifest
 
 
-class EvoImageRenditionsOperator(BaseOperator):
+class EvoImageRenditionsOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
     """Cut saved images to the sizes of channels, and save the files.
 
     Asks EvoLink for nothing and costs nothing. Each file is complete or absent, in sRGB, at most as large as its
@@ -44,6 +46,7 @@ class EvoImageRenditionsOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("images", "save_to", "background", "filename_template")
+    naming_fields: ClassVar[Sequence[str]] = ("images",)
     operator_extra_links = OPERATOR_LINKS
     ui_color = "#e6f0ff"
 

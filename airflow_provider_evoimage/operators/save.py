@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
@@ -28,6 +28,8 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
+from airflow_provider_evoimage.mapped_names import NamedWhenMapped
+from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 
-class EvoImageSaveOperator(BaseOperator):
+class EvoImageSaveOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
     """Save the images of finished generations to any storage that Airflow is configured for.
 
     Reads each generation again for fresh links; costs nothing. Links live 24 hours. Each file is complete or
@@ -77,6 +79,7 @@ class EvoImageSaveOperator(BaseOperator):
         "alt_text",
         "evoimage_conn_id",
     )
+    naming_fields: ClassVar[Sequence[str]] = ("generation",)
     operator_extra_links = OPERATOR_LINKS
     ui_color = "#e6f0ff"
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue
 
@@ -22,6 +22,8 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
+from airflow_provider_evoimage.mapped_names import NamedWhenMapped
+from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
 from airflow_provider_evoimage.version_compat import (
     AirflowFailException,
     AirflowSensorTimeout,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 _TRIGGER_FAILED = "__fail__"
 
 
-class EvoImageGenerationSensor(BaseSensorOperator):
+class EvoImageGenerationSensor(NamedWhenMapped, HidesSecretsOfUrls, BaseSensorOperator):
     """Wait until a generation that was submitted elsewhere has ended; return its manifest.
 
     Pays nothing and submits nothing. A failed or cancelled generation fails the sensor at once; with
@@ -58,6 +60,7 @@ class EvoImageGenerationSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("evolink_task_id", "evoimage_conn_id")
+    naming_fields: ClassVar[Sequence[str]] = ("evolink_task_id",)
     operator_extra_links = OPERATOR_LINKS
     ui_color = "#e6fff2"
 

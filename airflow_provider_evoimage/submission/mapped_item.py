@@ -139,7 +139,7 @@ def _is_output(value: Any) -> bool:
 
 def _rendered_names(task: Any) -> set[str]:
     arguments = getattr(task, "op_kwargs", None)
-    return {*task.template_fields, *(arguments if isinstance(arguments, Mapping) else ())}
+    return {*type(task).template_fields, *(arguments if isinstance(arguments, Mapping) else ())}
 
 
 def require_names_by_item(
