@@ -207,10 +207,14 @@ def _detail(manifest: Mapping[str, Any], roots: ImageRoots) -> dict[str, Any]:
 
 
 def references_of(manifest: Mapping[str, Any]) -> list[str]:
-    """Return the references of a generation's request."""
+    """Return the references of a generation's request: the file where one was uploaded, else the URL that was sent."""
     request = manifest.get("request")
-    urls = request.get("image_urls") if isinstance(request, Mapping) else None
-    return [each for each in _list(urls) if isinstance(each, str)]
+    if not isinstance(request, Mapping):
+        return []
+    files = [each for each in _list(request.get("references")) if isinstance(each, Mapping)]
+    sources = {f"sha256:{each.get('sha256')}": _text(each.get("source")) for each in files}
+    sent = [each for each in _list(request.get("image_urls")) if isinstance(each, str)]
+    return [sources.get(each) or each for each in sent]
 
 
 def snippet(request: Mapping[str, Any]) -> str:

@@ -28,8 +28,10 @@ function followTheme() {
     const chosen = localStorage.getItem("theme");
     if (host) {
       isDark = host.classList.contains("dark");
-      const colour = getComputedStyle(parent.document.body).backgroundColor;
-      if (colour && !/, 0\)$|transparent/.test(colour)) document.documentElement.style.setProperty("--ground", colour);
+      // Airflow colours its body or the root above it, by version.
+      const colour = [parent.document.body, host].map((each) => getComputedStyle(each).backgroundColor)
+        .find((each) => each && !/, 0\)$|transparent/.test(each));
+      if (colour) document.documentElement.style.setProperty("--ground", colour);
     } else if (chosen === "dark" || chosen === "light") isDark = chosen === "dark";
     document.documentElement.classList.toggle("dark", isDark);
   };
@@ -365,7 +367,7 @@ async function loadItems(offset = 0) {
       return element("article", { class: line.state === "saved" ? "made" : line.state },
         files.length
           ? element("div", { class: `pictures${files.length > 1 ? " several" : ""}` }, ...files.map((file) => thumbnail(one, file, () => open(one, file, { item: line.item }), { item: line.item })))
-          : isBatch ? null : element("div", { class: "empty", text: line.error || line.state }),
+          : element("div", { class: "empty", text: line.error || line.state }),
         element("p", { class: "state" }, element("b", { text: line.state }), element("span", { text: line.name || `item ${line.item}` })),
         element("p", { class: "prompt", dir: "auto", text: line.prompt }));
     });

@@ -155,3 +155,20 @@ def test_totals_count_tasks_images_and_charges():
 def test_half_a_character_is_no_error():
     shown = cards.card(task({"state": "made", "prompt": "half \ud83d"}, state="success"), ROOTS, now=NOW)
     assert json.loads(Json(shown).body)["prompt"] == "half \ud83d"
+
+
+def test_uploaded_reference_is_the_file_it_came_from():
+    manifest = {
+        "evolink_task_id": "t",
+        "images": [],
+        "request": {
+            "prompt": "x",
+            "image_urls": ["sha256:ab", "https://shop.example/a.png", "sha256:unknown", 5],
+            "references": [{"source": "file:///data/images/b.png", "sha256": "ab"}, "odd", {"sha256": []}],
+        },
+    }
+    found = ["file:///data/images/b.png", "https://shop.example/a.png", "sha256:unknown"]
+    assert cards.references_of(manifest) == found
+    (detail,) = cards.details([manifest], ROOTS)
+    assert [each["visible"] for each in detail["references"]] == [True, False, False]
+    assert "file:///data/images/b.png" in detail["code"]
