@@ -63,11 +63,11 @@ def get_provider_info() -> dict[str, object]:
                 "ui-field-behaviour": {
                     # The port stays visible: without one, Airflow 3.3's Test button answers 400.
                     "hidden-fields": ["schema", "login"],
-                    "relabeling": {"host": "Base URL", "password": "API key"},
+                    "relabeling": {"host": "Base URL", "password": "API key", "port": "Port"},
                     "placeholders": {
                         "host": "https://api.evolink.ai",
                         "password": "from https://evolink.ai/dashboard/keys",
-                        "port": "443",
+                        "port": "443; Airflow 3.3's Test button needs it",
                     },
                 },
                 "conn-fields": {

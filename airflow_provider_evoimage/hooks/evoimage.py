@@ -70,6 +70,22 @@ class EvoImageHook(BaseHook):
         self._called = ""
 
     @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Describe the extras' fields to Airflow < 3.2; later ones read the provider's description."""
+        # Airflow replaces both modules where they are not installed.
+        from wtforms import StringField  # noqa: PLC0415 (only older Airflow asks)
+
+        from airflow_provider_evoimage.get_provider_info import get_provider_info  # noqa: PLC0415
+
+        info: Any = get_provider_info()
+        fields = info["connection-types"][0]["conn-fields"]
+        # Numbers too are texts: a field for whole numbers takes no half.
+        return {
+            name: StringField(field["label"], description=field["description"])
+            for name, field in fields.items()
+        }
+
+    @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Describe the connection form to Airflow < 3.2; later ones read the provider's description."""
         from airflow_provider_evoimage.get_provider_info import get_provider_info  # noqa: PLC0415 (only older Airflow asks)
