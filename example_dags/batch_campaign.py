@@ -13,9 +13,11 @@ from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 
 @dag(
     dag_id="evoimage_batch_campaign",
+    description="All products of a CSV file in one task.",
     schedule=None,
     catchup=False,
     tags=["evoimage", "example"],
+    doc_md=__doc__,
     default_args={"retries": 3, "retry_delay": timedelta(seconds=30)},
     params={"save_to": "file:///tmp/evoimage"},
 )

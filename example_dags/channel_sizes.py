@@ -12,9 +12,11 @@ from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOpe
 
 with DAG(
     dag_id="evoimage_channel_sizes",
+    description="One image, cut to the sizes of three channels.",
     schedule=None,
     catchup=False,
     tags=["evoimage", "example"],
+    doc_md=__doc__,
     default_args={"retries": 3, "retry_delay": timedelta(seconds=30)},
     params={
         "save_to": Param(

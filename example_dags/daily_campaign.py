@@ -11,10 +11,12 @@ from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperato
 
 @dag(
     dag_id="evoimage_daily_campaign",
+    description="One picture for each product, mapped.",
     schedule="@daily",
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (Airflow reads it as UTC)
     catchup=False,
     tags=["evoimage", "example"],
+    doc_md=__doc__,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},
     params={"save_to": "file:///tmp/evoimage"},
 )

@@ -11,9 +11,11 @@ from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
 
 with DAG(
     dag_id="evoimage_edit_chain",
+    description="Draw a scene, then edit the saved file twice.",
     schedule=None,
     catchup=False,
     tags=["evoimage", "example"],
+    doc_md=__doc__,
     default_args={"retries": 3, "retry_delay": timedelta(seconds=30)},
     params={
         "save_to": Param(

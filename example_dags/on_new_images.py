@@ -13,9 +13,11 @@ SHOP_IMAGES = Asset("evoimage_shop_images")
 
 @dag(
     dag_id="evoimage_new_images",
+    description="Makes images; its event starts another DAG.",
     schedule=None,
     catchup=False,
     tags=["evoimage", "example"],
+    doc_md=__doc__,
     default_args={"retries": 3, "retry_delay": timedelta(seconds=30)},
     params={"save_to": "file:///tmp/evoimage"},
 )
@@ -34,9 +36,11 @@ def evoimage_new_images():
 
 @dag(
     dag_id="evoimage_on_new_images",
+    description="Starts by itself whenever there are new images.",
     schedule=[SHOP_IMAGES],
     catchup=False,
     tags=["evoimage", "example"],
+    doc_md=__doc__,
 )
 def evoimage_on_new_images():
     """Look at what is new; yours may resize, publish or tell somebody."""

@@ -18,6 +18,7 @@ with DAG(
     schedule=None,
     catchup=False,
     tags=["evoimage", "example"],
+    doc_md=__doc__,
     # A retry never pays again: it goes on with the generation that was paid for.
     default_args={"retries": 3, "retry_delay": timedelta(seconds=30)},
     params={

@@ -12,9 +12,11 @@ from airflow_provider_evoimage.sensors.generation import EvoImageGenerationSenso
 
 with DAG(
     dag_id="evoimage_submit_then_collect",
+    description="Submit now, wait in a sensor, save in a third task.",
     schedule=None,
     catchup=False,
     tags=["evoimage", "example"],
+    doc_md=__doc__,
     default_args={"retries": 3, "retry_delay": timedelta(seconds=30)},
     params={"save_to": "file:///tmp/evoimage"},
 ) as dag:

@@ -9,9 +9,11 @@ from airflow.sdk import dag, task
 
 @dag(
     dag_id="evoimage_taskflow",
+    description="@task.evoimage: a function writes the prompt, its task makes the picture.",
     schedule=None,
     catchup=False,
     tags=["evoimage", "example"],
+    doc_md=__doc__,
     default_args={"retries": 3, "retry_delay": timedelta(seconds=30)},
     params={"save_to": "file:///tmp/evoimage"},
 )

@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import psutil
 import pytest
 
+from tools.local_airflow.client import AirflowClient
 from tools.local_airflow.processes import poll
 
 pytestmark = pytest.mark.system
@@ -33,7 +35,13 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
         ) as running,
     ):
         poll(lambda: "Press Enter" in output.read_text(), seconds=120, what="Airflow and EvoLink to be up")
-        airflow, evolink = re.findall(r"http://127\.0\.0\.1:\d+", output.read_text())
+        said = dict(
+            re.findall(r"^(Pictures|Airflow|Simulated EvoLink) +(http://\S+?)/?  ", output.read_text(), re.M)
+        )
+        airflow, evolink = said["Airflow"], said["Simulated EvoLink"]
+        # The first that is named, and what a desktop's browser opens on.
+        assert said["Pictures"] == f"{airflow}/plugin/evoimage-images"
+        assert httpx.get(said["Pictures"], trust_env=False).status_code == 200
         token = httpx.get(f"{airflow}/auth/token", trust_env=False).json()["access_token"]
         listed = poll(
             lambda: httpx.get(
@@ -50,6 +58,11 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
             trust_env=False,
         ).json()
         assert (kept["conn_type"], kept["host"]) == ("evoimage", evolink)
+        client = AirflowClient(airflow)
+        run_id = client.run("evoimage_quick_start", {"save_to": (tmp_path / "images").as_uri()})
+        said_of_run = f"/dags/evoimage_quick_start/runs/{quote(run_id, safe='')}/plugin/evoimage-run"
+        poll(lambda: said_of_run in output.read_text(), seconds=180, what="where the run's pictures are")
+        client.close()
         started = psutil.Process(running.pid).children(recursive=True)
         assert len(started) >= 5
 

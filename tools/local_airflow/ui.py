@@ -1,7 +1,8 @@
 """An Airflow to click in, and a simulated EvoLink behind it: `make ui`.
 
-The connection and the example DAGs are ready. Enter (or Ctrl-C) stops everything; Airflow's history stays in
-its folder for the next time.
+The connection and the example DAGs are ready; a desktop's browser opens on the gallery of pictures. Whenever a run has
+ended, it says where its pictures are. Enter (or Ctrl-C) stops everything; Airflow's history stays in its folder for the
+next time.
 """
 
 from __future__ import annotations
@@ -9,21 +10,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+import webbrowser
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 from rich.console import Console
 
 from tools.local_airflow.airflow import LocalAirflow
+from tools.local_airflow.client import TERMINAL_RUN_STATES, AirflowClient
 from tools.local_airflow.evolink import running_simulator, simulator_connection
 from tools.local_airflow.processes import LocalAirflowError, Terminated, stop_signals_unwind
 
 USUAL_PORT = 8080
 #: Where the example DAGs save, unless they are told otherwise.
 EXAMPLE_IMAGES = "file:///tmp/evoimage"
+GALLERY = "/plugin/evoimage-images"
+RUNS_ARE_ASKED_FOR_EVERY = 2.0
 
 
 def free_or_any(port: int) -> int:
@@ -37,6 +46,44 @@ def free_or_any(port: int) -> int:
     return port
 
 
+def has_desktop() -> bool:
+    """Tell whether somebody sits at this machine: a browser in the terminal would take the terminal."""
+    return sys.stdout.isatty() and bool(
+        sys.platform in {"darwin", "win32"} or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+
+
+def announce_runs(airflow: LocalAirflow, say: Callable[[str], None], stop: threading.Event) -> None:
+    """Say of each run that ends from now on where its pictures are, until stopped."""
+    # A client of its own: that of another thread may be closed while this one asks.
+    client = AirflowClient(airflow.url)
+    since = datetime.now(UTC)
+    known: set[str] = set()
+    while not stop.wait(RUNS_ARE_ASKED_FOR_EVERY):
+        try:
+            ended = ended_runs(client, since)
+        except (LocalAirflowError, OSError, ValueError, httpx.HTTPError):
+            continue  # It is busy, or about to stop.
+        for dag_id, run_id, state in ended:
+            if f"{dag_id} {run_id}" not in known:
+                known.add(f"{dag_id} {run_id}")
+                path = f"/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}/plugin/evoimage-run"
+                say(f"{dag_id}: {state}. Pictures: {airflow.url}{path}")
+                say(f"  Files below {EXAMPLE_IMAGES}, unless the run was told otherwise")
+    client.close()
+
+
+def ended_runs(client: AirflowClient, since: datetime) -> list[tuple[str, str, str]]:
+    """Return DAG id, run id and state of the runs that have ended since then."""
+    query = {"end_date_gte": since.isoformat(), "order_by": "end_date", "limit": "100"}
+    runs = client.request("GET", "/dags/~/dagRuns", params=query).json()["dag_runs"]
+    return [
+        (each["dag_id"], each["dag_run_id"], each["state"])
+        for each in runs
+        if each["state"] in TERMINAL_RUN_STATES
+    ]
+
+
 def serve(*, dags: Path, home: Path, port: int, speed: float, console: Console) -> None:
     """Start both, say where they are, and stay until Enter, Ctrl-C or SIGTERM."""
     home.mkdir(parents=True, exist_ok=True)
@@ -47,12 +94,25 @@ def serve(*, dags: Path, home: Path, port: int, speed: float, console: Console) 
             # In the database rather than the environment, so that its form can be tried.
             for conn_id, fields in simulator_connection(url).items():
                 airflow.keep_connection(conn_id, fields)
+            gallery = f"{airflow.url}{GALLERY}"
+            console.print(
+                f"Pictures           {gallery}  (menu Browse > Images; the tab Images of runs and tasks)"
+            )
             console.print(f"Airflow            {airflow.url}  (no log-in)")
             console.print(f"Simulated EvoLink  {url}/  (requests, with pictures)")
-            console.print("Pictures           menu Browse > Images, and the tab Images of a run or a task")
             console.print(f"Logs and history   {home}")
             console.print("[bold]Press Enter to stop.[/]")
-            wait_for_enter()
+            if has_desktop():
+                webbrowser.open(gallery)
+            stop = threading.Event()
+            announcing = threading.Thread(
+                target=announce_runs, args=(airflow, console.print, stop), daemon=True
+            )
+            announcing.start()
+            try:
+                wait_for_enter()
+            finally:
+                stop.set()
             console.print("Stopping …")
 
 

@@ -1,0 +1,29 @@
+"""Each example DAG says in the Airflow UI what it is for."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from airflow.sdk.definitions._internal.contextmanager import DagContext
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "example_dags").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_example_has_description_docs_and_tags(file: Path):
+    DagContext.autoregistered_dags.clear()
+    DagContext.current_autoregister_module_name = __name__
+    try:
+        runpy.run_path(str(file), run_name="example")
+        found = [dag for dag, _ in DagContext.autoregistered_dags]
+    finally:
+        DagContext.current_autoregister_module_name = None
+        DagContext.autoregistered_dags.clear()
+    assert found
+    for dag in found:
+        assert {"evoimage", "example"} <= set(dag.tags)
+        assert 20 <= len(dag.description or "") <= 80
+        assert dag.doc_md
+        assert dag.doc_md.strip().endswith(".")
