@@ -1,5 +1,6 @@
 """Measures the pages in the Airflow UI: a PostgreSQL with 100,000 task instances and 200,000 XComs, one api-server.
 
+The pictures lie in a folder and in a server of S3 on this machine (moto, which answers slower than the real one does).
 Run it with ``make bench-ui``. It prints a table, and fails where a figure is above its goal.
 """
 
@@ -15,8 +16,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -24,12 +27,17 @@ from PIL import Image
 
 from benchmarks import postgres
 from tools.local_airflow.airflow import LocalAirflow
+from tools.local_airflow.processes import ManagedProcess, free_ports, poll, stop_processes
 
 DAGS, RUNS, MAPPED = 50, 2, 1000
 PICTURES = 50
 ROUNDS = 30
 COLD = 40
 IN_PARALLEL = 12
+
+BUCKET = "pictures"
+# The map indexes from here on have their pictures in S3.
+IN_S3 = 900
 
 # Half of the task instances are ours; each has two XComs.
 SEED = """
@@ -41,7 +49,8 @@ from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from sqlalchemy import text
 
-dags, runs, mapped, pictures, folder = *map(int, sys.argv[1:5]), sys.argv[5]
+dags, runs, mapped, pictures, in_s3 = map(int, sys.argv[1:6])
+folder, bucket = sys.argv[6:]
 now = datetime.now(timezone.utc)
 request = {"prompt": "A product on a table in morning light, with room for text on the left, number ",
            "model": "gpt-image-1.5", "size": "1024x1024", "quality": "medium", "n": 1}
@@ -75,10 +84,12 @@ with create_session() as session:
                    dag_id, run_id,
                    CAST(:value AS jsonb) || CASE WHEN :key = 'return_value' THEN '{}'::jsonb ELSE jsonb_build_object(
                        'files', jsonb_build_array(jsonb_build_array(
-                           :folder || '/' || (n % :pictures) || '.png', 'v' || (n % :pictures), 1024, 1024))) END,
+                           CASE WHEN n >= :in_s3 THEN :bucket ELSE :folder END || '/' || (n % :pictures) || '.png',
+                           'v' || (n % :pictures), 1024, 1024))) END,
                    now() - (random() * 90) * interval '1 day'
             FROM dag_run, generate_series(0, :last) n'''),
-            {"key": key, "value": json.dumps(value), "last": mapped - 1, "pictures": pictures, "folder": folder})
+            {"key": key, "value": json.dumps(value), "last": mapped - 1, "pictures": pictures,
+             "folder": folder, "bucket": bucket, "in_s3": in_s3})
     session.commit()
     session.connection(execution_options={"isolation_level": "AUTOCOMMIT"}).execute(text("ANALYZE"))
 """
@@ -89,6 +100,39 @@ def draw(folder: Path) -> None:
     for number in range(PICTURES):
         noise = Image.frombytes("RGB", (256, 256), os.urandom(256 * 256 * 3))
         noise.resize((1024, 1024), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[str]:
+    """Run a server of S3 that holds the pictures of a folder; gives its address."""
+    import boto3
+
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    server = ManagedProcess(
+        name="s3",
+        command=[sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        environment=dict(os.environ),
+        log=folder / "s3.log",
+        folder=folder,
+    )
+
+    def is_up() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/moto-api/", trust_env=False).is_success
+        return False
+
+    try:
+        server.start()
+        poll(is_up, seconds=60, what="the server of S3")
+        keys = {"aws_access_key_id": "any", "aws_secret_access_key": "any"}
+        bucket = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
+        bucket.create_bucket(Bucket=BUCKET)
+        for file in folder.glob("images/*.png"):
+            bucket.upload_file(str(file), BUCKET, file.name)
+        yield url
+    finally:
+        stop_processes([server])
 
 
 def timed(work: Callable[[], httpx.Response], rounds: int = ROUNDS) -> list[float]:
@@ -109,8 +153,8 @@ def measure(http: httpx.Client) -> list[tuple[str, float, float]]:
     def picture(number: int, size: str) -> dict[str, str | int]:
         return {**run, "task_id": "images", "map_index": number, "size": size, "v": f"v{number}"}
 
-    def first_byte() -> httpx.Response:
-        with http.stream("GET", "/evoimage/image", params=picture(1, "full")) as answer:
+    def first_byte(number: int) -> httpx.Response:
+        with http.stream("GET", "/evoimage/image", params=picture(number, "full")) as answer:
             next(answer.iter_raw())
         return answer
 
@@ -125,14 +169,23 @@ def measure(http: httpx.Client) -> list[tuple[str, float, float]]:
         for number in range(5)
     ]
     cached = timed(lambda: http.get("/evoimage/image", params=picture(1, "small")))
-    whole = timed(first_byte)
+    whole = timed(lambda: first_byte(1))
+    # The first use imports s3fs and botocore; the hash makes the browser's copy, and a key of its own here.
+    timed_once(lambda: first_byte(IN_S3))
+    whole_s3 = timed(lambda: first_byte(IN_S3 + 1))
+    cold_s3 = [
+        timed_once(lambda number=number: http.get("/evoimage/image", params=picture(IN_S3 + number, "small")))
+        for number in range(5)
+    ]
     return [
         ("newest 20 of all DAGs", middle(newest), 100),
         ("newest 20 of one DAG", middle(one_dag), 100),
         ("run page, first 200 of 1,000", middle(page), 150),
         ("small picture, cold", middle(cold), 120),
         ("small picture, kept", middle(cached), 20),
+        ("small picture, cold, S3", middle(cold_s3), 120),
         ("whole picture, first byte, file", middle(whole), 30),
+        ("whole picture, first byte, S3", middle(whole_s3), 30),
         ("Airflow's version route, quiet, p99", statistics.quantiles(quiet, n=100)[98], 150),
         (f"the same while {COLD} cold small pictures are made, p99", _beside_cold(http, picture), 150),
     ]
@@ -169,17 +222,28 @@ def _beside_cold(http: httpx.Client, picture: Callable[[int, str], dict[str, str
 def main() -> int:
     """Measure, print a table, and return the exit code."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    with postgres.running() as database, tempfile.TemporaryDirectory(prefix="evoimage-pages-") as name:
-        folder = Path(name)
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(postgres.running())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evoimage-pages-")))
         (folder / "images").mkdir()
         (folder / "dags").mkdir()
         draw(folder / "images")
+        s3 = stack.enter_context(s3_server(folder))
+        bucket = f"s3://shop@{BUCKET}"
         airflow = LocalAirflow(
             folder / "home",
             dags=folder / "dags",
+            connections={
+                "shop": {
+                    "conn_type": "aws",
+                    "login": "any",
+                    "password": "any",
+                    "extra": {"endpoint_url": s3, "region_name": "us-east-1"},
+                }
+            },
             env={
                 "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
-                "AIRFLOW__EVOIMAGE__IMAGE_ROOTS": json.dumps([f"file://{folder}/images"]),
+                "AIRFLOW__EVOIMAGE__IMAGE_ROOTS": json.dumps([f"file://{folder}/images", bucket]),
                 # Small pictures of an earlier run would not be cold.
                 "TMPDIR": str(folder),
             },
@@ -187,8 +251,8 @@ def main() -> int:
         airflow.home.mkdir()
         try:
             airflow.migrate()
-            sizes = [str(each) for each in (DAGS, RUNS, MAPPED, PICTURES)]
-            command = [sys.executable, "-P", "-c", SEED, *sizes, f"file://{folder}/images"]
+            sizes = [str(each) for each in (DAGS, RUNS, MAPPED, PICTURES, IN_S3)]
+            command = [sys.executable, "-P", "-c", SEED, *sizes, f"file://{folder}/images", bucket]
             subprocess.run(command, check=True, env=airflow.environment, stdout=subprocess.DEVNULL)
             airflow.start_component("api-server")
             # The same log-in, for other addresses.
@@ -196,6 +260,7 @@ def main() -> int:
                 figures = measure(http)
         finally:
             airflow.stop()
+    print(f"{datetime.now(UTC):%d %b %Y}, Airflow {version('apache-airflow')}, {os.cpu_count()} cores\n")
     print("| what | ms | goal |\n|---|---|---|")
     for title, found, goal in figures:
         print(f"| {title} | {found:.1f} | ≤ {goal:.0f} |")
