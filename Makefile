@@ -28,15 +28,18 @@ REQUIREMENTS ?= .ci/requirements/airflow-$(AIRFLOW).txt
 STORES_VENV ?= .venv-stores$(if $(filter $(GATE_AIRFLOW),$(AIRFLOW)),,-airflow-$(AIRFLOW))
 IN_STORES := $(MAKE) TESTS_AT_ONCE=0 AIRFLOW=$(AIRFLOW) VENV=$(STORES_VENV) REQUIREMENTS=.ci/requirements/airflow-$(AIRFLOW)-stores.txt BYTECODE=
 BYTECODE ?= --compile-bytecode
+# A browser's driver and FAB's auth manager, for the pages in the Airflow UI.
+UI_VENV ?= .venv-ui$(if $(filter $(GATE_AIRFLOW),$(AIRFLOW)),,-airflow-$(AIRFLOW))
+IN_UI := $(MAKE) --no-print-directory venv AIRFLOW=$(AIRFLOW) VENV=$(UI_VENV) REQUIREMENTS=.ci/requirements/airflow-$(AIRFLOW)-ui.txt BYTECODE=
 AZURITE := .azurite/.ready
 UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
+.PHONY: help demo ui test test-stores test-ui screenshots test-faults test-mutation bench bench-saving bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## a real Airflow, a simulated EvoLink, real image files; needs no account
 	@$(VENV)/bin/python -m tools.local_airflow.demo $(DEMO_OPTIONS)
@@ -48,14 +51,22 @@ test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8
 	@# Tests with a real Airflow mostly wait, so they run beside the others; their output follows at the end.
 	@# pytest ends with 5 where a selection is empty: one of the two may be, not both.
 	@system=$$(mktemp); trap 'rm -f "$$system"' EXIT; \
-	  $(RUN) pytest $(TESTS) -m system $(PYTEST_OPTIONS) >"$$system" 2>&1 & beside=$$!; \
-	  $(RUN) pytest $(TESTS) -m "not system" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_OPTIONS); first=$$?; \
+	  $(RUN) pytest $(TESTS) --ignore tests/ui -m system $(PYTEST_OPTIONS) >"$$system" 2>&1 & beside=$$!; \
+	  $(RUN) pytest $(TESTS) --ignore tests/ui -m "not system" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_OPTIONS); first=$$?; \
 	  wait $$beside; second=$$?; cat "$$system"; \
 	  for each in $$first $$second; do [ $$each = 0 ] || [ $$each = 5 ] || exit $$each; done; \
 	  [ $$first = 0 ] || [ $$second = 0 ]
 
 test-stores: $(AZURITE) ## saving to real servers of S3, Google Cloud, Azure Blob and SFTP on this machine
 	@$(IN_STORES) test TESTS="$(if $(filter file,$(origin TESTS)),tests/integration/stores,$(TESTS))"
+
+test-ui: ## the pages in the Airflow UI in a real browser, 2 to 4 minutes; needs Chromium (AIRFLOW=3.1.8 as above)
+	@$(IN_UI)
+	$(UI_VENV)/bin/python -P -m pytest tests/ui $(PYTEST_OPTIONS)
+
+screenshots: ## pictures of the pages from a real run, into docs/pictures; needs Chromium
+	@$(IN_UI)
+	$(UI_VENV)/bin/python -P -m tools.local_airflow.screenshots $(SCREENSHOT_OPTIONS)
 
 bench-saving: ## memory and speed of saving, beside a bare download loop and boto3; 3 minutes
 	@$(IN_STORES) venv
