@@ -21,7 +21,7 @@ DAG, OTHER_DAG = "pictures", "secret_launch"
 RUN = "manual__2026-11-25T01:02:03+00:00"
 RUN_PATH = quote(RUN, safe="")
 # Longer than any page needs, as the machine may be busy.
-PATIENCE_MS = 30_000
+PATIENCE_MS = 60_000
 
 
 class Screen:
@@ -53,7 +53,7 @@ class Screen:
         try:
             screen = cls(context.new_page(), base)
             yield screen
-            assert screen.problems == []
+            assert not screen.problems, "\n".join(screen.problems)
         finally:
             context.close()
 

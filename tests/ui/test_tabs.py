@@ -36,7 +36,7 @@ def test_tab_is_reached_by_a_click_and_shows_the_images_of_a_task(screen: Screen
     assert "A <b>red</b> bicycle" in card
     assert frame.locator("#cards img").count() == 2
     assert "gpt-image-1.5" in card
-    assert re.search(r"[\d.]+ credits \([\d.]+ USD\)", card)
+    assert re.search(r"[\d.]+\xa0credits\xa0\([\d.]+\xa0USD\)", card)
     assert card.count("file:///") == 2
 
 
@@ -59,7 +59,7 @@ def test_mapped_task_without_an_index_lists_all_instances(screen: Screen):
     ("task_id", "sentences_shown"),
     [
         ("foreign", [sentences.NOT_OURS]),
-        ("waits", ["waiting", "The image is on its way.", "credits reserved", "EvoLink task "]),
+        ("waits", ["waiting", "The image is on its way.", "credits\u00a0reserved", "EvoLink task "]),
         ("refused", ["failed", "content_policy_violation", "Billed: no."]),
         ("links", ["only EvoLink's links lead to them until"]),
         ("hidden", ["An administrator can add it to [evoimage] image_roots", "elsewhere"]),

@@ -80,6 +80,7 @@ function pictureUrl(card, file, size, extra = {}) {
 
 const number = (value, digits = 2) => Number(value).toLocaleString("en", { maximumFractionDigits: digits });
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+const unbroken = (text) => text.replaceAll(" ", "\u00a0");
 const cost = (card) => {
   if (card.credits !== null) return `${number(card.credits, 4)} credits (${number(card.usd, 4)} USD)`;
   return card.credits_reserved !== null ? `${number(card.credits_reserved, 4)} credits reserved` : "charge unknown";
@@ -198,7 +199,8 @@ function makeCard(card, { isAlone = false } = {}) {
     : isBatch ? null : element("div", { class: "empty", text: card.note || (card.error ? "No image" : card.state === "waiting" ? "The image is on its way." : "No image") });
   const visible = shown.some((file) => file.visible);
   const more = card.images > shown.length && shown.length ? `${plural(card.images, "image")}, ${shown.length} shown` : card.images ? plural(card.images, "image") : "";
-  const facts = [card.model, card.size, card.quality, more, card.credits !== null || card.credits_reserved !== null || card.state === "made" ? cost(card) : ""].filter(Boolean).join(" · ");
+  const facts = [card.model, card.size, card.quality, more, card.credits !== null || ["made", "waiting"].includes(card.state) ? cost(card) : ""]
+    .filter(Boolean).map(unbroken).join(" · ");
   const name = `${card.dag_id} · ${card.task_id}${card.map_index >= 0 ? ` [${card.label || card.map_index}]` : ""}`;
   return element("article", { class: card.state },
     pictures,

@@ -35,7 +35,7 @@ with DAG("pictures", schedule=None, default_args={"save_to": OUT, "retries": 0})
         timeout=3600,
         quality="low",
     )
-    EvoImageGenerateOperator(task_id="again", prompt="A lighthouse", **QUICK)
+    EvoImageGenerateOperator(task_id="again", prompt="A lighthouse {{ macros.uuid.uuid4() }}", **QUICK)
 
     @task
     def foreign():
