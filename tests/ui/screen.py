@@ -82,9 +82,12 @@ class Screen:
         self.open(path)
         return self.our_frame()
 
-    def our_frame(self) -> Frame:
-        """Return our page within Airflow's."""
-        element = self.page.wait_for_selector("iframe[src*='evoimage/page']")
+    def our_frame(self, view: str = "") -> Frame:
+        """Return our page within Airflow's.
+
+        :param view: which of ours, where another may still be there.
+        """
+        element = self.page.wait_for_selector(f"iframe[src*='evoimage/page?view={view}']")
         frame = element.content_frame() if element else None
         assert frame is not None
         settled(frame)

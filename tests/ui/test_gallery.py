@@ -195,7 +195,7 @@ def test_url_prefix_stays_on_every_way(browser: Browser, below_a_prefix: str):
         screen.page.wait_for_url(
             f"{below_a_prefix}/dags/{DAG}/runs/{RUN_PATH}/tasks/edited/plugin/evoimage-task"
         )
-        frame = screen.our_frame()
+        frame = screen.our_frame("task")
         frame.locator("#cards .pictures button").click()
         until(frame, "() => document.querySelector('#full').naturalWidth > 0")
         frame = screen.open_frame(task_path("mapped", 1))

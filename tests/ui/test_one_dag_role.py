@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,11 +64,19 @@ def with_roles(airflow: LocalAirflow, tmp_path_factory: pytest.TempPathFactory) 
         other.migrate()
         command = [sys.executable, "-P", "-c", MAKE_USERS, json.dumps(users), PASSWORD]
         made = subprocess.run(
-            command, env=other.environment, capture_output=True, text=True, timeout=180, check=False
+            command, env=other.environment, capture_output=True, text=True, timeout=300, check=False
         )
         assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
 
-    with second_api_server(airflow, folder, prepare=prepare, **FAB) as url:
+    # A copy: FAB writes hundreds of its own rows at its start, beside a scheduler that writes too.
+    copied = folder / "copy.db"
+    with (
+        contextlib.closing(sqlite3.connect(airflow.home / "airflow.db")) as here,
+        contextlib.closing(sqlite3.connect(copied)) as there,
+    ):
+        here.backup(there)
+    database = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{copied}"}
+    with second_api_server(airflow, folder, prepare=prepare, **FAB, **database) as url:
         yield url
 
 

@@ -55,6 +55,8 @@ def assert_defaults(read):
     assert read.account.trust_idempotency is True
     assert read.default_model == "gpt-image-1.5"
     assert read.idempotency_namespace == ""
+    assert read.account.files_base_url == settings().account.files_base_url
+    assert (read.download_limits.bytes, read.download_limits.seconds) == (200_000_000, 600)
 
 
 # How a connection is made
