@@ -93,6 +93,38 @@ def alt_text_of(value: object) -> str | None:
     return found
 
 
+MOST_VARIANT_CHARACTERS = 200
+
+
+def variant_of(value: object) -> str | None:
+    """Return what tells equal requests apart, or None where a template rendered to nothing.
+
+    :raises InvalidRequestError: when it is neither text nor a whole number, or too long.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if value is not None and not isinstance(value, str):
+        raise InvalidRequestError(f"variant must be text, not {value!r}.")
+    found = filled("variant", value)
+    if found is not None and len(found) > MOST_VARIANT_CHARACTERS:
+        raise InvalidRequestError(
+            f"variant has {len(found):,} characters; the most is {MOST_VARIANT_CHARACTERS:,}."
+        )
+    return found
+
+
+def reuse_of(value: object) -> bool | timedelta | None:
+    """Return whether saved pictures are reused: None never, True whatever their age, a timedelta up to that age.
+
+    :raises InvalidRequestError: when it is anything else.
+    """
+    if value is None or value is False:
+        return None
+    if value is True or (isinstance(value, timedelta) and value > timedelta(0)):
+        return value
+    raise InvalidRequestError(f"reuse must be None, True or a timedelta above 0, not {value!r}.")
+
+
 def absolute_url(name: str, value: str) -> str:
     """Return the URL or path of a file or folder in any storage, without spaces around it.
 

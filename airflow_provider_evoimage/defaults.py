@@ -42,5 +42,8 @@ IF_EXISTS: tuple[IfExists, ...] = ("overwrite", "skip", "error")
 Provenance = Literal["mark", "keep"]
 PROVENANCE: tuple[Provenance, ...] = ("mark", "keep")
 
+#: Folder below ``save_to`` that says which saved picture was made for which request.
+INDEX_FOLDER = "_index"
+
 OnClear = Literal["auto", "regenerate", "reuse"]
 OnChange = Literal["resume", "submit"]

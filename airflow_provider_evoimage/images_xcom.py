@@ -117,6 +117,8 @@ def described(manifests: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         # Up to the first image without one: their places are those of the images.
         "files": list(_files(images)),
         "credits": round(sum(known), 6) if known else None,
+        # Shown only where it says something.
+        "reused": sum("reused" in manifest for manifest in found) or None,
         "expires_at": min(expiries) if expiries else None,
         **_request(first.get("request"), model=first.get("model")),
     }

@@ -39,8 +39,9 @@ class NewImages:
         """What an asset event says in its ``extra``, as plain JSON.
 
         ``generations`` and ``images`` are counts, ``credits`` the sum charged (None where EvoLink does not
-        say). ``evolink_task_ids`` and ``paths`` name the first 200 of each; a path is as in the manifest,
-        with the connection, so that ObjectStoragePath opens it.
+        say), ``reused`` how many of the generations are those of an earlier run. ``evolink_task_ids`` and
+        ``paths`` name the first 200 of each; a path is as in the manifest, with the connection, so that
+        ObjectStoragePath opens it.
         """
         images = self._images
         charged = [manifest["usage"]["charged"] for manifest in self.manifests]
@@ -48,6 +49,7 @@ class NewImages:
             "generations": len(self.manifests),
             "images": len(images),
             "credits": None if None in charged else round(sum(charged), 6),
+            "reused": sum("reused" in manifest for manifest in self.manifests),
             "evolink_task_ids": [manifest["evolink_task_id"] for manifest in self.manifests][:MAX_LISTED],
             "paths": [image["path"] for image in images if "path" in image][:MAX_LISTED],
         }

@@ -7,7 +7,7 @@ Each field has a row in ``docs/manifest.md`` and a property in ``manifest.schema
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,12 +33,15 @@ class RequestSummary:
     :param images: number of requested images.
     :param estimate: the estimated cost, as plain JSON.
     :param credits_reserved: EvoLink's reservation when it accepted the request.
+    :param reusable_for: ``fingerprint`` and ``occurrence`` of the request, for later runs that reuse its images;
+        None where the task neither reuses nor has a variant.
     """
 
     request: Mapping[str, Any] | None = None
     images: int | None = None
     estimate: Mapping[str, Any] | None = None
     credits_reserved: float | None = None
+    reusable_for: Mapping[str, Any] | None = None
 
     @classmethod
     def by(cls, request: ImageRequest) -> RequestSummary:
@@ -51,14 +54,15 @@ class RequestSummary:
 
     def completed_by(self, other: RequestSummary) -> RequestSummary:
         """Return it with what it lacks taken from another description of the same generation."""
-        names = ("request", "images", "estimate", "credits_reserved")
+        names = ("request", "images", "estimate", "credits_reserved", "reusable_for")
         return RequestSummary(
             **{name: getattr(other if getattr(self, name) is None else self, name) for name in names}
         )
 
     def kept(self) -> dict[str, Any]:
         """Return it in the form of a manifest, as :meth:`in_manifest` reads it."""
-        return {"request": self.request, "asked": self.images, "usage": {"estimate": self.estimate}}
+        kept = {"request": self.request, "asked": self.images, "usage": {"estimate": self.estimate}}
+        return kept if self.reusable_for is None else {**kept, "reusable_for": dict(self.reusable_for)}
 
     @classmethod
     def in_manifest(cls, manifest: object) -> RequestSummary:
@@ -72,6 +76,7 @@ class RequestSummary:
             images=images if isinstance(images, int) else None,
             estimate=_estimate(usage.get("estimate")),
             credits_reserved=number(usage.get("reserved")),
+            reusable_for=_reusable_for(manifest.get("reusable_for")),
         )
 
 
@@ -111,6 +116,7 @@ def build_manifest(
             "tokens": dict(generation.usage.tokens),
         },
         "made_by": dict(made_by),
+        **({} if requested.reusable_for is None else {"reusable_for": dict(requested.reusable_for)}),
     }
 
 
@@ -165,7 +171,8 @@ def generations_given(value: object) -> list[tuple[str, RequestSummary]]:
     :raises InvalidRequestError: when it holds anything else.
     """
     if isinstance(value, (str, Mapping)):
-        return [(_id_of(value), RequestSummary.in_manifest(value))]
+        # Which request its images may be reused for is only true of what the task itself sent.
+        return [(_id_of(value), replace(RequestSummary.in_manifest(value), reusable_for=None))]
     if not isinstance(value, Iterable) or isinstance(value, (bytes, bytearray)):
         raise _not_a_generation(value)
     # A task that hands over several manifests, mapped: a list of lists.
@@ -186,6 +193,16 @@ def _estimate(value: object) -> dict[str, Any] | None:
     }
     has_ends = all(number(known.get(name)) is not None for name in ("credits_low", "credits_high"))
     return known if has_ends else None
+
+
+def _reusable_for(value: object) -> dict[str, Any] | None:
+    """Read fingerprint and occurrence; what a save adds to them is its own."""
+    if not isinstance(value, Mapping):
+        return None
+    fingerprint, occurrence = value.get("fingerprint"), value.get("occurrence")
+    if not isinstance(fingerprint, str) or not isinstance(occurrence, int):
+        return None
+    return {"fingerprint": fingerprint, "occurrence": occurrence}
 
 
 def _id_of(value: object) -> str:

@@ -7,6 +7,8 @@ name                          kind     what is counted; tags
                                        ``outcome``: completed, failed, cancelled, expired
 ``evoimage.images``           counter  images of completed generations; ``model``
 ``evoimage.credits_used``     counter  credits charged, with decimals; ``model``
+``evoimage.reused``           counter  generations whose saved images were reused, nothing charged;
+                                       ``model``
 ``evoimage.wait_seconds``     timing   from acceptance until the task had the result, in milliseconds
                                        like Airflow's own timings; ``model``
 ``evoimage.ids_read``         counter  generations whose state was read while waiting
@@ -52,6 +54,11 @@ def generation_ended(generation: Generation, *, is_expired: bool = False) -> Non
         # Airflow takes a bare number for milliseconds.
         waited = timedelta(seconds=max(0.0, time.time() - generation.created.timestamp()))
         _send("timing", "wait_seconds", waited, model)
+
+
+def generation_reused(model: object) -> None:
+    """Count a request whose saved images were reused."""
+    _count("reused", 1, {"model": model if isinstance(model, str) and model else "unknown"})
 
 
 def ids_read(ids: int) -> None:

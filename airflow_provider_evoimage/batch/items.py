@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_provider_evoimage.arguments import alt_text_of
+from airflow_provider_evoimage.arguments import alt_text_of, variant_of
 from airflow_provider_evoimage.batch.source import Entry
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.exceptions import EvoImageError, InvalidRequestError
@@ -15,14 +15,16 @@ from airflow_provider_evoimage.images.native_sizes import resolved_size
 from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import with_sources
+from airflow_provider_evoimage.storage.index import ImagesKey
 from airflow_provider_evoimage.submission.identity import fingerprint
 
 MAX_ITEMS = 2_000
 
-#: The keys of an item: the fields of a request, and name and alt text of its files.
+#: The keys of an item: the fields of a request, name and alt text of its files, and what tells equal requests apart.
 ITEM_FIELDS = (
     "name",
     "alt_text",
+    "variant",
     "prompt",
     "model",
     "size",
@@ -34,7 +36,7 @@ ITEM_FIELDS = (
 )
 
 # Of the files, not of the request.
-_NOT_SENT = frozenset({"name", "alt_text"})
+_NOT_SENT = frozenset({"name", "alt_text", "variant"})
 _SHOWN_PROBLEMS = 10
 
 
@@ -54,6 +56,7 @@ class BatchItem:
         again.
     :param size_note: what the channel of ``size="for:…"`` will lose, in words.
     :param occurrence: how many equal requests come before it.
+    :param is_indexed: whether its manifest says which requests its images are for.
     """
 
     position: int
@@ -65,11 +68,15 @@ class BatchItem:
     fingerprint: str
     occurrence: int
     size_note: str = ""
+    is_indexed: bool = False
 
     @property
     def requested(self) -> RequestSummary:
         """The request, as the manifest describes it."""
         requested = RequestSummary.by(self.request)
+        if self.is_indexed:
+            key = ImagesKey(fingerprint=self.fingerprint, occurrence=self.occurrence)
+            requested = replace(requested, reusable_for=key.to_json())
         return requested if self.references is None else with_sources(requested, self.references)
 
     @property
@@ -82,11 +89,16 @@ def build_items(
     entries: Sequence[Entry],
     defaults: Mapping[str, Any],
     read_references: Callable[[Mapping[str, Any]], References | None],
+    *,
+    variant: str | int | None = None,
+    is_indexed: bool = False,
 ) -> list[BatchItem]:
     """Check every request before anything is paid.
 
     :param defaults: fields for all items; an item's own fields win.
     :param read_references: reads the references that the fields of a request name.
+    :param variant: of items that have none of their own.
+    :param is_indexed: whether the manifests say which requests the images are for; those of variants always do.
     :raises InvalidRequestError: naming each wrong item, or when there are too many.
     """
     if len(entries) > MAX_ITEMS:
@@ -101,6 +113,7 @@ def build_items(
         try:
             fields = _fields(entry.fields, defaults)
             alt_text = alt_text_of(entry.fields.get("alt_text"))
+            own_variant = variant_of(entry.fields.get("variant")) or variant_of(variant)
             given = {name: fields.get(name) for name in ("image_urls", "extra_body")}
             references = read_references(fields)
             if references is not None:
@@ -111,7 +124,7 @@ def build_items(
             where = f"request {position}" if entry.line is None else f"request {position} (line {entry.line})"
             problems.append(f"{where}: {error.message}")
             continue
-        mark = fingerprint(request)
+        mark = fingerprint(request, own_variant)
         name = entry.fields.get("name")
         items.append(
             BatchItem(
@@ -124,6 +137,7 @@ def build_items(
                 given=given,
                 fingerprint=mark,
                 occurrence=seen[mark],
+                is_indexed=is_indexed or own_variant is not None,
             )
         )
         seen[mark] += 1

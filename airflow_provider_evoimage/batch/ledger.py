@@ -79,6 +79,8 @@ class LedgerLine:
     :param manifest: of its generation, without links, once its images are saved.
     :param charge: credits that EvoLink charged for a generation without saved images; None while unknown.
     :param spent_on_gone: credits that requests cost which are no longer in the list; only one line has them.
+    :param reused_in: the epoch in which its images were taken from an earlier run; None where they were drawn.
+    :param was_reused_to_the_end: whether a complete batch has delivered these.
     """
 
     item: int
@@ -94,6 +96,8 @@ class LedgerLine:
     charge: float | None = None
     error: ItemError | None = None
     spent_on_gone: float = 0.0
+    reused_in: int | None = None
+    was_reused_to_the_end: bool = False
 
     @classmethod
     def new(cls, item: BatchItem, number: int) -> LedgerLine:
@@ -117,6 +121,11 @@ class LedgerLine:
     def is_under_way(self) -> bool:
         """Whether its generation is to be waited for."""
         return self.state == "waiting" and self.evolink_task_id is not None and self.error is None
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether its images are those of an earlier run."""
+        return self.reused_in is not None
 
     @property
     def outcome_unknown(self) -> bool:
@@ -165,6 +174,8 @@ class LedgerLine:
                 "occurrence": self.occurrence,
                 **(self.record.to_json() if self.record else {}),
                 **({"spent_on_gone": self.spent_on_gone} if self.spent_on_gone else {}),
+                **({} if self.reused_in is None else {"reused_in": self.reused_in}),
+                **({"delivered": True} if self.was_reused_to_the_end else {}),
             },
         }
 
@@ -194,7 +205,10 @@ class LedgerLine:
             return None
         record = SubmissionRecord.read(submission)
         error, usage = data.get("error"), data.get("usage")
-        is_saved = data["state"] == "saved" and record is not None and record.evolink_task_id is not None
+        reused_in = submission.get("reused_in")
+        is_reused = isinstance(reused_in, int) and isinstance(data.get("reused"), Mapping) and record is None
+        has_id = record is not None and record.evolink_task_id is not None
+        is_saved = data["state"] == "saved" and (has_id or is_reused)
         return cls(
             item=item,
             position=position,
@@ -218,6 +232,8 @@ class LedgerLine:
             if isinstance(error, Mapping)
             else None,
             spent_on_gone=max(number(submission.get("spent_on_gone")) or 0.0, 0.0),
+            reused_in=reused_in if is_saved and is_reused else None,
+            was_reused_to_the_end=is_saved and is_reused and submission.get("delivered") is True,
         )
 
 
@@ -240,6 +256,8 @@ class BatchLedger:
         self._try_number = try_number
         self._try_id = try_id
         self._checked_at = 0.0
+        #: Whether the last reading understood every line, so that an item without a record was never submitted.
+        self.is_whole = True
 
     @property
     def url(self) -> str:
@@ -260,7 +278,11 @@ class BatchLedger:
             version = row.get("v") if isinstance(row, Mapping) else None
             if isinstance(version, int) and version > LEDGER_VERSION:
                 raise self._written_by_newer(version)
-        lines = (LedgerLine.read(row) for row in rows)
+        lines = [LedgerLine.read(row) for row in rows]
+        self.is_whole = all(
+            line is not None and (line.record is not None or not _names_a_key(row))
+            for row, line in zip(rows, lines, strict=True)
+        )
         return {line.key: line for line in lines if line is not None}
 
     def _written_by_newer(self, version: int) -> UnrepeatableSubmissionError:
@@ -331,6 +353,11 @@ class BatchLedger:
             self.write(lines)
         except (DestinationError, SupersededTryError) as error:
             log.warning("The batch manifest cannot be written (%s); continuing.", error.message)
+
+
+def _names_a_key(row: object) -> bool:
+    submission = row.get("submission") if isinstance(row, Mapping) else None
+    return isinstance(submission, Mapping) and "key" in submission
 
 
 def saved(line: LedgerLine, manifest: Manifest) -> LedgerLine:

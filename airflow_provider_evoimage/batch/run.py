@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from airflow_provider_evoimage.batch.collection import BatchCollection
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey, build_items
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine
 from airflow_provider_evoimage.batch.references import BatchReferences
+from airflow_provider_evoimage.batch.reuse import BatchReuse
 from airflow_provider_evoimage.batch.source import read_requests
 from airflow_provider_evoimage.batch.submission import (
     BatchSubmission,
@@ -80,6 +82,7 @@ class BatchArguments:
     """The operator's arguments; see :class:`EvoImageBatchOperator`.
 
     :param defaults: fields of requests that have none of their own.
+    :param retries: of the Airflow task, to tell whether it was cleared.
     """
 
     requests: Any
@@ -88,6 +91,9 @@ class BatchArguments:
     filename_template: str
     provenance: Provenance
     alt_text: str | None
+    reuse: bool | timedelta | None
+    variant: str | int | None
+    retries: int
     max_credits: float | str | None
     has_limit: bool
     check_credits: bool
@@ -152,6 +158,18 @@ class BatchRun:
             before_file=self._ledger.require_latest_try_after_pause,
             logs_each_image=False,
         )
+        self._reuse = BatchReuse(
+            reuse=arguments.reuse,
+            destination=destination,
+            names=self._names,
+            provenance=arguments.provenance,
+            alt_text=alt_text_of(arguments.alt_text),
+            made_by=self._made_by,
+            epoch=self._ti.max_tries or 0,
+            is_cleared=self._ti.max_tries != arguments.retries,
+            on_clear=arguments.on_clear,
+            log=log,
+        )
         self._collection = BatchCollection(
             hook=hook, ledger=self._ledger, lines=self._lines, saver=saver, budget=self._budget, log=log
         )
@@ -187,6 +205,7 @@ class BatchRun:
             "credits": round(sum(charges), 6) if charges else None,
             "items": len(lines),
             "items_saved": states["saved"],
+            "items_reused": sum(line.is_reused for line in lines),
             "items_failed": states["failed"],
             "items_waiting": states["waiting"],
             "items_queued": states["queued"],
@@ -209,7 +228,10 @@ class BatchRun:
             )
 
     def _checked_items(self) -> list[BatchItem] | None:
-        """Read the list and the ledger; return None if the list is unreadable and earlier submissions are resumed."""
+        """Read the list and the ledger; return the items without saved images of an earlier run.
+
+        :returns: None if the list is unreadable and earlier submissions are resumed.
+        """
         refuse_rendered_data(self._context)
         try:
             items = self._items()
@@ -217,13 +239,14 @@ class BatchRun:
             if not self._goes_on_without_list(error):
                 raise
             return None
+        lines = _lines(items, self._ledger.read(), self._log)
+        self._check_names(items, lines)
+        items = self._reuse.apply(items, lines, ledger_is_whole=self._ledger.is_whole)
         limit = self._budget.limit
         estimates = [estimate_with_prompt(item.request) for item in items]
         unpriced = [item for item, found in zip(items, estimates, strict=True) if found is None]
         if unpriced and limit is not None:
             raise price_unknown(unpriced[0].request, limit)
-        lines = _lines(items, self._ledger.read(), self._log)
-        self._check_names(items, lines)
         self._lines.update(lines)
         if self._ti.try_number > 1:
             self._ledger.remove_parts(self._log)
@@ -289,7 +312,11 @@ class BatchRun:
 
     def _items(self) -> list[BatchItem]:
         return build_items(
-            read_requests(self._arguments.requests), self._arguments.defaults, self._references.read
+            read_requests(self._arguments.requests),
+            self._arguments.defaults,
+            self._references.read,
+            variant=self._arguments.variant,
+            is_indexed=self._arguments.reuse is not None,
         )
 
     def _submission(self) -> BatchSubmission:
@@ -356,6 +383,7 @@ class BatchRun:
             self._references.remove()
         with self._naming_what_is_paid(has_submitted=True):
             self._ledger.write(self._lines.values())
+        self._reuse.note(list(self._lines.values()))
         if missing:
             self._judge(missing)
         made = NewImages(
@@ -384,7 +412,7 @@ class BatchRun:
     def _warning(self) -> str:
         """Say where EvoLink charged more than the limit or the estimate; empty where it did neither."""
         lines = list(self._lines.values())
-        found = [(line, line.charged) for line in lines if line.charged is not None]
+        found = [(line, line.charged) for line in lines if line.charged is not None and not line.is_reused]
         charged = sum((Decimal(str(charge)) for _, charge in found), Decimal(0))
         before = sum((Decimal(str(spent_before(line))) for line in lines), Decimal(0))
         estimates = [(line.requested.estimate or {}).get("credits_high") for line, _ in found]
@@ -449,6 +477,8 @@ class BatchRun:
         if any(line.state != "saved" for line in self._lines.values()):
             return
         for key, line in self._lines.items():
+            if line.is_reused:
+                self._lines[key] = replace(line, was_reused_to_the_end=True, spent_on_gone=0.0)
             if line.record is not None:
                 record = replace(line.record, phase="delivered", spent_before=0.0)
                 self._lines[key] = replace(line, record=record, spent_on_gone=0.0)

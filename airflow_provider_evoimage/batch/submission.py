@@ -479,9 +479,10 @@ def progress_in_words(lines: Iterable[LedgerLine]) -> str:
     charged = 0.0
     for line in lines:
         is_known = line.state != "waiting" or line.evolink_task_id is not None
-        states[line.state if is_known else "queued"] += 1
+        state = "reused" if line.is_reused else line.state
+        states[state if is_known else "queued"] += 1
         charged += line.charged or 0.0
-    order = ("saved", "failed", "waiting", "queued", "left out")
+    order = ("saved", "reused", "failed", "waiting", "queued", "left out")
     counts = ", ".join(f"{states[state]:,} {state}" for state in order if states[state])
     return f"{counts}; {charged:,.2f} credits charged so far"
 

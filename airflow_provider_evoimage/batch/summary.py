@@ -20,7 +20,8 @@ def summary_of(
     """Return the XCom of a batch.
 
     ``manifest`` is the URL of the batch manifest; ``items``, ``saved``, ``failed``, ``left_out`` and
-    ``images`` are counts; ``credits`` holds what was estimated at the most and what was charged; ``failures``
+    ``images`` are counts; ``drawn`` and ``reused`` are the parts of ``saved`` that this batch drew and took from an
+    earlier run; ``credits`` holds what was estimated at the most and what was charged; ``failures``
     describes the first twenty items without images.
 
     :param warning: of a charge above the limit or the estimate; the summary has the field only then.
@@ -32,11 +33,15 @@ def summary_of(
         "manifest": manifest_url,
         "items": len(lines),
         "saved": len(lines) - len(missing),
+        "drawn": len(lines) - len(missing) - sum(line.is_reused for line in lines),
+        "reused": sum(line.is_reused for line in lines),
         "failed": sum(line.state == "failed" for line in missing),
         "left_out": sum(line.state == "left out" for line in missing),
         "images": sum(len(manifest.get("images") or ()) for manifest in manifests),
         "credits": {
-            "estimate": _sum((line.requested.estimate or {}).get("credits_high") for line in lines),
+            "estimate": _sum(
+                (line.requested.estimate or {}).get("credits_high") for line in lines if not line.is_reused
+            ),
             "charged": _sum(line.charged for line in lines),
         },
         "failures": [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Allowed keys of the dict that the function may return.
 REQUEST_FIELDS = (
     *("prompt", "model", "size", "quality", "n"),
-    *("image_urls", "callback_url", "extra_body"),
+    *("image_urls", "callback_url", "extra_body", "variant"),
 )
 
 

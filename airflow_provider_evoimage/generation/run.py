@@ -6,10 +6,11 @@ import functools
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_evoimage.arguments import alt_text_of, filled
+from airflow_provider_evoimage.arguments import alt_text_of, filled, variant_of
 from airflow_provider_evoimage.defaults import ONE_GENERATION, IfExists, OnChange, OnClear, Provenance
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
 from airflow_provider_evoimage.evolink.request import ImageRequest
@@ -17,9 +18,11 @@ from airflow_provider_evoimage.exceptions import (
     EvoImageError,
     GenerationLostError,
     GenerationNotFoundError,
+    InvalidRequestError,
     LinkExpiredError,
 )
 from airflow_provider_evoimage.generation.record_file import keeper_of
+from airflow_provider_evoimage.generation.reuse import GenerationReuse, may_reuse
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.images.native_sizes import resolved_size
 from airflow_provider_evoimage.lineage import NewImages
@@ -35,9 +38,10 @@ from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import TaskReferences, has_references, with_sources
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
+from airflow_provider_evoimage.storage.index import ImagesKey
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.budget import charge_warning, credit_limit, require_within
-from airflow_provider_evoimage.submission.identity import fingerprint
+from airflow_provider_evoimage.submission.identity import RequestIdentity, fingerprint
 from airflow_provider_evoimage.submission.mapped_item import (
     is_given_by_upstream,
     is_same_for_all_items,
@@ -89,6 +93,8 @@ class GenerationArguments:
     if_exists: IfExists
     provenance: Provenance
     alt_text: str | None
+    reuse: bool | timedelta | None
+    variant: str | int | None
     wait_for_completion: bool
     poll_interval: float | None
     submit_timeout: float
@@ -148,13 +154,22 @@ class GenerationRun:
                 requested = with_sources(RequestSummary.by(request), references)
                 # Open the destination before anything is paid, to find problems with it.
                 saver = self._saver
-                self._check_names(request)
+                planned = self._check_names(request)
+                # Likewise their own problems.
+                reuse, is_indexed = self._reuse, self._is_indexed
+            identity = self._identity(request)
+            if is_indexed:
+                key = ImagesKey(fingerprint=identity.fingerprint, occurrence=identity.occurrence)
+                requested = replace(requested, reusable_for=key.to_json())
             self._log.info("Requesting %s: %s", request.summary, request.short_prompt)
             if self._size_note:
                 self._log.info("%s.", self._size_note)
             for warning in request.warnings:
                 self._log.warning("%s", warning)
-            generation = self._ensure(request, requested, references, max_credits)
+            manifest = None if reuse is None else self._reused(reuse, requested, planned)
+            if manifest is not None:
+                return manifest
+            generation = self._ensure(request, identity, requested, references, max_credits)
         self.waiting_for = generation
         # Log the id first, so that it is known whatever fails from here on.
         self._log_accepted(generation)
@@ -304,7 +319,7 @@ class GenerationRun:
         except EvoImageError as error:
             self._log.warning("The manifest will lack the request: %s", error.message)
             return RequestSummary()
-        if record is not None and record.fingerprint != fingerprint(request):
+        if record is not None and record.fingerprint != fingerprint(request, self._variant):
             self._log.warning("The manifest will lack the request: its templates give another one by now.")
             return RequestSummary()
         return RequestSummary.by(request)
@@ -333,11 +348,47 @@ class GenerationRun:
         )
         return credit_limit(value, is_given=is_given)
 
-    def _check_names(self, request: ImageRequest) -> None:
-        """Check before anything is paid that the storage can take the images."""
+    @property
+    def _is_indexed(self) -> bool:
+        """Whether the manifest says which requests the images are for."""
+        return self._arguments.reuse is not None or self._variant is not None
+
+    @functools.cached_property
+    def _variant(self) -> str | None:
+        return variant_of(self._arguments.variant)
+
+    @functools.cached_property
+    def _reuse(self) -> GenerationReuse | None:
+        reuse, saver = self._arguments.reuse, self._saver
+        if reuse is None:
+            return None
+        if saver is None:
+            raise InvalidRequestError("reuse needs save_to, the folder whose images are reused; it is empty.")
+        max_age = reuse if isinstance(reuse, timedelta) else None
+        return GenerationReuse(saver=saver, max_age=max_age, made_by=self._made_by, log=self._log)
+
+    def _reused(
+        self, reuse: GenerationReuse, requested: RequestSummary, planned: list[str]
+    ) -> Manifest | None:
+        """Return the manifest of saved images of this request; None where it is to be submitted, or was."""
+        if not may_reuse(
+            keeper=self._keeper,
+            is_retry=self._is_retry,
+            is_cleared=self._is_cleared,
+            on_clear=self._arguments.on_clear,
+        ):
+            return None
+        manifest = reuse.manifest(requested, planned)
+        if manifest is not None:
+            self.made = NewImages(manifests=[manifest], save_to=filled("save_to", self._arguments.save_to))
+            self.made.announce(self._context, self._outlets, self._log)
+        return manifest
+
+    def _check_names(self, request: ImageRequest) -> list[str]:
+        """Check before anything is paid that the storage can take the images; return their names."""
         saver = self._saver
         if saver is None:
-            return
+            return []
         require_names_by_item(
             self._context,
             template=saver.names.template,
@@ -355,10 +406,19 @@ class GenerationRun:
         )
         for name in planned:
             saver.destination.check_length(name, is_paid=False)
+        return planned
+
+    def _identity(self, request: ImageRequest) -> RequestIdentity:
+        return identity_of(
+            self._context,
+            namespace=self._hook.settings.idempotency_namespace,
+            fingerprint=fingerprint(request, self._variant),
+        )
 
     def _ensure(
         self,
         request: ImageRequest,
+        identity: RequestIdentity,
         requested: RequestSummary,
         references: References,
         max_credits: Decimal | None,
@@ -373,17 +433,14 @@ class GenerationRun:
 
         submission = Submission(
             hook=self._hook,
-            identity=identity_of(
-                self._context,
-                namespace=self._hook.settings.idempotency_namespace,
-                fingerprint=fingerprint(request),
-            ),
+            identity=identity,
             keeper=self._keeper,
             log=self._log,
             on_clear=self._arguments.on_clear,
             on_change=self._arguments.on_change,
             is_retry=self._is_retry,
-            may_be_cleared=self._ti.max_tries != self._arguments.retries,
+            may_be_cleared=self._is_cleared,
+            requires_record=self._arguments.reuse is not None,
             hands_over_early=not self._arguments.wait_for_completion,
             submit_timeout=self._arguments.submit_timeout,
             before_submit=before_submit,
@@ -406,6 +463,10 @@ class GenerationRun:
         found = require_within(request, max_credits, spent=spent)
         limit = "" if max_credits is None else f"; max_credits is {max_credits:f}"
         self._log.info("Estimated cost: %s%s.", found or "no price is known for this model", limit)
+
+    @property
+    def _is_cleared(self) -> bool:
+        return bool(self._ti.max_tries != self._arguments.retries)
 
     @property
     def _is_retry(self) -> bool:
@@ -482,6 +543,8 @@ class GenerationRun:
                 self._keeper.mark("failed", generation)
                 generation_ended(generation, is_expired=True)
                 raise
+            if self._reuse is not None:
+                self._reuse.drawn(manifest)
         self.made = NewImages(
             manifests=[manifest],
             save_to=None if saver is None else filled("save_to", self._arguments.save_to),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import filled, one_of, poll_seconds, seconds, whole_number
+from airflow_provider_evoimage.arguments import filled, one_of, poll_seconds, reuse_of, seconds, whole_number
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_SUBMIT_TIMEOUT,
@@ -51,8 +51,8 @@ class EvoImageBatchOperator(BaseOperator):
     at ``{dag_id}/{run_id}/{task_id}.batch.jsonl`` below ``save_to``; a retry reads it and repeats only what
     may succeed. The worker wakes now and then to save, long before links expire.
 
-    Returns a small summary: ``{v, manifest, items, saved, failed, left_out, images, credits, failures,
-    made_by}``, where ``manifest`` is the URL of the batch manifest, ``credits`` holds ``estimate`` and
+    Returns a small summary: ``{v, manifest, items, saved, drawn, reused, failed, left_out, images, credits,
+    failures, made_by}``, where ``manifest`` is the URL of the batch manifest, ``credits`` holds ``estimate`` and
     ``charged``, and ``failures`` describes the first twenty items without images.
 
     :param requests: a list (each item a prompt, or a mapping of request fields), the output of another task,
@@ -73,6 +73,11 @@ class EvoImageBatchOperator(BaseOperator):
         pixels; ``keep`` saves EvoLink's bytes as they are. See docs/provenance.md.
     :param alt_text: the image in words, for people who do not see it; goes into the mark. An item's own
         ``alt_text`` wins.
+    :param reuse: what to do about items of which ``save_to`` holds images of the same request: None draws new ones;
+        True takes those, submits nothing and is charged nothing; a timedelta does so if they are not older. Not
+        after a clear. See docs/reuse.md.
+    :param variant: any text; makes equal requests other ones, for other pictures of the same words. An item's own
+        ``variant`` wins.
     :param max_credits: the most the whole batch may cost, in credits (68 are 1 USD). Nothing is submitted
         beyond it, counting reservations and charges; items left out are listed.
     :param check_credits: fail before the first request when account or API key have too few credits for all.
@@ -108,6 +113,7 @@ class EvoImageBatchOperator(BaseOperator):
         "extra_body",
         "filename_template",
         "alt_text",
+        "variant",
         "max_credits",
         "evoimage_conn_id",
     )
@@ -134,6 +140,8 @@ class EvoImageBatchOperator(BaseOperator):
         filename_template: str = MANY_GENERATIONS,
         provenance: Provenance = "mark",
         alt_text: str | None = None,
+        reuse: bool | timedelta | None = None,
+        variant: str | int | None = None,
         max_credits: float | str | None = None,
         check_credits: bool = False,
         on_item_failure: OnItemFailure = "continue",
@@ -166,6 +174,8 @@ class EvoImageBatchOperator(BaseOperator):
         self.filename_template = filename_template
         self.provenance = one_of("provenance", provenance, PROVENANCE)
         self.alt_text = alt_text
+        self.reuse = reuse_of(reuse)
+        self.variant = variant
         self.max_credits = max_credits
         # Checked before templates are rendered: a limit that renders to nothing must not vanish.
         self.has_limit = max_credits is not None
@@ -384,6 +394,9 @@ class EvoImageBatchOperator(BaseOperator):
             filename_template=self.filename_template,
             provenance=self.provenance,
             alt_text=self.alt_text,
+            reuse=self.reuse,
+            variant=self.variant,
+            retries=self.retries or 0,
             max_credits=self.max_credits,
             has_limit=self.has_limit,
             check_credits=self.check_credits,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import one_of, poll_seconds, seconds
+from airflow_provider_evoimage.arguments import one_of, poll_seconds, reuse_of, seconds
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_SUBMIT_TIMEOUT,
@@ -77,6 +77,10 @@ class EvoImageGenerateOperator(BaseOperator):
     :param provenance: ``mark`` writes into each saved PNG, JPEG and WebP that an AI made it, without touching its
         pixels; ``keep`` saves EvoLink's bytes as they are. See docs/provenance.md.
     :param alt_text: the image in words, for people who do not see it; goes into the mark. At most 2,000 characters.
+    :param reuse: what to do where ``save_to`` holds images of the same request: None draws new ones; True returns the
+        manifest of those, submits nothing and is charged nothing; a timedelta does so if they are not older. Not after
+        a clear. See docs/reuse.md.
+    :param variant: any text; makes an equal request another one, for another picture of the same words.
     :param wait_for_completion: False returns once the request is accepted, to collect later.
     :param deferrable: wait in the triggerer. True by default, whatever Airflow's own default: holding no
         worker is what this operator is for. False waits on the worker.
@@ -109,6 +113,7 @@ class EvoImageGenerateOperator(BaseOperator):
         "save_to",
         "filename_template",
         "alt_text",
+        "variant",
         "evoimage_conn_id",
     )
     # Not ".md" or ".txt": the suffix of *any* templated text makes Airflow look for a file.
@@ -135,6 +140,8 @@ class EvoImageGenerateOperator(BaseOperator):
         if_exists: IfExists = "overwrite",
         provenance: Provenance = "mark",
         alt_text: str | None = None,
+        reuse: bool | timedelta | None = None,
+        variant: str | int | None = None,
         wait_for_completion: bool = True,
         deferrable: bool = True,
         timeout: float | timedelta = 1800,
@@ -169,6 +176,12 @@ class EvoImageGenerateOperator(BaseOperator):
         self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
         self.provenance = one_of("provenance", provenance, PROVENANCE)
         self.alt_text = alt_text
+        self.reuse = reuse_of(reuse)
+        if self.reuse is not None and (save_to is None or not wait_for_completion):
+            raise InvalidRequestError(
+                "reuse needs save_to, the folder whose images are reused, and wait_for_completion."
+            )
+        self.variant = variant
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.timeout = seconds("timeout", timeout)
@@ -265,6 +278,8 @@ class EvoImageGenerateOperator(BaseOperator):
             if_exists=self.if_exists,
             provenance=self.provenance,
             alt_text=self.alt_text,
+            reuse=self.reuse,
+            variant=self.variant,
             wait_for_completion=self.wait_for_completion,
             poll_interval=self.poll_interval,
             submit_timeout=self.submit_timeout,

@@ -91,8 +91,8 @@ class Destination:
 
     def holds(self, url: str) -> bool:
         """Tell whether a file that was saved here still exists; always False for a file of another folder."""
-        prefix = self.url("x").removesuffix("x")
-        return url.startswith(prefix) and self.exists(url.removeprefix(prefix))
+        name = self.name_of(url)
+        return name is not None and self.exists(name)
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
@@ -147,16 +147,79 @@ class Destination:
 
         :raises DestinationError: when the storage fails, which must not look like an absent file.
         """
+        content = self.read_if_there(name)
         try:
-            content = (self._base / name).read_bytes()
+            return None if content is None else json.loads(content)
+        except (ValueError, RecursionError):
+            return None
+
+    def read_if_there(self, name: str) -> bytes | None:
+        """Read a file; return None if it is absent, or may be: some stores answer both cases alike.
+
+        :raises DestinationError: when the storage fails.
+        """
+        try:
+            return bytes((self._base / name).read_bytes())
         except Exception as error:
             if _may_mean_absent(error):
                 return None
             raise self._failure(name, error) from error
+
+    def size_if_there(self, name: str) -> int | None:
+        """Return the size of a file in bytes; None if it is absent, or may be."""
+        path = (self._base / name).path
         try:
-            return json.loads(content)
-        except (ValueError, RecursionError):
-            return None
+            self._fs.invalidate_cache()
+            return int(self._fs.info(path)["size"])
+        except Exception as error:
+            if _may_mean_absent(error):
+                return None
+            raise self._failure(name, error) from error
+
+    def sizes_in(self, folder: str) -> dict[str, int] | None:
+        """List the files of one folder, in one pass: size in bytes by name, without the folder.
+
+        :returns: nothing where there is no such folder; None where listing is not allowed.
+        """
+        path = (self._base / folder).path
+        try:
+            # A listing that fsspec has cached may be old; ours would be for the next reader.
+            self._fs.invalidate_cache()
+            listed = self._fs.ls(path, detail=True)
+            self._fs.invalidate_cache()
+        except FileNotFoundError:
+            return {}
+        except Exception as error:
+            if _may_mean_absent(error):
+                return None
+            raise self._failure(folder, error) from error
+        return {
+            str(each["name"]).rstrip("/").rpartition("/")[2]: int(each["size"] or 0)
+            for each in listed
+            if each["type"] == "file"
+        }
+
+    def names_below(self, suffix: str) -> list[str]:
+        """Return the names of all files below this folder that end so, at any depth."""
+        root = self._base.path.rstrip("/")
+        try:
+            self._fs.invalidate_cache()
+            found = self._fs.find(root)
+            self._fs.invalidate_cache()
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise self._failure("", error) from error
+        folder = f"{root.lstrip('/')}/"
+        names = (str(path).lstrip("/") for path in found)
+        return sorted(
+            name.removeprefix(folder) for name in names if name.startswith(folder) and name.endswith(suffix)
+        )
+
+    def name_of(self, url: str) -> str | None:
+        """Return the name of a file that was saved here; None for a file of another folder."""
+        prefix = self.url("x").removesuffix("x")
+        return url.removeprefix(prefix) if url.startswith(prefix) else None
 
     def read_text(self, name: str) -> str | None:
         """Read a text file; return None if it is absent.

@@ -14,6 +14,7 @@ from airflow_provider_evoimage.exceptions import DestinationError
 from airflow_provider_evoimage.images.provenance import Statement, read_statement
 from airflow_provider_evoimage.images.result_file import IMAGE_TYPES, ImageFile, describe_image
 from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.storage.index import remove_from_index
 from airflow_provider_evoimage.storage.progress import entries_of
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ class EarlierSidecar:
     """The sidecar of another generation with the same names; it is wrong as soon as one of its images is replaced.
 
     :param entries: its images, by index.
+    :param reusable_for: which request its images are for; see ``storage.index``.
     """
 
     entries: Mapping[int, Mapping[str, Any]]
+    reusable_for: object = None
     is_there: bool = True
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -37,7 +40,8 @@ class EarlierSidecar:
         other = sidecar.get("evolink_task_id") if isinstance(sidecar, Mapping) else None
         if not isinstance(other, str) or other == evolink_task_id:
             return None
-        return cls(entries=entries_of(sidecar, other))
+        reusable_for = sidecar.get("reusable_for") if isinstance(sidecar, Mapping) else None
+        return cls(entries=entries_of(sidecar, other), reusable_for=reusable_for)
 
 
 def other_task_of(sidecar: object, made_by: Mapping[str, Any]) -> str:
@@ -101,6 +105,7 @@ class ExistingFiles:
             if not earlier.is_there:
                 return
             earlier.is_there = False
+            remove_from_index(self.destination, earlier.reusable_for, name, self.log)
             try:
                 self.destination.remove(name)
             except DestinationError as error:

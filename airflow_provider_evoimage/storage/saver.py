@@ -44,6 +44,7 @@ from airflow_provider_evoimage.storage.existing import (
 )
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.image_names import GenerationToSave, ImageNames, ImageToSave
+from airflow_provider_evoimage.storage.index import add_to_index, alt_text_hash
 from airflow_provider_evoimage.storage.marking import existing_provenance, mark_download, remove_download
 from airflow_provider_evoimage.storage.progress import (
     SaveProgress,
@@ -433,7 +434,7 @@ class ImageSaver:
     def _finish(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> Manifest:
         manifest = build_manifest(
             plan.generation, requested=plan.to_save.requested, made_by=self.made_by, saved=saved
-        )
+        ) | self._reusable(plan)
         name = plan.sidecar_name
         if self.before_file is not None:
             self.before_file()
@@ -452,7 +453,16 @@ class ImageSaver:
         except SaveError as error:
             error.restate(evolink_task_id=plan.generation.evolink_task_id)
             raise
+        add_to_index(self.destination, manifest, name, self.log)
         return manifest
+
+    def _reusable(self, plan: _Plan) -> dict[str, Any]:
+        """Say which later requests these files do for; nothing where the task does not ask for it."""
+        if plan.to_save.requested.reusable_for is None:
+            return {}
+        alt_text = plan.to_save.alt_text or self.alt_text
+        settings = {"provenance": self.provenance, "alt_text_sha256": alt_text_hash(alt_text)}
+        return {"reusable_for": {**plan.to_save.requested.reusable_for, **settings}}
 
     def _owner(self, plan: _Plan, sidecar: object) -> Mapping[str, Any]:
         """Return the task that a sidecar is to name: in one run, the first that saved this generation here.

@@ -49,13 +49,19 @@ class RequestIdentity:
         return f"{KEY_PREFIX}{digest}"
 
 
-def fingerprint(request: ImageRequest) -> str:
+def fingerprint(request: ImageRequest, variant: str | None = None) -> str:
     """Hash everything that EvoLink bills for or draws from (hex, 64 characters).
 
     Uploaded references and masks count by content (``sha256:<hex>`` in the request), never by the URL of the
     upload. All other URLs count without the parameters that change when they are signed again.
+
+    :param variant: tells equal requests apart that are to be different pictures; it is not sent. Without one
+        the hash is that of earlier releases, on which keys in flight depend.
     """
-    return hashlib.sha256(_canonical(billable_body(request, unsigned)).encode()).hexdigest()
+    body = billable_body(request, unsigned)
+    # No body has these two fields alone, as each has a model.
+    hashed = body if variant is None else {"request": body, "variant": variant}
+    return hashlib.sha256(_canonical(hashed).encode()).hexdigest()
 
 
 def _canonical(value: dict[str, Any]) -> str:

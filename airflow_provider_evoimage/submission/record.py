@@ -269,6 +269,21 @@ class RecordKeeper:
             )
             return None
 
+    def knows_nothing_was_sent(self) -> bool | None:
+        """Tell whether no earlier try has sent the request; None where nothing tells.
+
+        That it is certain needs a record that was required before each POST.
+        """
+        if self._store is None:
+            return None
+        try:
+            return self._store.read() is None
+        except DamagedRecordError:
+            return False
+        except Exception as error:  # noqa: BLE001 (any store, any failure)
+            self._log.warning("The record of earlier tries cannot be read: %s", error)
+            return None
+
     def keep(self, record: SubmissionRecord | None, *, required: bool = False) -> None:
         """Write the record; a failing store only logs a warning, unless the next step requires a record.
 

@@ -65,6 +65,7 @@ class Submission:
         failed.
     :param submit_timeout: seconds to wait in all while EvoLink certainly accepts nothing.
     :param on_change: what a retry does whose request differs from the one that was sent.
+    :param requires_record: whether nothing may be posted without a record, also where the key protects.
     :param before_submit: called with the request when this try is about to submit it, not when it resumes;
         may refuse by raising.
     :param before_post: called just before each POST, after the uploads; may stop this try by raising.
@@ -85,6 +86,7 @@ class Submission:
         may_be_cleared: bool = False,
         hands_over_early: bool = False,
         submit_timeout: float,
+        requires_record: bool = False,
         before_submit: Callable[[ImageRequest], object] | None = None,
         before_post: Callable[[], object] | None = None,
         described: Mapping[str, Any] | None = None,
@@ -103,6 +105,7 @@ class Submission:
         self._may_be_cleared = may_be_cleared
         self._hands_over_early = hands_over_early
         self._submit_timeout = submit_timeout
+        self._requires_record = requires_record
         self._before_submit = before_submit
         self._before_post = before_post
         self._uploads = uploads
@@ -245,7 +248,7 @@ class Submission:
             announced = None
             if self._before_post is not None:
                 self._before_post()
-            self._keeper.keep(record, required=not self._trusted)
+            self._keeper.keep(record, required=self._requires_record or not self._trusted)
             try:
                 submitted = self._post(sending, request, key, None if repeats else recorded)
             except EvoImageError as error:

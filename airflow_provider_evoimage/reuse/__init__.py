@@ -1,0 +1,1 @@
+"""Finds saved images that were made for the same request, so that nothing is submitted."""
