@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.batch.items import BatchItem
@@ -117,7 +117,6 @@ class BatchReuse:
             destination=self.destination,
             names=self.names,
             max_age=self.reuse if isinstance(self.reuse, timedelta) else None,
-            now=lambda: datetime.now(UTC),
         )
 
     def _wanted(self, item: BatchItem, line: LedgerLine) -> Wanted:

@@ -22,6 +22,7 @@ from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced
 from airflow_provider_evoimage.command.generating import requested, submitted
 from airflow_provider_evoimage.command.listing import recent
 from airflow_provider_evoimage.command.provenance import statements, statements_json, statements_lines
+from airflow_provider_evoimage.command.reindex import reindex
 from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
 from airflow_provider_evoimage.defaults import DEFAULT_MODEL
 from airflow_provider_evoimage.evolink.prices import MULTIPLIERS, PUBLISHED
@@ -92,6 +93,13 @@ def _print(table: RenderableType | None, *lines: str, as_json: bool, data: Any) 
         console.print(table)
     for line in lines:
         typer.echo(line)
+
+
+def _folder(destination: str) -> str:
+    """Return DEST as a storage URL or an absolute path."""
+    if not destination.strip():
+        raise InvalidRequestError("DEST is blank: name a folder, '.' for the current one.")
+    return destination if "://" in destination else str(Path(destination).expanduser().absolute())
 
 
 def _version(wanted: bool) -> None:
@@ -331,6 +339,19 @@ def save_(
         console=console,
     )
     _print(None, *tables.saved_lines(manifest["images"]), as_json=as_json, data=manifest)
+
+
+@app.command(name="reindex")
+def reindex_(
+    *,
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="Folder: a path, or a URL such as s3://conn@bucket/images.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Write the index of a folder's images again, from their manifests, so that `reuse` finds them."""
+    found = reindex(_folder(destination))
+    _print(None, *found.lines, as_json=as_json, data=found.to_json())
 
 
 @app.command()

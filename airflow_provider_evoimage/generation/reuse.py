@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.defaults import OnClear
@@ -62,7 +62,6 @@ class GenerationReuse:
             destination=self.saver.destination,
             names=self.saver.names,
             max_age=self.max_age,
-            now=lambda: datetime.now(UTC),
         )
         wanted = Wanted(
             key=key, provenance=self.saver.provenance, alt_text=self.saver.alt_text, own_names=planned

@@ -60,6 +60,7 @@ def card(task: Task, roots: ImageRoots, *, now: datetime) -> dict[str, Any]:
         **{name: _text(said.get(name)) for name in ("model", "size", "quality", "expires_at", "manifest")},
         "ids": [each for each in _list(said.get("evolink_task_ids")) if isinstance(each, str)],
         "credits": credits_used,
+        "reused": whole(said.get("reused")),
         "usd": usd(credits_used),
         "credits_reserved": number(said.get("credits_reserved")),
         "expected_seconds": number(said.get("expected_seconds")),
@@ -201,9 +202,18 @@ def _detail(manifest: Mapping[str, Any], roots: ImageRoots) -> dict[str, Any]:
             {"path": without_secrets(each), "visible": roots.shows(each)} for each in references_of(manifest)
         ],
         "credits": charged,
+        "reused_from": _reused_from(manifest.get("reused")),
         "usd": usd(charged),
         "code": snippet(request),
     }
+
+
+def _reused_from(reused: object) -> str:
+    """Say which run made images that a later one reused; empty where it made its own."""
+    made_by = reused.get("made_by") if isinstance(reused, Mapping) else None
+    if not isinstance(reused, Mapping) or not isinstance(made_by, Mapping):
+        return ""
+    return f"run {_text(made_by.get('run_id'))}, saved {_text(reused.get('saved_at'))}"
 
 
 def references_of(manifest: Mapping[str, Any]) -> list[str]:
@@ -252,7 +262,15 @@ def usd(credits_used: float | None) -> float | None:
 def _batch(said: Mapping[str, Any]) -> dict[str, Any] | None:
     if whole(said.get("items")) is None:
         return None
-    names = ("items", "items_saved", "items_failed", "items_waiting", "items_queued", "items_left_out")
+    names = (
+        "items",
+        "items_saved",
+        "items_reused",
+        "items_failed",
+        "items_waiting",
+        "items_queued",
+        "items_left_out",
+    )
     return {name: whole(said.get(name)) for name in names}
 
 

@@ -7,10 +7,11 @@ that has an entry, and one listing of each folder with several of their images.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import tenacity
@@ -111,14 +112,13 @@ _OF_A_SIDECAR = frozenset(
 class ImageSearch:
     """Searches one folder.
 
-    :param max_age: of images that are reused; None for any.
     :param names: of the images that the task would save: whether others may overwrite what it reuses.
+    :param max_age: of images that are reused; None for any.
     """
 
     destination: Destination
     names: FileNames
     max_age: timedelta | None
-    now: Callable[[], datetime]
     _sizes: dict[str, dict[str, int] | None] = field(default_factory=dict)
 
     def find(self, wanted: Wanted) -> Found | NotFound:
@@ -173,7 +173,7 @@ class ImageSearch:
         return NotFound(because=because) if because else Found(sidecar=sidecar, saved_at=entry.saved_at)
 
     def _age_problem(self, saved_at: datetime) -> str:
-        age = self.now() - saved_at
+        age = datetime.fromtimestamp(time.time(), UTC) - saved_at
         if age < -_FROM_THE_FUTURE:
             return f"its index entry is from the future, {saved_at:%Y-%m-%d %H:%M} UTC"
         if self.max_age is not None and age > self.max_age:

@@ -13,6 +13,7 @@ from airflow_provider_evoimage.exceptions import (
     DestinationUnusableError,
     InvalidRequestError,
 )
+from airflow_provider_evoimage.lineage import folder_uri
 from airflow_provider_evoimage.storage.opening import (
     StoreNotInstalledError,
     UnknownConnectionError,
@@ -217,9 +218,9 @@ class Destination:
         )
 
     def name_of(self, url: str) -> str | None:
-        """Return the name of a file that was saved here; None for a file of another folder."""
-        prefix = self.url("x").removesuffix("x")
-        return url.removeprefix(prefix) if url.startswith(prefix) else None
+        """Return the name of a file that was saved here, whatever connection its URL names; None for any other file."""
+        folder, file = f"{folder_uri(str(self._base))}/", folder_uri(url)
+        return file.removeprefix(folder) if file.startswith(folder) else None
 
     def read_text(self, name: str) -> str | None:
         """Read a text file; return None if it is absent.

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -124,7 +125,7 @@ def add_to_index(destination: Destination, manifest: Manifest, sidecar: str, log
         key=key,
         evolink_task_id=manifest["evolink_task_id"],
         sidecar=sidecar,
-        saved_at=datetime.now(UTC),
+        saved_at=datetime.fromtimestamp(time.time(), UTC),
     )
     try:
         write_json(destination, key.entry_name, entry.to_json())

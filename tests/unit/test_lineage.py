@@ -69,6 +69,7 @@ def test_event_tells_counts_credits_ids_and_paths():
         "generations": 1,
         "images": 2,
         "credits": 8.1474,
+        "reused": 0,
         "evolink_task_ids": [ANSWER["id"]],
         "paths": ["s3://shop@bucket/a-0.png", "s3://shop@bucket/a-1.png"],
     }

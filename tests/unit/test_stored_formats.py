@@ -444,6 +444,8 @@ SUMMARY_JSON: dict[str, Any] = {
     "manifest": "file:///data/a.batch.jsonl",
     "items": 5,
     "saved": 1,
+    "drawn": 1,
+    "reused": 0,
     "failed": 1,
     "left_out": 1,
     "images": 2,

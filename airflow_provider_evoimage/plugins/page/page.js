@@ -79,6 +79,8 @@ function pictureUrl(card, file, size, extra = {}) {
 const number = (value, digits = 2) => Number(value).toLocaleString("en", { maximumFractionDigits: digits });
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 const cost = (card) => {
+  if (card.reused && card.credits === 0) return "reused, 0 credits";
+  if (card.reused_from) return `Reused from ${card.reused_from}; 0 credits`;
   if (card.credits !== null) return `${number(card.credits, 4)} credits (${number(card.usd, 4)} USD)`;
   return card.credits_reserved !== null ? `${number(card.credits_reserved, 4)} credits reserved` : "charge unknown";
 };
@@ -172,7 +174,7 @@ function waitingLine(card) {
 function batchLine(card) {
   if (!card.batch) return null;
   const parts = [plural(card.batch.items, "item"), `${card.batch.items_saved} saved`];
-  for (const [name, word] of [["items_failed", "failed"], ["items_waiting", "waiting"], ["items_queued", "queued"], ["items_left_out", "left out"]])
+  for (const [name, word] of [["items_reused", "reused"], ["items_failed", "failed"], ["items_waiting", "waiting"], ["items_queued", "queued"], ["items_left_out", "left out"]])
     if (card.batch[name]) parts.push(`${card.batch[name]} ${word}`);
   return element("p", { class: "facts", text: parts.join(" · ") });
 }

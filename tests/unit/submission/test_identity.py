@@ -134,7 +134,7 @@ def test_api_key_try_number_and_host_have_no_place_in_the_identity() -> None:
         "occurrence",
         "sequence",
     }
-    assert set(inspect.signature(fingerprint).parameters) == {"request"}
+    assert set(inspect.signature(fingerprint).parameters) == {"request", "variant"}
 
 
 @given(st.integers(1, 50), st.integers(1, 50))
