@@ -33,7 +33,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
+.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-reuse bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,10 @@ test-stores: $(AZURITE) ## saving to real servers of S3, Google Cloud, Azure Blo
 bench-saving: ## memory and speed of saving, beside a bare download loop and boto3; 3 minutes
 	@$(IN_STORES) venv
 	$(STORES_VENV)/bin/python -P benchmarks/saving.py $(BENCH_OPTIONS)
+
+bench-reuse: ## how long a batch takes to find saved images, on local files and S3; writes nothing
+	@$(IN_STORES) venv
+	$(STORES_VENV)/bin/python -P benchmarks/reuse.py $(BENCH_OPTIONS)
 
 test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes docs/reliability.md
 	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)

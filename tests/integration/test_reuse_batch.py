@@ -330,7 +330,7 @@ def test_paths_of_a_reused_batch_work_downstream(evolink: SimulatorServer, tmp_p
     assert Path(made["images"][0]["renditions"][0]["path"].removeprefix("file://")).exists()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.fixed_dictionaries(

@@ -155,3 +155,24 @@ def test_totals_count_tasks_images_and_charges():
 def test_half_a_character_is_no_error():
     shown = cards.card(task({"state": "made", "prompt": "half \ud83d"}, state="success"), ROOTS, now=NOW)
     assert json.loads(Json(shown).body)["prompt"] == "half \ud83d"
+
+
+def test_card_and_details_say_what_was_reused():
+    images = {
+        "state": "made",
+        "credits": 0,
+        "reused": 1,
+        "images": 1,
+        "files": [],
+        "items": 3,
+        "items_reused": 2,
+    }
+    shown = cards.card(task(images=images, state="success"), ROOTS, now=NOW)
+    assert (shown["reused"], shown["credits"], shown["batch"]["items_reused"]) == (1, 0, 2)
+    made_by = {"dag_id": "d", "run_id": "monday", "task_id": "t", "map_index": -1}
+    reused = {"evolink_task_id": "x", "made_by": made_by, "saved_at": "2026-05-01T10:00:00+00:00"}
+    manifest = {"evolink_task_id": "x", "images": [], "reused": reused}
+    (detail,) = cards.details([manifest], ROOTS)
+    assert detail["reused_from"] == "run monday, saved 2026-05-01T10:00:00+00:00"
+    for odd in (None, 1, {}, {"made_by": 3}):
+        assert cards.details([manifest | {"reused": odd}], ROOTS)[0]["reused_from"] == ""
