@@ -315,3 +315,10 @@ def test_name_of_uploaded_reference_is_what_earlier_release_computed(
 ) -> None:
     names = UploadNames(namespace=namespace, dag_id="campaign", run_id="run", owner=owner)
     assert names.name(StoredReference(source="shoe.png", sha256="a" * 64, content_type="image/png")) == name
+
+
+def test_variant_changes_the_fingerprint_and_none_keeps_it() -> None:
+    request = ImageRequest.build(model="gpt-image-1.5", prompt="a red fox")
+    marks = [fingerprint(request, variant) for variant in (None, "a", "b", "")]
+    assert marks[0] == fingerprint(request)
+    assert len(set(marks)) == 4
