@@ -1,9 +1,16 @@
-"""Runs one try of a task that reuses, in a process that SIGKILL ends at a chosen moment.
+"""Runs tries of tasks that reuse, each in a process of its own that SIGKILL may end at a chosen moment.
 
-    python reuse_in_process.py KIND SAVE_TO RUN_ID TRY_NUMBER STORE [MOMENT]
+Reads lines of JSON: a list of tries that run at the same time, each a mapping with
 
-``KIND`` is generate or batch, ``STORE`` a folder for what Airflow 3.3 keeps of the task, "-" for an older Airflow.
-Prints the result as JSON in its last line.
+``kind``        generate or batch
+``save_to``     folder of the images
+``run_id``      of the DAG run
+``try_number``  of the task
+``store``       a folder for what Airflow 3.3 keeps of the task; null for an older Airflow
+``moment``      when SIGKILL comes; empty for never
+``result``      file for what the task returns
+
+Answers each line with the exit codes. Processes are forked, as importing Airflow takes far longer than a try.
 """
 
 from __future__ import annotations
@@ -12,6 +19,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +40,7 @@ class FileStore(StateStore):
         super().__init__()
         self._folder = folder
         folder.mkdir(exist_ok=True)
+        # What the tries before have left.
         self.rows = {file.name: file.read_text() for file in folder.iterdir()}
 
     def set(self, key: str, value: Any) -> None:
@@ -38,8 +48,11 @@ class FileStore(StateStore):
         (self._folder / key).write_text(self.rows[key])
 
 
+wanted = ""
+
+
 def die(moment: str) -> None:
-    if moment == WANTED:
+    if moment == wanted:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -66,17 +79,43 @@ def send(self: Transport, outgoing: Outgoing) -> Any:
     return answer
 
 
-if __name__ == "__main__":
-    KIND, SAVE_TO, RUN_ID, TRY, STORE, *rest = sys.argv[1:]
-    WANTED = rest[0] if rest else ""
-    whole_publish, whole_send = Destination.publish, Transport.send
+whole_publish, whole_send = Destination.publish, Transport.send
+
+
+def attempt(asked: dict[str, Any]) -> None:
+    global wanted  # noqa: PLW0603 (of this process alone)
+    wanted = asked["moment"]
     Destination.publish, Transport.send = publish, send
     arguments: dict[str, Any] = {"reuse": True, "deferrable": False, "poll_interval": 1}
     made = (
-        generate(save_to=SAVE_TO, **arguments)
-        if KIND == "generate"
-        else batch(["a red fox", "a blue fox"], SAVE_TO, **arguments)
+        generate(save_to=asked["save_to"], **arguments)
+        if asked["kind"] == "generate"
+        else batch(["a red fox", "a blue fox"], asked["save_to"], **arguments)
     )
-    task = TaskRun(made, store=None if STORE == "-" else FileStore(Path(STORE)), run_id=RUN_ID)
-    task.ti.try_number = int(TRY) - 1
-    print(json.dumps(task.run()))
+    store = None if asked["store"] is None else FileStore(Path(asked["store"]))
+    task = TaskRun(made, store=store, run_id=asked["run_id"])
+    task.ti.try_number = asked["try_number"] - 1
+    Path(asked["result"]).write_text(json.dumps(task.run()))
+
+
+def forked(asked: dict[str, Any]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        attempt(asked)
+    except BaseException:  # noqa: BLE001 (its parent sees the exit code)
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    # A fork of several threads may inherit a lock that nobody opens.
+    assert threading.active_count() == 1
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        children = [forked(each) for each in json.loads(line)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(json.dumps(codes), file=answers, flush=True)

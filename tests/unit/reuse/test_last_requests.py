@@ -20,8 +20,8 @@ BEFORE: dict[str, Any] = {
     [
         (
             {"prompt": BEFORE["prompt"].replace("05-01", "05-02")},
-            "prompt differs from X at character 22: '…f 2026-05-01 in the snow, no text, plea…' became "
-            "'…f 2026-05-02 in the snow, no text, plea…'",
+            "prompt differs from X at character 22: '…of 2026-05-01 in the snow, no text, plea…' became "
+            "'…of 2026-05-02 in the snow, no text, plea…'",
         ),
         ({"prompt": "b"}, "prompt differs from X at character 0: 'a red fox of 2026-05-01 in t…' became 'b'"),
         ({"n": 2, "size": "1:1"}, "n differs from X; size differs from X"),
