@@ -151,7 +151,7 @@ def main() -> None:
         with folder(given.entries) as root:
             took = measured(root, given.entries, given.requests, given.rounds)
         cells = (f"{took[each]:.2f} s" for each in ("all", "half", "none"))
-        print(f"| {name} | {' | '.join(cells)} | {took['one'] * 1000:.0f} ms |", flush=True)
+        print(f"| {name} | {' | '.join(cells)} | {took['one'] * 1000:.1f} ms |", flush=True)
 
 
 if __name__ == "__main__":
