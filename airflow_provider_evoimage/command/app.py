@@ -95,13 +95,6 @@ def _print(table: RenderableType | None, *lines: str, as_json: bool, data: Any) 
         typer.echo(line)
 
 
-def _folder(destination: str) -> str:
-    """Return DEST as a storage URL or an absolute path."""
-    if not destination.strip():
-        raise InvalidRequestError("DEST is blank: name a folder, '.' for the current one.")
-    return destination if "://" in destination else str(Path(destination).expanduser().absolute())
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"evoimage {__version__}")
