@@ -150,6 +150,10 @@ def airflow(
         home = tmp_path_factory.mktemp("airflow")
         transport = {"type": "file", "log_file_path": str(home / "openlineage.jsonl"), "append": True}
         environment = {
+            # Tests ask it side by side. With one api-server, requests that wait for SQLite's lock keep its holder from
+            # finishing.
+            "AIRFLOW__API__WORKERS": "2",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.resolve()}/airflow.db?timeout=10",
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
             # Only of DAGs that say so.
             "AIRFLOW__OPENLINEAGE__SELECTIVE_ENABLE": "True",

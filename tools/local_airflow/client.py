@@ -54,7 +54,7 @@ class AirflowClient:
         import httpx  # noqa: PLC0415 - only who asks Airflow needs it
 
         # trust_env: no proxy stands between us and the loopback.
-        http = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
         token = http.get("/auth/token").json().get("access_token")
         http.headers["Authorization"] = f"Bearer {token}"
         return http
