@@ -37,6 +37,9 @@ EvoImageError
 ├── BatchIncompleteError             some items of a batch have no images yet; a retry may get them
 ├── BatchFailedError *               some items of a batch have no images; no retry gets them
 ├── SupersededTryError *             a later try of the same task has taken over
+├── ImagesChangedError *             these are not the images that a person was asked about
+├── AnswerUnclearError               a person's answer contradicts itself; a retry asks again
+├── NoAnswerError *                  nobody answered in time, and on_timeout="fail"
 ├── NoImagesError *                  completed and charged, but without a single image
 └── SaveError                        the images exist at EvoLink, but not all are saved
     ├── DownloadError                the link did not return a complete image
@@ -433,6 +436,29 @@ class SupersededTryError(EvoImageError, AirflowFailException):
     default_on_retry = (
         "No retry follows: this process submits and writes nothing more, and the later try delivers."
     )
+
+
+class ImagesChangedError(EvoImageError, AirflowFailException):
+    """The images are not those that a person was asked about, so the answer does not hold for them."""
+
+    default_billed = False
+    default_on_retry = (
+        "No retry follows: nothing was approved. Start a new DAG run to ask about the images as they are now."
+    )
+
+
+class AnswerUnclearError(EvoImageError):
+    """A person's answer contradicts itself, so nothing was approved."""
+
+    default_billed = False
+    default_on_retry = "A retry asks again."
+
+
+class NoAnswerError(EvoImageError, AirflowFailException):
+    """Nobody answered in time, and ``on_timeout="fail"``."""
+
+    default_billed = False
+    default_on_retry = "No retry follows: clear the task to ask again."
 
 
 class NoImagesError(EvoImageError, AirflowFailException):

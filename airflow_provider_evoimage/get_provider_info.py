@@ -26,6 +26,7 @@ def get_provider_info() -> dict[str, object]:
             {
                 "integration-name": "EvoLink Images",
                 "python-modules": [
+                    "airflow_provider_evoimage.operators.approval",
                     "airflow_provider_evoimage.operators.batch",
                     "airflow_provider_evoimage.operators.generate",
                     "airflow_provider_evoimage.operators.renditions",

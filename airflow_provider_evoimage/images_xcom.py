@@ -1,6 +1,6 @@
 """The XCom ``evoimage_images``: which images a task makes, made or failed to make, in 2 kB at most.
 
-Generate, batch, save and sensor push it, also while they wait. People read it in the XCom tab, and the pages of
+Every operator and sensor pushes it, also while it waits. People read it in the XCom tab, and the pages of
 ``plugins/`` list it. It is for information only: a task never reads it back.
 """
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.manifest import Manifest, RequestSummary
 
 XCOM_IMAGES = "evoimage_images"
+#: What an approval asks about, whole; the pages find the pictures of Required Actions by it.
+XCOM_APPROVAL = "evoimage_approval"
 VERSION = 1
 MAX_BYTES = 2_000
 _PROMPT_CHARACTERS = 300
@@ -79,6 +81,12 @@ class ImagesXCom:
     def made(self, manifests: Sequence[Manifest]) -> None:
         """Push what was made, and where it was saved."""
         self._push({"state": "made", **described(manifests)})
+
+    def approval(self, manifests: Sequence[Manifest], approval: Mapping[str, Any], *, state: str) -> None:
+        """Push which images a person is asked about, or what was answered; they were paid for elsewhere."""
+        told = described(manifests)
+        kept = ("images", "saved", "files", "prompt", "model", "size", "quality", "n")
+        self._push({"state": state, **{name: told[name] for name in kept}, "approval": dict(approval)})
 
     def _known(self) -> dict[str, Any]:
         """Return what this try pushed last, in this process or before the wait."""

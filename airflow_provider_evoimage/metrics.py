@@ -11,6 +11,8 @@ name                          kind     what is counted; tags
                                        like Airflow's own timings; ``model``
 ``evoimage.ids_read``         counter  generations whose state was read while waiting
 ``evoimage.bytes_saved``      counter  bytes of images written to the storage
+``evoimage.approvals``        counter  answered approvals; ``outcome``: approved, rejected, timed_out
+``evoimage.images_approved``  counter  images that a person, or a timeout, approved
 ============================  =======  ==============================================================
 
 As Airflow does with its own, each name with tags is sent once more with the tags' values in the name, for
@@ -62,6 +64,13 @@ def ids_read(ids: int) -> None:
 def image_saved(size: int) -> None:
     """Count the bytes of one image that was written."""
     _count("bytes_saved", size, {})
+
+
+def approval_ended(outcome: str, images: int) -> None:
+    """Count an approval and the images that it approved."""
+    _count("approvals", 1, {"outcome": outcome})
+    if images:
+        _count("images_approved", images, {})
 
 
 async def prepare_for_asyncio() -> None:

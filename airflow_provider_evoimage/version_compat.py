@@ -15,10 +15,15 @@ if TYPE_CHECKING:
         AirflowSensorTimeout,
         AirflowSkipException,
         AirflowTaskTimeout,
+        TaskAwaitingInput,
         TaskDeferralError,
         TaskDeferralTimeout,
     )
+
+    #: Whether a page of Required Actions shows nothing where a single choice has four options (Airflow 3.1).
+    HIDES_FOUR_OPTIONS: bool
 else:
+    HIDES_FOUR_OPTIONS = False
     try:
         from airflow.sdk.exceptions import (
             AirflowException,
@@ -42,6 +47,11 @@ else:
             TaskDeferralTimeout,
         )
 
+        HIDES_FOUR_OPTIONS = True
+    try:
+        from airflow.sdk.exceptions import TaskAwaitingInput
+    except ImportError:  # Airflow < 3.3 waits for a person in a trigger.
+        TaskAwaitingInput = None
     try:
         from airflow.sdk.bases.decorator import determine_kwargs
     except ImportError:  # Airflow 3.1.
@@ -101,6 +111,7 @@ def _shared_stats() -> Stats:
 
 __all__ = [
     "HAS_RETRY_POLICY",
+    "HIDES_FOUR_OPTIONS",
     "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
@@ -110,6 +121,7 @@ __all__ = [
     "RetryDecision",
     "RetryPolicy",
     "Stats",
+    "TaskAwaitingInput",
     "TaskDeferralError",
     "TaskDeferralTimeout",
     "airflow_stats",

@@ -27,6 +27,7 @@ HEAVY = (
 # What a DAG file imports to wait for a job, by provider.
 IMPORTS = {
     "evoimage": """
+from airflow_provider_evoimage.operators.approval import EvoImageApprovalOperator
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator

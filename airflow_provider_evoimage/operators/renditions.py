@@ -84,9 +84,9 @@ class EvoImageRenditionsOperator(BaseOperator):
     def _rendered(self, context: Context) -> Manifest | list[Manifest]:
         from airflow_provider_evoimage.manifest import made_by
         from airflow_provider_evoimage.renditions.run import RenditionsRun
-        from airflow_provider_evoimage.renditions.source import manifests_given
         from airflow_provider_evoimage.storage.destination import Destination
         from airflow_provider_evoimage.storage.file_names import FileNames
+        from airflow_provider_evoimage.storage.saved_manifests import manifests_given
 
         save_to = filled("save_to", self.save_to)
         if save_to is None:

@@ -39,6 +39,7 @@ def card(task: Task, roots: ImageRoots, *, now: datetime) -> dict[str, Any]:
     """Describe a task instance for a page."""
     said = task.images
     images = listed_images(said)
+    mark_chosen(images, approval_of(said))
     for image in images:
         image["visible"] = roots.shows(image["path"])
     state = state_of(task)
@@ -67,6 +68,7 @@ def card(task: Task, roots: ImageRoots, *, now: datetime) -> dict[str, Any]:
         "saved": whole(said.get("saved")),
         "files": images,
         "batch": _batch(said),
+        "approval": approval_of(said),
         "error": _error(said.get("error")),
         "note": note(task, state, images, now=now),
     }
@@ -96,6 +98,8 @@ def note(task: Task, state: str, images: Sequence[Mapping[str, Any]], *, now: da
         return NOT_STARTED if task.state in _UNSTARTED else NOT_ACCEPTED
     if state in {"failed", "retrying"}:
         return _why_failed(task)
+    if state == "skipped" and approval_of(task.images):
+        return "Nothing was chosen." if not images else ""
     if state == "skipped":
         return "The task was skipped or removed, so nothing was requested."
     if state == "none":
@@ -147,6 +151,28 @@ def listed_images(said: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def approval_of(said: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read what an ``evoimage_images`` value says of an approval; ``chosen`` is None while nobody has answered."""
+    approval = said.get("approval")
+    if not isinstance(approval, Mapping):
+        return None
+    chosen = approval.get("chosen")
+    return {
+        "of": whole(approval.get("of")),
+        "chosen": [each for each in chosen if whole(each)] if isinstance(chosen, list) else None,
+        **{name: _text(approval.get(name)) for name in ("by", "at", "comment")},
+    }
+
+
+def mark_chosen(images: Iterable[dict[str, Any]], approval: Mapping[str, Any] | None) -> None:
+    """Give images of an approval their numbers, and whether they were chosen; None while nobody has answered."""
+    if approval is None:
+        return
+    for image in images:
+        image["number"] = image["index"] + 1
+        image["chosen"] = None if approval["chosen"] is None else image["number"] in approval["chosen"]
+
+
 def manifests_of(value: object) -> list[dict[str, Any]]:
     """Read the manifests of a task's return value; whatever else it holds is dropped."""
     candidates = value if isinstance(value, list) else [value]
@@ -171,9 +197,24 @@ def images_of(manifests: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "v": _text(known.get("sha256"))[:12],
                     **{name: whole(known.get(name)) for name in ("width", "height", "bytes")},
                     "content_type": _text(known.get("content_type")),
+                    "renditions": _renditions(known.get("renditions")),
                 }
             )
     return found
+
+
+def _renditions(value: object) -> list[dict[str, Any]]:
+    listed = [each if isinstance(each, Mapping) else {} for each in _list(value)]
+    return [
+        {
+            "place": place,
+            "channel": _text(each.get("channel")),
+            "path": _text(each.get("path")),
+            "v": _text(each.get("sha256"))[:12],
+            **{name: whole(each.get(name)) for name in ("width", "height")},
+        }
+        for place, each in enumerate(listed)
+    ]
 
 
 def details(manifests: Sequence[Mapping[str, Any]], roots: ImageRoots) -> list[dict[str, Any]]:
@@ -238,7 +279,8 @@ def totals(states: Mapping[str, int], said: Iterable[Mapping[str, Any]]) -> dict
         "tasks": sum(states.values()),
         "failed": sum(count for state, count in states.items() if state in _FAILED),
         "waiting": kinds["waiting"],
-        "images": sum(whole(each.get("images")) or 0 for each in values),
+        # An approval shows images of another task.
+        "images": sum(whole(each.get("images")) or 0 for each in values if "approval" not in each),
         "credits": round(charged, 6),
         "usd": usd(charged),
     }

@@ -26,6 +26,7 @@ SEARCHED_ROWS = 5_000
 _ROWS_AT_ONCE = 500
 OUR_OPERATORS = frozenset(
     {
+        "EvoImageApprovalOperator",
         "EvoImageGenerateOperator",
         "EvoImageBatchOperator",
         "EvoImageRenditionsOperator",

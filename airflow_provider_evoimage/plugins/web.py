@@ -18,11 +18,12 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from airflow_provider_evoimage import __version__
-from airflow_provider_evoimage.images_xcom import XCOM_IMAGES
+from airflow_provider_evoimage.images_xcom import XCOM_APPROVAL, XCOM_IMAGES
 from airflow_provider_evoimage.plugins import cards, records
 from airflow_provider_evoimage.plugins.ledgers import lines_of
 from airflow_provider_evoimage.plugins.pictures import THUMBNAIL_TYPE, OpenPicture, Thumbnails, open_picture
-from airflow_provider_evoimage.plugins.roots import ImageRoots, NotShownError
+from airflow_provider_evoimage.plugins.roots import ImageRoots, Location, NotShownError
+from airflow_provider_evoimage.plugins.signs import sign
 
 PAGE_SIZE = 24
 RUN_PAGE_SIZE = 200
@@ -193,12 +194,36 @@ async def task(
     tasks = await _query(records.of_task, dag_id, run_id, task_id, map_index, limit=RUN_PAGE_SIZE)
     roots, now = ImageRoots.configured(), datetime.now(UTC)
     found = [cards.card(each, roots, now=now) for each in tasks]
-    if len(tasks) == 1 and (found[0]["images"] or 0) > len(found[0]["files"]) and not found[0]["batch"]:
+    if len(tasks) == 1 and _has_more(tasks[0], found[0]):
         # More than the small XCom has room for.
-        manifests = cards.manifests_of(await _query(records.value_of, tasks[0].key, records.RETURN_VALUE))
-        images = [each for each in cards.images_of(manifests) if each["path"]][: cards.SHOWN_IMAGES]
-        found[0]["files"] = [{**each, "visible": roots.shows(each["path"])} for each in images]
+        images = [each for each in await _all_images(tasks[0].key, found[0]) if each["path"]]
+        cards.mark_chosen(images, found[0]["approval"])
+        found[0]["files"] = [_with_visibility(each, roots) for each in images[: cards.SHOWN_IMAGES]]
     return Json({"cards": found, "next": None, "problems": roots.problems})
+
+
+def _has_more(known: records.Task, card: dict[str, Any]) -> bool:
+    if card["batch"]:
+        return False
+    may_have_renditions = known.operator == "EvoImageRenditionsOperator" and card["state"] == "made"
+    return bool(card["approval"]) or may_have_renditions or (card["images"] or 0) > len(card["files"])
+
+
+async def _all_images(key: records.TaskKey, card: dict[str, Any]) -> list[dict[str, Any]]:
+    if card["approval"]:
+        return cards.images_of([await _approval(key)])
+    return cards.images_of(cards.manifests_of(await _query(records.value_of, key, records.RETURN_VALUE)))
+
+
+async def _approval(key: records.TaskKey) -> dict[str, Any]:
+    """Return what a person was asked about; the return value has only what was chosen."""
+    asked = await _query(records.value_of, key, XCOM_APPROVAL)
+    return asked if isinstance(asked, dict) else {}
+
+
+def _with_visibility(image: dict[str, Any], roots: ImageRoots) -> dict[str, Any]:
+    renditions = [{**each, "visible": roots.shows(each["path"])} for each in image["renditions"]]
+    return {**image, "visible": roots.shows(image["path"]), "renditions": renditions}
 
 
 async def details(
@@ -248,16 +273,28 @@ async def image(  # noqa: PLR0917 (FastAPI names them)
     index: Position = 0,
     item: Position | None = None,
     reference: Position | None = None,
+    rendition: Position | None = None,
+    say: Annotated[str, Query(pattern="^(why)?$")] = "",
     size: Annotated[str, Query(pattern="^(full|small)$")] = "small",
     v: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """Return one picture of a task instance: a thumbnail, or the file as it is.
 
     :param v: the hash of the file as the page knows it: with it a browser keeps the answer for good.
+    :param say: ``why``: a small picture that says why there is none, for texts that can show nothing else.
     """
-    roots = ImageRoots.configured()
-    path, version = await _path((dag_id, run_id, task_id, map_index), index, item, reference, roots)
-    location = roots.location(path)
+    key, path, roots = (dag_id, run_id, task_id, map_index), "", ImageRoots.configured()
+    try:
+        path, version = await _path(key, index, item, reference, rendition, roots)
+        return await _picture(request, roots.location(path), version, size=size, v=v)
+    except NotShownError as error:
+        if not say:
+            raise
+        headers = {**_PICTURE_HEADERS, "cache-control": "no-store"}
+        return Response(sign(str(error), path), error.status, media_type="image/svg+xml", headers=headers)
+
+
+async def _picture(request: Request, location: Location, version: str, *, size: str, v: str) -> Response:
     is_known = bool(version) and v == version
     headers = {**_PICTURE_HEADERS, "cache-control": "private, max-age=60"}
     if is_known:
@@ -286,8 +323,13 @@ async def _pieces(picture: OpenPicture) -> AsyncIterator[bytes]:
         picture.file.close()
 
 
-async def _path(
-    key: records.TaskKey, index: int, item: int | None, reference: int | None, roots: ImageRoots
+async def _path(  # noqa: PLR0917 (they are those of the route)
+    key: records.TaskKey,
+    index: int,
+    item: int | None,
+    reference: int | None,
+    rendition: int | None,
+    roots: ImageRoots,
 ) -> tuple[str, str]:
     """Return the path of a picture, and its version as far as known."""
     if reference is not None:
@@ -296,16 +338,31 @@ async def _path(
         if reference < len(references):
             return references[reference], ""
         raise NotShownError("There is no such reference.", status=404)
+    images = await _images(key, index, item, roots, is_listed=rendition is None)
+    found = next((each for each in images if each["index"] == index), None)
+    if found is not None and rendition is not None:
+        found = next((each for each in found["renditions"] if each["place"] == rendition), None)
+    if found is None or not found["path"]:
+        raise NotShownError("This image was not saved.", status=404)
+    return found["path"], found["v"]
+
+
+async def _images(
+    key: records.TaskKey, index: int, item: int | None, roots: ImageRoots, *, is_listed: bool
+) -> list[dict[str, Any]]:
+    """Return images of a task instance, that of an index among them if there is one.
+
+    :param is_listed: whether the small XCom may have it.
+    """
     if item is None:
         said = await _query(records.value_of, key, XCOM_IMAGES)
-        listed = cards.listed_images(said) if isinstance(said, dict) else []
-        for each in listed:
-            if each["index"] == index:
-                return each["path"], each["v"]
-    images = cards.images_of(await _manifests(key, item, roots))
-    if index < len(images) and images[index]["path"]:
-        return images[index]["path"], images[index]["v"]
-    raise NotShownError("This image was not saved.", status=404)
+        said = said if isinstance(said, dict) else {}
+        if cards.approval_of(said):
+            return cards.images_of([await _approval(key)])
+        listed = cards.listed_images(said)
+        if is_listed and any(each["index"] == index for each in listed):
+            return listed
+    return cards.images_of(await _manifests(key, item, roots))
 
 
 async def _manifests(key: records.TaskKey, item: int | None, roots: ImageRoots) -> list[dict[str, Any]]:

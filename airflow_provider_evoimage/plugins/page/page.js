@@ -162,8 +162,32 @@ function stateLine(card) {
   return element("p", { class: "state" }, element("b", { text: STATES[card.state] ?? card.state }), time);
 }
 
+function approvalLines(card) {
+  const approval = card.approval;
+  if (!approval) return [];
+  if (approval.chosen === null) return [element("p", { class: "facts", text: 'Waits for an answer: tab "Required Actions" of this task.' })];
+  const who = approval.by ? `by ${approval.by}` : "as nobody answered in time";
+  const when = approval.at ? new Date(approval.at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }) : "";
+  return [
+    element("p", { class: "facts", text: `${number(approval.chosen.length)} of ${number(approval.of)} approved ${who} · ${when}` }),
+    approval.comment ? element("p", { dir: "auto", text: approval.comment }) : null,
+  ];
+}
+
+// Images of an approval have numbers; renditions follow the image that they are cut from.
+function picturesOf(card, file) {
+  const words = file.number ? `${file.number}${file.chosen === null ? "" : file.chosen ? " · approved" : " · not approved"}` : "";
+  const captioned = (picture, text) => text ? element("div", { class: `captioned${file.chosen ? " approved" : ""}` }, picture, element("span", { text })) : picture;
+  const cut = (file.renditions ?? []).map((each) => {
+    const shown = { ...each, index: file.index };
+    const extra = { rendition: each.place };
+    return captioned(thumbnail(card, shown, () => open(card, shown, extra), extra), [file.number, each.channel, `${each.width}×${each.height}`].filter(Boolean).join(" · "));
+  });
+  return [captioned(thumbnail(card, file, () => open(card, file)), words), ...cut];
+}
+
 function waitingLine(card) {
-  if (card.state !== "waiting") return null;
+  if (card.state !== "waiting" || card.approval) return null;
   const since = card.pushed ? `${duration((Date.now() - new Date(card.pushed)) / 1000)} so far` : "";
   const expected = card.expected_seconds ? `EvoLink expects about ${duration(card.expected_seconds)}` : "";
   return element("p", { class: "facts", text: ["EvoLink works on it", since, expected].filter(Boolean).join("; ") });
@@ -192,15 +216,15 @@ function makeCard(card, { isAlone = false } = {}) {
   const shown = isBatch ? [] : isAlone ? card.files : card.files.slice(0, 4);
   const pictures = shown.length
     ? element("div", { class: `pictures${shown.length > 1 ? " several" : ""}` },
-      ...shown.map((file) => thumbnail(card, file, () => open(card, file))))
+      ...shown.flatMap((file) => picturesOf(card, file)))
     : isBatch ? null : element("div", { class: "empty", text: card.note || (card.error ? "No image" : card.state === "waiting" ? "The image is on its way." : "No image") });
   const visible = shown.some((file) => file.visible);
   const more = card.images > shown.length && shown.length ? `${plural(card.images, "image")}, ${shown.length} shown` : card.images ? plural(card.images, "image") : "";
-  const facts = [card.model, card.size, card.quality, more, card.credits !== null || card.credits_reserved !== null || card.state === "made" ? cost(card) : ""].filter(Boolean).join(" · ");
+  const facts = [card.model, card.size, card.quality, more, card.credits !== null || card.credits_reserved !== null || (card.state === "made" && !card.approval) ? cost(card) : ""].filter(Boolean).join(" · ");
   const name = `${card.dag_id} · ${card.task_id}${card.map_index >= 0 ? ` [${card.label || card.map_index}]` : ""}`;
   return element("article", { class: card.state },
     pictures,
-    stateLine(card), waitingLine(card), batchLine(card),
+    stateLine(card), waitingLine(card), ...approvalLines(card), batchLine(card),
     card.prompt ? element("p", { class: "prompt", dir: "auto", text: card.prompt }) : null,
     ...errorLines(card),
     shown.length && !visible && card.note ? element("p", { class: "facts", text: card.note }) : null,

@@ -1,4 +1,4 @@
-"""Reads the ``images`` of a renditions task: manifests, lists of them, and the summary or manifest of a batch."""
+"""Reads the ``images`` argument of tasks that work on saved images: manifests, lists, a batch's summary or manifest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def manifests_given(value: object) -> list[Manifest]:
     """
     found = list(_manifests(value))
     if not found:
-        raise InvalidRequestError("images holds no saved image: there is nothing to render.")
+        raise InvalidRequestError("images holds no saved image: there is nothing to do.")
     for manifest in found:
         lacking = [image for image in manifest["images"] if not _is_saved(image)]
         if lacking or not manifest["images"]:

@@ -1,0 +1,1 @@
+"""A person chooses among saved images, and approves them."""
