@@ -21,6 +21,13 @@ from tests.unit.test_manifest import ANSWER, LINKS, MADE_BY, SAVED, a_manifest
 
 SCHEMA = json.loads((Path(airflow_provider_evoimage.__file__).parent / "manifest.schema.json").read_text())
 PAGE = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text(encoding="utf-8")
+APPROVAL = {
+    "by": {"id": "7", "name": "Ada"},
+    "at": "2026-11-27T10:00:00+00:00",
+    "chosen": [2],
+    "comment": None,
+    "sha256": ["0" * 64, "2" * 64],
+}
 CHECK = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
 
 
@@ -56,7 +63,7 @@ def test_page_has_one_row_for_each_field_as_the_schema_says_it():
 
 
 def test_code_writes_every_field_of_the_schema_and_no_other():
-    written = set(fields(a_manifest()))
+    written = set(fields(a_manifest() | {"approval": APPROVAL}))
     assert written == {name for name, _, _ in rows(SCHEMA)}
 
 
@@ -71,8 +78,10 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
             Generation.read(ANSWER), requested=RequestSummary(), made_by=MADE_BY | {"map_index": 7}
         ),
         build_manifest(Generation.read({"id": ANSWER["id"]}), requested=RequestSummary(), made_by=MADE_BY),
+        a_manifest() | {"approval": APPROVAL},
+        without_links(a_manifest()) | {"images": [], "approval": APPROVAL | {"by": None, "chosen": [], "sha256": []}},
     ],
-    ids=["saved", "sidecar", "unfinished", "without times", "mapped, by id", "nothing known"],
+    ids=["saved", "sidecar", "unfinished", "without times", "mapped, by id", "nothing known", "approved", "rejected"],
 )
 def test_every_manifest_fits_the_schema(manifest: dict[str, Any]):
     CHECK.validate(manifest)
@@ -87,6 +96,7 @@ def test_every_manifest_fits_the_schema(manifest: dict[str, Any]):
         {"images": [{"index": 0, "sha256": "no"}]},
         {"images": [{**SAVED, "content_type": "text/html"}]},
         {"usage": {}},
+        {"approval": {**APPROVAL, "sha256": ["no"]}},
     ],
     ids=str,
 )

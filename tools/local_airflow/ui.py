@@ -25,6 +25,9 @@ USUAL_PORT = 8080
 #: Where the example DAGs save, unless they are told otherwise.
 EXAMPLE_IMAGES = "file:///tmp/evoimage"
 
+#: The example that waits for a person.
+ASKING, ASKING_FILE = "evoimage_approved_campaign", "approved_campaign.py"
+
 
 def free_or_any(port: int) -> int:
     """Return the port if nothing listens there, else 0 for any."""
@@ -47,9 +50,13 @@ def serve(*, dags: Path, home: Path, port: int, speed: float, console: Console) 
             # In the database rather than the environment, so that its form can be tried.
             for conn_id, fields in simulator_connection(url).items():
                 airflow.keep_connection(conn_id, fields)
+            if is_asking := (dags / ASKING_FILE).is_file():
+                airflow.run(ASKING)
             console.print(f"Airflow            {airflow.url}  (no log-in)")
             console.print(f"Simulated EvoLink  {url}/  (requests, with pictures)")
             console.print("Pictures           menu Browse > Images, and the tab Images of a run or a task")
+            if is_asking:
+                console.print(f"Waiting for you    run of {ASKING}: tab Required Actions, in half a minute")
             console.print(f"Logs and history   {home}")
             console.print("[bold]Press Enter to stop.[/]")
             wait_for_enter()
