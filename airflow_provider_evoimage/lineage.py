@@ -103,17 +103,6 @@ def folder_uri(save_to: str) -> str:
     return f"{scheme.lower()}://{netloc.rpartition('@')[2]}{slash if path else ''}{path}"
 
 
-def common_folder(paths: Sequence[str]) -> str:
-    """Return the deepest folder that holds all of these files."""
-    folders = [path.split("/")[:-1] for path in paths]
-    common = []
-    for parts in zip(*folders, strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return "/".join(common)
-
-
 def _dataset_of(folder: str) -> tuple[str, str]:
     """Return namespace and name as OpenLineage's naming asks: ``file`` and a path, else the bucket and a key."""
     scheme, _, rest = folder.partition("://")

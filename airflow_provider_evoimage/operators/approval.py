@@ -28,14 +28,12 @@ from airflow_provider_evoimage.version_compat import (
 )
 
 if TYPE_CHECKING:
-    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
     from airflow.sdk.bases.notifier import BaseNotifier
     from airflow.sdk.execution_time.hitl import HITLUser
 
     from airflow_provider_evoimage.approval.answer import Answer
     from airflow_provider_evoimage.approval.shown import ShownImage
-    from airflow_provider_evoimage.lineage import NewImages
     from airflow_provider_evoimage.manifest import Manifest
 
 OnTimeout = Literal["reject", "approve", "fail"]
@@ -60,6 +58,8 @@ class EvoImageApprovalOperator(HITLOperator):
     ``approval``: ``{by, at, chosen, comment, sha256}``. Manifests of which nothing was chosen are left out. If nothing
     was chosen at all, the task is skipped, and so are the tasks after it by their trigger rule. Beside each image's
     manifest it writes ``<image>.<task id>.approval.json``.
+
+    Assets among ``outlets`` get one event, which describes the approved images; aliases get none, as nothing is saved.
 
     Exactly the files whose SHA-256 the person was shown are approved: a file or a manifest that changed meanwhile
     fails the task. Airflow keeps the first page of a task instance after a clear, so a clear asks again about the
@@ -116,7 +116,6 @@ class EvoImageApprovalOperator(HITLOperator):
         )
         self.images = images
         self.execution_timeout = execution_timeout
-        self._made: NewImages | None = None
 
     @property
     def serialized_params(self) -> dict[str, dict[str, Any]]:
@@ -143,9 +142,6 @@ class EvoImageApprovalOperator(HITLOperator):
         self.log.info("Waiting for an answer about %d images.", len(images))
         for notifier in self.notifiers:
             notifier(context)
-        # A quick answer needs no wait. Airflow may fail a task that is resumed before its worker has ended.
-        if (event := self._answered(context)) is not None:
-            return self.execute_complete(context, event, asked)
         return self._wait(context, asked)
 
     def execute_complete(
@@ -161,6 +157,7 @@ class EvoImageApprovalOperator(HITLOperator):
         from airflow_provider_evoimage.approval.shown import fingerprint, require_unchanged
         from airflow_provider_evoimage.approval.sidecar import write_sidecars
         from airflow_provider_evoimage.exceptions import ImagesChangedError
+        from airflow_provider_evoimage.lineage import NewImages
         from airflow_provider_evoimage.manifest import made_by
 
         told = ImagesXCom(context["ti"], self.log)
@@ -170,7 +167,7 @@ class EvoImageApprovalOperator(HITLOperator):
                 raise ImagesChangedError(
                     "The images changed while they waited for an answer, so the answer is about others."
                 )
-            answer = self._answer(context, event, len(images))
+            answer = self._answer(event, len(images))
             require_unchanged(image for image in images if image.number in answer.chosen)
             described = answers.described(manifests, images, answer)
             write_sidecars(manifests, described, made_by(context), self.log)
@@ -182,14 +179,9 @@ class EvoImageApprovalOperator(HITLOperator):
         approved = [each for each in described if each["images"]]
         if not approved:
             raise AirflowSkipException(f"Nothing was chosen of {len(images)} images.")
-        self._announce(context, approved)
+        NewImages(manifests=approved, save_to=None).announce(context, self.outlets, self.log)
         is_single = isinstance(self.images, dict) and isinstance(self.images.get("images"), list)
         return approved[0] if is_single else approved
-
-    def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:
-        """Name the folder of the approved images, where OpenLineage is installed."""
-        del task_instance
-        return self._made.openlineage() if self._made is not None else None
 
     def _given(self) -> tuple[list[Manifest], list[ShownImage]]:
         from airflow_provider_evoimage.approval.shown import shown_images
@@ -235,21 +227,6 @@ class EvoImageApprovalOperator(HITLOperator):
                 "an answer there would be about others."
             )
 
-    def _answered(self, context: Context) -> dict[str, Any] | None:
-        """Return the answer that Airflow has already, as the event of a wait."""
-        from airflow.sdk.execution_time.hitl import get_hitl_detail_content_detail
-
-        found = get_hitl_detail_content_detail(ti_id=context["ti"].id)
-        if not (found.response_received and found.chosen_options):
-            return None
-        user = found.responded_by_user
-        return {
-            "chosen_options": list(found.chosen_options),
-            "params_input": found.params_input or {},
-            "responded_at": found.responded_at,
-            "responded_by_user": None if user is None else {"id": user.id, "name": user.name},
-        }
-
     def _wait(self, context: Context, asked: str) -> NoReturn:
         if TaskAwaitingInput is not None:
             raise TaskAwaitingInput(
@@ -272,22 +249,18 @@ class EvoImageApprovalOperator(HITLOperator):
         )
         raise AssertionError("defer returned")
 
-    def _answer(self, context: Context, event: Mapping[str, Any], images: int) -> Answer:
+    def _answer(self, event: Mapping[str, Any], images: int) -> Answer:
         from airflow_provider_evoimage.approval import answer as answers
         from airflow_provider_evoimage.exceptions import AnswerUnclearError, NoAnswerError
 
         if event.get("error_type") == "timeout":
-            # One that came while Airflow was ending the wait counts.
-            late = self._answered(context)
-            if late is None:
-                if self.on_timeout == "fail":
-                    raise NoAnswerError(f"Nobody answered within {self.response_timeout}.")
-                return answers.Answer(
-                    chosen=answers.by_default(self.on_timeout, self.choose, images),
-                    by=None,
-                    at=answers.moment_of(datetime.now(UTC)),
-                )
-            event = late
+            if self.on_timeout == "fail":
+                raise NoAnswerError(f"Nobody answered within {self.response_timeout}.")
+            return answers.Answer(
+                chosen=answers.by_default(self.on_timeout, self.choose, images),
+                by=None,
+                at=answers.moment_of(datetime.now(UTC)),
+            )
         if "error" in event:
             raise AnswerUnclearError(f"Airflow cannot use the answer: {event['error']}")
         return answers.Answer(
@@ -296,13 +269,6 @@ class EvoImageApprovalOperator(HITLOperator):
             at=answers.moment_of(event.get("responded_at")),
             comment=answers.comment_of(event.get("params_input")),
         )
-
-    def _announce(self, context: Context, approved: Sequence[Manifest]) -> None:
-        from airflow_provider_evoimage.lineage import NewImages, common_folder
-
-        paths = [image["path"] for manifest in approved for image in manifest["images"]]
-        self._made = NewImages(manifests=approved, save_to=common_folder(paths))
-        self._made.announce(context, self.outlets, self.log)
 
     def _summarize(self, **values: Any) -> None:
         """Add to what listeners of Airflow read; a plain dict before Airflow 3.3."""

@@ -79,9 +79,19 @@ def test_code_writes_every_field_of_the_schema_and_no_other():
         ),
         build_manifest(Generation.read({"id": ANSWER["id"]}), requested=RequestSummary(), made_by=MADE_BY),
         a_manifest() | {"approval": APPROVAL},
-        without_links(a_manifest()) | {"images": [], "approval": APPROVAL | {"by": None, "chosen": [], "sha256": []}},
+        without_links(a_manifest())
+        | {"images": [], "approval": APPROVAL | {"by": None, "chosen": [], "sha256": []}},
     ],
-    ids=["saved", "sidecar", "unfinished", "without times", "mapped, by id", "nothing known", "approved", "rejected"],
+    ids=[
+        "saved",
+        "sidecar",
+        "unfinished",
+        "without times",
+        "mapped, by id",
+        "nothing known",
+        "approved",
+        "rejected",
+    ],
 )
 def test_every_manifest_fits_the_schema(manifest: dict[str, Any]):
     CHECK.validate(manifest)
