@@ -156,9 +156,7 @@ def test_renditions_are_approved_with_their_image(airflow: Airflow, drawn: dict[
 
 
 def test_batch_is_asked_about_by_its_summary(airflow: Airflow, tmp_path: Path):
-    summary = TaskRun(
-        batch(["one", "two [[fail:content_policy_violation]]", "three"], tmp_path)
-    )
+    summary = TaskRun(batch(["one", "two [[fail:content_policy_violation]]", "three"], tmp_path))
     approved = Asking(summary.run()).answered("2")
     assert [manifest["request"]["prompt"] for manifest in approved] == ["three"]
 

@@ -155,3 +155,52 @@ def test_totals_count_tasks_images_and_charges():
 def test_half_a_character_is_no_error():
     shown = cards.card(task({"state": "made", "prompt": "half \ud83d"}, state="success"), ROOTS, now=NOW)
     assert json.loads(Json(shown).body)["prompt"] == "half \ud83d"
+
+
+ASKED = {"state": "waiting", "images": 2, "files": [FILE, FILE], "approval": {"of": 2}}
+ANSWERED = ASKED | {
+    "state": "made",
+    "approval": {"of": 2, "chosen": [2], "by": "Ada", "at": "2026-11-27T10:00:00+00:00", "comment": "calm"},
+}
+
+
+def test_approval_shows_who_chose_what():
+    waiting = cards.card(task(ASKED, operator="EvoImageApprovalOperator", state="deferred"), ROOTS, now=NOW)
+    assert (waiting["state"], waiting["approval"]["chosen"]) == ("waiting", None)
+    assert [(each["number"], each["chosen"]) for each in waiting["files"]] == [(1, None), (2, None)]
+    made = cards.card(task(ANSWERED, state="success"), ROOTS, now=NOW)
+    assert made["approval"] == {
+        "of": 2,
+        "chosen": [2],
+        "by": "Ada",
+        "at": "2026-11-27T10:00:00+00:00",
+        "comment": "calm",
+    }
+    assert [each["chosen"] for each in made["files"]] == [False, True]
+
+
+def test_rejected_images_are_shown_and_counted_once():
+    rejected = ANSWERED | {"approval": {"of": 2, "chosen": []}}
+    shown = cards.card(task(rejected, state="skipped"), ROOTS, now=NOW)
+    assert (shown["state"], shown["note"], [each["chosen"] for each in shown["files"]]) == (
+        "skipped",
+        "",
+        [False, False],
+    )
+    assert (
+        cards.card(task({"approval": {}}, state="skipped"), ROOTS, now=NOW)["note"] == "Nothing was chosen."
+    )
+    made = {"state": "made", "images": 2, "credits": 3.0}
+    assert cards.totals({"success": 2}, [made, ANSWERED])["images"] == 2
+
+
+def test_renditions_have_their_places():
+    renditions = [
+        {"channel": "meta.story", "path": "file:///data/images/b.jpg", "sha256": "b" * 64, "width": 5},
+        7,
+    ]
+    (image,) = cards.images_of([{"images": [{"path": "a", "renditions": renditions}]}])
+    assert [(each["place"], each["channel"], each["path"], each["v"]) for each in image["renditions"]] == [
+        (0, "meta.story", "file:///data/images/b.jpg", "b" * 12),
+        (1, "", "", ""),
+    ]
