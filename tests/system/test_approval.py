@@ -19,7 +19,9 @@ from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.evolink import simulator_connection
 from tools.local_airflow.processes import poll
 
-pytestmark = pytest.mark.system
+# Longer than any state needs, as the machine may be busy.
+DEADLINE = 400
+pytestmark = [pytest.mark.system, pytest.mark.timeout(4 * DEADLINE)]
 
 VERSION = tuple(int(each) for each in airflow_package.__version__.split(".")[:2])
 NEEDS_NO_TRIGGERER = VERSION >= (3, 3)
@@ -113,7 +115,7 @@ class Approvals:
         )
 
     def start(self, dag_id: str) -> None:
-        self.airflow.unpause(dag_id, seconds=180)
+        self.airflow.unpause(dag_id, seconds=DEADLINE)
         self.airflow.trigger(dag_id, run_id=RUN)
 
     def details(self, dag_id: str, map_index: int = -1) -> str:
@@ -123,7 +125,7 @@ class Approvals:
         return self.users["admin"].get(self.details(dag_id, map_index)).json()
 
     def waits(self, dag_id: str, map_index: int = -1) -> dict[str, Any]:
-        self.airflow.wait_for_state(dag_id, RUN, "ask", WAITING, seconds=180, map_index=map_index)
+        self.airflow.wait_for_state(dag_id, RUN, "ask", WAITING, seconds=DEADLINE, map_index=map_index)
         return self.page(dag_id, map_index)
 
     def asks(self, dag_id: str) -> dict[str, Any]:
@@ -137,7 +139,7 @@ class Approvals:
         return self.users[user].patch(self.details(dag_id, map_index), json=body)
 
     def ends(self, dag_id: str, state: str, task_id: str = "ask", map_index: int = -1) -> None:
-        self.airflow.wait_for_state(dag_id, RUN, task_id, state, seconds=180, map_index=map_index)
+        self.airflow.wait_for_state(dag_id, RUN, task_id, state, seconds=DEADLINE, map_index=map_index)
 
     def published(self, dag_id: str) -> list[str]:
         self.ends(dag_id, "success", "publish")
@@ -189,7 +191,7 @@ def approvals(simulator: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         found = Approvals(airflow, folder)
         airflow._http = found.users["admin"]
         found.start(DRAWS)
-        airflow.wait_for_success(DRAWS, RUN, deadline=300)
+        airflow.wait_for_success(DRAWS, RUN, deadline=DEADLINE)
         hidden = airflow.xcom(DRAWS, RUN, "draw_hidden")
         (folder / "hidden.json").write_text(json.dumps(hidden))
         found.given = airflow.xcom(DRAWS, RUN, "cut")
@@ -325,7 +327,7 @@ def clear_and_wait(approvals: Approvals, dag_id: str) -> None:
         found = approvals.airflow.task_instance(dag_id, RUN, "ask")
         return found["try_number"] > tries and found["state"] == WAITING
 
-    poll(asks_again, seconds=180, what=f"{dag_id} to ask again")
+    poll(asks_again, seconds=DEADLINE, what=f"{dag_id} to ask again")
 
 
 def test_clear_asks_again_about_the_same_images(approvals: Approvals):
@@ -382,7 +384,7 @@ def test_each_mapped_task_asks_for_itself(approvals: Approvals):
     approvals.ends("mapped", "skipped", map_index=0)
     approvals.ends("mapped", "success", map_index=1)
     assert approvals.approved("mapped", 1)["approval"]["chosen"] == [4]
-    approvals.airflow.wait_for_success("mapped", RUN, deadline=180)
+    approvals.airflow.wait_for_success("mapped", RUN, deadline=DEADLINE)
 
 
 def test_page_says_which_setting_is_missing(approvals: Approvals):
@@ -407,7 +409,7 @@ def test_answer_as_soon_as_the_page_is_there_counts(approvals: Approvals):
         assert state != "failed"
         return state == "success"
 
-    poll(has_ended, seconds=300, what="instant to end", interval=0.2)
+    poll(has_ended, seconds=DEADLINE, what="instant to end", interval=0.2)
     assert approvals.approved("instant")["approval"]["chosen"] == [1]
 
 
