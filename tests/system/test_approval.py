@@ -125,7 +125,16 @@ class Approvals:
         return self.users["admin"].get(self.details(dag_id, map_index)).json()
 
     def waits(self, dag_id: str, map_index: int = -1) -> dict[str, Any]:
-        self.airflow.wait_for_state(dag_id, RUN, "ask", WAITING, seconds=DEADLINE, map_index=map_index)
+        waiting = self.airflow.wait_for_state(
+            dag_id, RUN, "ask", WAITING, seconds=DEADLINE, map_index=map_index
+        )
+        # A task that is resumed before the scheduler knows of the end of its first worker process may be failed by it.
+        ended = (
+            f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{dag_id}', "
+            f"task_id='ask', run_id='{RUN}', try_number={waiting['try_number']}, map_index={map_index})"
+        )
+        log = self.airflow.home / "scheduler.log"
+        poll(lambda: ended in log.read_text(errors="replace"), seconds=DEADLINE, what=ended)
         return self.page(dag_id, map_index)
 
     def asks(self, dag_id: str) -> dict[str, Any]:
@@ -328,6 +337,7 @@ def clear_and_wait(approvals: Approvals, dag_id: str) -> None:
         return found["try_number"] > tries and found["state"] == WAITING
 
     poll(asks_again, seconds=DEADLINE, what=f"{dag_id} to ask again")
+    approvals.waits(dag_id)
 
 
 def test_clear_asks_again_about_the_same_images(approvals: Approvals):
