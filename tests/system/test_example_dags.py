@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,46 @@ def test_channel_sizes_are_cut_from_one_paid_image(airflow: LocalAirflow, simula
     sizes = {each["channel"]: Image.open(each["path"].removeprefix("file://")).size for each in made}
     assert sizes == {"meta.story": (1080, 1920), "meta.square": (1080, 1080), "hero": (1200, 900)}
     assert paid(simulator) - before == 1
+
+
+def test_approved_campaign_publishes_what_a_person_chose(
+    airflow: LocalAirflow, simulator: str, tmp_path: Path
+):
+    dag_id = "evoimage_approved_campaign"
+    airflow.unpause(dag_id)
+    before = paid(simulator)
+    run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
+    waiting = ("awaiting_input", "deferred")
+    poll(
+        lambda: any(
+            each["task_id"] == "approve" and each["state"] in waiting
+            for each in airflow.task_instances(dag_id, run_id)
+        ),
+        seconds=180,
+        what="the approval to wait",
+    )
+    instance = airflow.task_instance(dag_id, run_id, "approve")
+    poll(lambda: not airflow.task_processes(instance), seconds=60, what="the worker to be free")
+    assert not list(tmp_path.rglob("published/*/*"))
+    airflow.request(
+        "PATCH",
+        f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails",
+        json={"chosen_options": ["1", "3"], "params_input": {"comment": None}},
+    )
+    airflow.wait_for_success(dag_id, run_id, deadline=180)
+
+    approved = airflow.xcom(dag_id, run_id, "approve")
+    assert [manifest["approval"]["chosen"] for manifest in approved] == [[1], [3]]
+    expected = {
+        rendition["sha256"]
+        for manifest in approved
+        for image in manifest["images"]
+        for rendition in image["renditions"]
+    }
+    published = list(tmp_path.glob(f"published/{run_id}/*"))
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in published} == expected
+    assert len(published) == len(expected) == 4
+    assert paid(simulator) - before == 3
 
 
 def test_batch_hands_its_pictures_to_the_task_after_it(airflow: LocalAirflow, tmp_path: Path):

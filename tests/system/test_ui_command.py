@@ -50,6 +50,13 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
             trust_env=False,
         ).json()
         assert (kept["conn_type"], kept["host"]) == ("evoimage", evolink)
+        runs = httpx.get(
+            f"{airflow}/api/v2/dags/evoimage_approved_campaign/dagRuns",
+            headers={"Authorization": f"Bearer {token}"},
+            trust_env=False,
+        ).json()
+        assert runs["total_entries"] == 1
+        assert "tab Required Actions" in output.read_text()
         started = psutil.Process(running.pid).children(recursive=True)
         assert len(started) >= 5
 
