@@ -192,6 +192,8 @@ def approvals(simulator: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,ada:user,bob:user,viewer:viewer",
         "AIRFLOW__EVOIMAGE__IMAGE_ROOTS": json.dumps([f"file://{folder}/images"]),
+        # A busy machine is no fault of the operator.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "APPROVALS_FOLDER": str(folder),
     }
     with LocalAirflow(
