@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode
 
-from airflow_provider_evoimage.approval.shown import ShownFile, ShownImage
 from airflow_provider_evoimage.links import TASK_ROUTE
+
+if TYPE_CHECKING:
+    from airflow_provider_evoimage.approval.shown import ShownFile, ShownImage
 
 Choose = Literal["one", "many", "all"]
 CHOOSE: tuple[Choose, ...] = ("one", "many", "all")

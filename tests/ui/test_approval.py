@@ -17,6 +17,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="make test-ui ins
 screen = pytest.importorskip("tests.ui.screen", reason="the window that all tests in a browser share")
 Screen, settled, until = screen.Screen, screen.settled, screen.until
 
+pytestmark = pytest.mark.timeout(1_800)
+
 DAG = "ask"
 RUN = "manual__2026-11-25T01:02:03+00:00"
 WAITS = {"deferred", "awaiting_input"}
@@ -67,6 +69,7 @@ def asking(browser: playwright.Browser, tmp_path_factory: pytest.TempPathFactory
     environment = {
         "AIRFLOW__EVOIMAGE__IMAGE_ROOTS": json.dumps([f"file://{images}"]),
         "PICTURES_OUT": f"file://{images}",
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "TMPDIR": str(tmp_path_factory.mktemp("tmp")),
     }
     with (
@@ -76,8 +79,11 @@ def asking(browser: playwright.Browser, tmp_path_factory: pytest.TempPathFactory
         ) as running,
     ):
         running.unpause(DAG)
+        # The machine may be busy.
+        assert running._http is not None
+        running._http.timeout = 120
         running.trigger(DAG, run_id=RUN)
-        poll(lambda: waits(running), seconds=300, what="all approvals to wait")
+        poll(lambda: waits(running), seconds=600, what="all approvals to wait")
         yield running
 
 
@@ -133,7 +139,7 @@ def test_pictures_load_and_two_of_four_are_chosen(
     choose(window, "4")
     window.page.locator("textarea").last.fill("calm")
     window.page.get_by_role("button", name="OK").click()
-    asking.wait_for_state(DAG, RUN, "publish", "success", seconds=180)
+    asking.wait_for_state(DAG, RUN, "publish", "success", seconds=400)
     drawn = [image["path"] for image in asking.xcom(DAG, RUN, "draw")["images"]]
     assert asking.xcom(DAG, RUN, "publish") == [drawn[1], drawn[3]]
     assert asking.xcom(DAG, RUN, "many")["approval"]["comment"] == "calm"
@@ -149,7 +155,7 @@ def choose(window: Screen, option: str) -> None:
 def test_answered_page_and_tab_show_what_was_chosen(
     window: Screen, asking: LocalAirflow, tmp_path_factory: pytest.TempPathFactory
 ):
-    asking.wait_for_state(DAG, RUN, "many", "success", seconds=180)
+    asking.wait_for_state(DAG, RUN, "many", "success", seconds=400)
     window.open(f"{task_address('many')}/required_actions")
     assert len(shown_pictures(window)) == 8
     frame = window.open_frame(f"{task_address('many')}/plugin/evoimage-task")
@@ -172,7 +178,7 @@ def test_single_choice_of_three_shows_its_options(
     else:
         choose(window, "3")
         window.page.get_by_role("button", name="OK").click()
-    asking.wait_for_state(DAG, RUN, "one", "success", seconds=180)
+    asking.wait_for_state(DAG, RUN, "one", "success", seconds=400)
     assert asking.xcom(DAG, RUN, "one")["approval"]["chosen"] == [3]
 
 
@@ -180,7 +186,7 @@ def test_all_or_none_are_two_buttons(window: Screen, asking: LocalAirflow):
     window.open(f"{task_address('all')}/required_actions")
     assert len(shown_pictures(window)) == 4
     window.page.get_by_role("button", name="Reject", exact=True).click()
-    asking.wait_for_state(DAG, RUN, "all", "skipped", seconds=180)
+    asking.wait_for_state(DAG, RUN, "all", "skipped", seconds=400)
 
 
 def test_page_shows_a_sign_where_the_folder_is_not_listed(
