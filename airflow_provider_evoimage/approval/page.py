@@ -22,7 +22,8 @@ CHOOSE: tuple[Choose, ...] = ("one", "many", "all")
 APPROVE, REJECT, ALL, NONE = "Approve", "Reject", "All", "None"
 
 MOST_PICTURES = 24
-_COLUMNS = 3
+# Three pictures of 300 pixels are cut off on a screen of 1280.
+_COLUMNS = 2
 _FINGERPRINT_DIGITS = 16
 _FINGERPRINT = re.compile(r"Asked about: `([0-9a-f]{16})`")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~-])")
@@ -118,7 +119,9 @@ def _cell(
 
 def _tables(cells: Sequence[tuple[str, str]]) -> Iterator[str]:
     for start in range(0, len(cells), _COLUMNS):
-        row = cells[start : start + _COLUMNS]
+        row = list(cells[start : start + _COLUMNS])
+        if start:  # The columns stand below each other.
+            row += [("", "")] * (_COLUMNS - len(row))
         yield "\n".join(
             [
                 f"| {' | '.join(head for head, _ in row)} |",
