@@ -131,10 +131,12 @@ class SubmissionRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON; what was added to the format later is left out where it is empty."""
+        # A list: Airflow's store takes no tuple.
+        plain = {**asdict(self), "tried": [each.to_json() for each in self.tried]}
         return {
             name: value
-            for name, value in asdict(self).items()
-            if name not in _ADDED_LATER or value not in (None, "", _ADDED_LATER[name])
+            for name, value in plain.items()
+            if name not in _ADDED_LATER or value not in (None, "", [], _ADDED_LATER[name])
         }
 
     @classmethod

@@ -25,6 +25,7 @@ from airflow.exceptions import (
 )
 from airflow.sdk import BaseOperator
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from pydantic import JsonValue, TypeAdapter
 
 import airflow_provider_evoimage
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
@@ -39,6 +40,9 @@ PACKAGE = Path(airflow_provider_evoimage.__file__).parent
 API_KEY = "sk-evo-secret-of-the-tests"
 CONNECTION = "AIRFLOW_CONN_EVOIMAGE_DEFAULT"
 TRIGGERS = (EvoImageGenerationTrigger, EvoImageBatchTrigger)
+
+
+_JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
 
 
 class Killed(BaseException):
@@ -100,6 +104,8 @@ class StateStore:
     def set(self, key: str, value: Any) -> None:
         self.on("before set")
         assert value is not None
+        # As Airflow checks it: a tuple, for instance, is refused.
+        _JSON.validate_python(value)
         self.rows[key] = json.dumps(value)
         self.on("after set")
 
