@@ -174,7 +174,8 @@ class MonthBudget:
         if limit is None:
             return None
         store = VariableStore(hook.evoimage_conn_id)
-        return cls(Decimal(str(limit)), hook=hook, store=store, log=log)
+        # Decimal('1.0') would be written so.
+        return cls(Decimal(str(limit)).normalize(), hook=hook, store=store, log=log)
 
     def require(self, most: Decimal | None, *, charged: Decimal = Decimal(0)) -> None:
         """Check that what is about to be sent fits into the month.

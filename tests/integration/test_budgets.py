@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -383,7 +384,7 @@ def test_command_ends_with_1_if_fewer_credits_are_left(
         "--fail-below",
         limit,
     ]
-    environment = {"EVOLINK_API_KEY": API_KEY, "EVOLINK_BASE_URL": evolink.url, "PATH": "/usr/bin:/bin"}
+    environment = {**os.environ, "EVOLINK_API_KEY": API_KEY, "EVOLINK_BASE_URL": evolink.url}
     ended = subprocess.run([*command, "--json"], check=False, capture_output=True, text=True, env=environment)
     assert ended.returncode == code, ended.stderr
     assert json.loads(ended.stdout)["account"]

@@ -281,15 +281,25 @@ class Event:
         self.added.append((asset.uri, extra))
 
 
+class Outlets:
+    """A task's accessors by outlet: on Airflow 3.1 an alias is no key of a dict."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, Event] = defaultdict(Event)
+
+    def __getitem__(self, outlet: Asset | AssetAlias) -> Event:
+        return self._events[outlet.name]
+
+
 def test_outlets_get_one_event_and_an_alias_none_where_nothing_is_new(
     tmp_path: Path, elsewhere: Elsewhere
 ) -> None:
     tasks = [elsewhere(f"poster {number}") for number in range(3)]
     asset, alias = Asset("account_images"), AssetAlias("new_images")
-    events: list[dict[Any, Event]] = []
+    events: list[Outlets] = []
     for run_id in ("one", "two"):
         task = TaskRun(ingest(tmp_path, outlets=[asset, alias]), run_id=run_id)
-        events.append(defaultdict(Event))
+        events.append(Outlets())
         context = {"ti": task.ti, "outlet_events": events[-1]}
         task.operator().execute(context)
     ((uri, extra),) = events[0][alias].added
