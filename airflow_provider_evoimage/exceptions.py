@@ -41,7 +41,7 @@ EvoImageError
 ├── SupersededTryError *             a later try of the same task has taken over
 ├── ImagesChangedError *             these are not the images that a person was asked about
 ├── AnswerUnclearError               a person's answer contradicts itself; a retry asks again
-├── NoAnswerError *                  nobody answered in time, and on_timeout="fail"
+├── ApprovalTimeoutError *                  nobody answered in time, and on_timeout="fail"
 ├── NoImagesError *                  completed and charged, but without a single image
 └── SaveError                        the images exist at EvoLink, but not all are saved
     ├── DownloadError                the link did not return a complete image
@@ -472,7 +472,7 @@ class AnswerUnclearError(EvoImageError):
     default_on_retry = "A retry asks again."
 
 
-class NoAnswerError(EvoImageError, AirflowFailException):
+class ApprovalTimeoutError(EvoImageError, AirflowFailException):
     """Nobody answered in time, and ``on_timeout="fail"``."""
 
     default_billed = False

@@ -15,6 +15,8 @@ MOTIFS = ["An enamel mug at dawn", "An enamel mug in the rain", "An enamel mug o
 
 @dag(
     dag_id="evoimage_approved_campaign",
+    description="Motifs, cut for two channels, chosen by a person, then published.",
+    doc_md=__doc__,
     schedule=None,
     catchup=False,
     tags=["evoimage", "example"],

@@ -16,6 +16,8 @@ PRODUCTS = [
 
 with DAG(
     "evoimage_fallback_campaign",
+    description="Another model where one is gone; names, labels, the total cost.",
+    doc_md=__doc__,
     schedule=None,
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (Airflow reads it as UTC)
     catchup=False,

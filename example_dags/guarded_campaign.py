@@ -12,6 +12,8 @@ from airflow_provider_evoimage.sensors.credits import EvoImageCreditsSensor
 
 @dag(
     dag_id="evoimage_guarded_campaign",
+    description="A campaign that waits until there are enough credits for it.",
+    doc_md=__doc__,
     schedule=None,
     catchup=False,
     tags=["evoimage", "example"],

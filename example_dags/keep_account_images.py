@@ -11,6 +11,8 @@ from airflow_provider_evoimage.operators.ingest import EvoImageIngestOperator
 
 @dag(
     dag_id="evoimage_keep_account_images",
+    description="Every six hours: save everything the account made anywhere.",
+    doc_md=__doc__,
     schedule="0 */6 * * *",
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (Airflow reads it as UTC)
     catchup=False,

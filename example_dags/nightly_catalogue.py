@@ -11,6 +11,8 @@ from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 
 @dag(
     dag_id="evoimage_nightly_catalogue",
+    description="Every product every night; only what changed is drawn and paid for.",
+    doc_md=__doc__,
     schedule="@daily",
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (Airflow reads it as UTC)
     catchup=False,

@@ -20,6 +20,8 @@ if IS_SUPPORTED:
 
     @dag(
         dag_id="evoimage_on_finished_generations",
+        description="Within seconds: save what the account has finished.",
+        doc_md=__doc__,
         schedule=[FINISHED],
         catchup=False,
         max_active_runs=1,

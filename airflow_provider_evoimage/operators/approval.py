@@ -63,7 +63,7 @@ class EvoImageApprovalOperator(HITLOperator):
 
     Exactly the files whose SHA-256 the person was shown are approved: a file or a manifest that changed meanwhile
     fails the task. Airflow keeps the first page of a task instance after a clear, so a clear asks again about the
-    same images only. ``execution_timeout`` bounds the worker's part, never the wait.
+    same images only.
 
     :param images: a manifest, the summary of a batch, the URL of a ``.json`` or ``.jsonl`` manifest, or a list; up
         to 200 images, with their renditions.
@@ -75,6 +75,7 @@ class EvoImageApprovalOperator(HITLOperator):
     :param assigned_users: who may answer, by user id or as ``{"id": …, "name": …}``. Default: everybody who may
         answer actions of this DAG.
     :param notifiers: called once the page is there.
+    :param execution_timeout: bounds the work before and after the wait, never the wait.
     """
 
     template_fields: Sequence[str] = ("images", "subject", "body")
@@ -251,11 +252,11 @@ class EvoImageApprovalOperator(HITLOperator):
 
     def _answer(self, event: Mapping[str, Any], images: int) -> Answer:
         from airflow_provider_evoimage.approval import answer as answers
-        from airflow_provider_evoimage.exceptions import AnswerUnclearError, NoAnswerError
+        from airflow_provider_evoimage.exceptions import AnswerUnclearError, ApprovalTimeoutError
 
         if event.get("error_type") == "timeout":
             if self.on_timeout == "fail":
-                raise NoAnswerError(f"Nobody answered within {self.response_timeout}.")
+                raise ApprovalTimeoutError(f"Nobody answered within {self.response_timeout}.")
             return answers.Answer(
                 chosen=answers.by_default(self.on_timeout, self.choose, images),
                 by=None,

@@ -21,10 +21,10 @@ from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.approval import page as approval_page
 from airflow_provider_evoimage.exceptions import (
     AnswerUnclearError,
+    ApprovalTimeoutError,
     DestinationError,
     ImagesChangedError,
     InvalidRequestError,
-    NoAnswerError,
 )
 from airflow_provider_evoimage.operators.approval import EvoImageApprovalOperator
 from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
@@ -265,9 +265,9 @@ def test_timeout_that_rejects_and_one_that_fails(airflow: Airflow, drawn: dict[s
     with pytest.raises(AirflowSkipException):
         asking.resumed(asking.waits(), TIMEOUT)
     asking = Asking(drawn, on_timeout="fail", response_timeout=datetime.timedelta(minutes=1))
-    with pytest.raises(NoAnswerError, match="within 0:01:00"):
+    with pytest.raises(ApprovalTimeoutError, match="within 0:01:00"):
         asking.resumed(asking.waits(), TIMEOUT)
-    assert asking.ti.xcoms["evoimage_images"]["error"]["kind"] == "NoAnswerError"
+    assert asking.ti.xcoms["evoimage_images"]["error"]["kind"] == "ApprovalTimeoutError"
 
 
 def test_no_default_is_given_to_the_page(airflow: Airflow, drawn: dict[str, Any]):
