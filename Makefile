@@ -33,10 +33,10 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
+.PHONY: help demo ui test test-stores test-faults test-mutation bench bench-saving bench-scaling bench-hostile bench-soak bench-ui bench-renditions lint format types wheel check clean venv
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## a real Airflow, a simulated EvoLink, real image files; needs no account
 	@$(VENV)/bin/python -m tools.local_airflow.demo $(DEMO_OPTIONS)
@@ -81,6 +81,9 @@ bench-hostile: $(READY) ## how late the triggerer's event loop is under hostile 
 
 bench-soak: $(READY) ## 100,000 waits on a service that drips, bombs and refuses: to see what grows; about 12 minutes
 	$(RUN) benchmarks.soak $(BENCH_OPTIONS)
+
+bench-renditions: $(READY) ## time and memory of renditions, beside the loop that a user would write; about 5 minutes
+	$(RUN) benchmarks.renditions $(BENCH_OPTIONS)
 
 bench-ui: ## pages in the Airflow UI with 100,000 task instances, about 2 minutes; needs PostgreSQL
 	@$(MAKE) --no-print-directory venv VENV=.venv-scaling REQUIREMENTS=.ci/requirements/scaling.txt BYTECODE=
