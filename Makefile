@@ -38,7 +38,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-mutation bench bench-saving bench-reuse bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
+.PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-mutation bench bench-saving bench-reuse bench-renditions bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -107,6 +107,9 @@ bench-hostile: $(READY) ## how late the triggerer's event loop is under hostile 
 
 bench-soak: $(READY) ## 100,000 waits on a service that drips, bombs and refuses: to see what grows; about 12 minutes
 	$(RUN) benchmarks.soak $(BENCH_OPTIONS)
+
+bench-renditions: $(READY) ## time and memory of renditions, beside the loop that a user would write; about 5 minutes
+	$(RUN) benchmarks.renditions $(BENCH_OPTIONS)
 
 bench-ui: ## pages in the Airflow UI with 100,000 task instances, about 2 minutes; needs PostgreSQL
 	@$(MAKE) --no-print-directory venv VENV=.venv-scaling REQUIREMENTS=.ci/requirements/scaling.txt BYTECODE=
