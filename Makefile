@@ -41,7 +41,7 @@ SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14)
 .PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-mutation bench bench-saving bench-reuse bench-renditions bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## a real Airflow, a simulated EvoLink, real image files; needs no account
 	@$(VENV)/bin/python -m tools.local_airflow.demo $(DEMO_OPTIONS)
