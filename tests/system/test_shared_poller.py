@@ -93,7 +93,6 @@ def test_waiting_tasks_share_their_requests_and_submit_nothing(
     _, single, requested = waited
     assert requested["paid"] == 0
     # The sensors read on a worker before and after their wait: one id a request.
-    print(requested)
     assert requested["ids"] > 2 * POLLS * (SINGLE + MANY)
     assert requested["requests"] < 2 * len(single) + requested["ids"] / 10
 
