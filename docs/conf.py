@@ -32,7 +32,7 @@ myst_heading_anchors = 4
 # Every name must lead somewhere, except names that other packages document: their inventories are on the internet.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(airflow|collections|contextlib|datetime|decimal|httpx|pathlib|typing)\..*"),
+    (r"py:.*", r"(airflow|collections|contextlib|datetime|decimal|httpx|os|pathlib|typing)\..*"),
     (r"py:.*", r"(any|bool|bytes|dict|float|frozenset|int|list|None|object|set|str|tuple)"),
     # What a hook hands to the rest of this package, and where prices are from.
     (r"py:class", r"airflow_provider_evoimage\.(client|evolink\.prices|hooks\.connection)\..*"),
