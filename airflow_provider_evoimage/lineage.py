@@ -171,6 +171,7 @@ class NewRenditions(NewImages):
             "generations": len(self.manifests),
             "images": len(files),
             "credits": 0,
+            "reused": 0,
             "evolink_task_ids": ids[:MAX_LISTED],
             "paths": [file["path"] for file in files][:MAX_LISTED],
         }

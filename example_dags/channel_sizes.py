@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Asset, Param
 
 from airflow_provider_evoimage.images.channels import Rendition
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
+
+CHANNEL_FILES = Asset("evoimage_channel_files")
 
 with DAG(
     dag_id="evoimage_channel_sizes",
@@ -42,4 +44,6 @@ with DAG(
             "meta.square",
             Rendition("hero", width=1200, height=900, format="webp", max_kb=150),
         ],
+        contact_sheet=True,
+        outlets=[CHANNEL_FILES],
     )

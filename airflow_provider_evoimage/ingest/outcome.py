@@ -78,6 +78,7 @@ class IngestOutcome:
                 "generations": self.saved,
                 "images": self.images,
                 "credits": self.credits,
+                "reused": 0,
                 "evolink_task_ids": self.evolink_task_ids,
                 "paths": self.paths,
             },

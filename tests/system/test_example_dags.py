@@ -151,10 +151,25 @@ def test_channel_sizes_are_cut_from_one_paid_image(airflow: LocalAirflow, simula
     run_id = airflow.run(dag_id, {"save_to": tmp_path.as_uri()})
     airflow.wait_for_success(dag_id, run_id, deadline=180)
 
-    made = airflow.xcom(dag_id, run_id, "cut")["images"][0]["renditions"]
+    manifest = airflow.xcom(dag_id, run_id, "cut")
+    made = manifest["images"][0]["renditions"]
     sizes = {each["channel"]: Image.open(each["path"].removeprefix("file://")).size for each in made}
     assert sizes == {"meta.story": (1080, 1920), "meta.square": (1080, 1080), "hero": (1200, 900)}
     wait_until_paid(airflow, simulator, dag_id, "An enamel mug on a camp table at dawn, no text", 1)
+    (sheet,) = manifest["contact_sheets"]
+    assert Image.open(sheet["path"].removeprefix("file://")).size == (sheet["width"], sheet["height"])
+
+    events = airflow.request("GET", "/assets/events", params={"limit": 500}).json()["asset_events"]
+    (event,) = [each for each in events if each["source_run_id"] == run_id]
+    assert event["source_task_id"] == "cut"
+    assert event["extra"] == {
+        "generations": 1,
+        "images": 3,
+        "credits": 0,
+        "reused": 0,
+        "evolink_task_ids": [manifest["evolink_task_id"]],
+        "paths": [each["path"] for each in made],
+    }
 
 
 def test_approved_campaign_publishes_what_a_person_chose(

@@ -87,6 +87,26 @@ def test_each_mapped_task_gives_its_own_event_and_links_alone_give_none_of_a_fol
     assert [event for event in events if event["source_task_id"] == "links_only"] == []
 
 
+def test_renditions_are_told_as_files_of_their_own_that_cost_nothing(
+    airflow: LocalAirflow, run: tuple[str, Path]
+):
+    run_id, folder = run
+    (event,) = [each for each in asset_events(airflow, run_id) if each["source_task_id"] == "cut"]
+    manifests = airflow.xcom("lineage", run_id, "cut")
+    paths = [
+        each["path"] for manifest in manifests for image in manifest["images"] for each in image["renditions"]
+    ]
+    assert sorted(paths) == sorted(f"file://{path}" for path in (folder / "cut").rglob("*.jpg"))
+    assert event["extra"] == {
+        "generations": 2,
+        "images": 4,
+        "credits": 0,
+        "reused": 0,
+        "evolink_task_ids": [manifest["evolink_task_id"] for manifest in manifests],
+        "paths": paths,
+    }
+
+
 def openlineage_events(airflow: LocalAirflow) -> list[dict[str, Any]]:
     file = airflow.home / "openlineage.jsonl"
     # The last line may be one that is being written.
@@ -105,9 +125,9 @@ def test_openlineage_learns_of_the_folders_and_of_no_temporary_file(
             for event in openlineage_events(airflow)
             if event["eventType"] == "COMPLETE" and event["job"]["name"].startswith("lineage.")
         ]
-        return ends if len(ends) >= 4 else []
+        return ends if len(ends) >= 5 else []
 
-    ends = poll(completed, seconds=60, what="OpenLineage's events of four tasks")
+    ends = poll(completed, seconds=60, what="OpenLineage's events of five tasks")
     outputs = {
         (event["job"]["name"], dataset["namespace"], dataset["name"])
         for event in ends
@@ -116,6 +136,7 @@ def test_openlineage_learns_of_the_folders_and_of_no_temporary_file(
     assert outputs == {
         ("lineage.draw", "file", f"{folder}/originals"),
         ("lineage.save", "file", f"{folder}/copies"),
+        ("lineage.cut", "file", f"{folder}/cut"),
     }
     assert [dataset for event in ends for dataset in event["inputs"]] == []
     (saved,) = [event for event in ends if event["job"]["name"] == "lineage.save"]
@@ -124,4 +145,9 @@ def test_openlineage_learns_of_the_folders_and_of_no_temporary_file(
     images = list((folder / "copies").rglob("*.png"))
     assert statistics["fileCount"] == len(images) == 2
     assert statistics["size"] == sum(path.stat().st_size for path in images)
+    (cut,) = [event for event in ends if event["job"]["name"] == "lineage.cut"]
+    statistics = cut["outputs"][0]["outputFacets"]["outputStatistics"]
+    renditions = list((folder / "cut").rglob("*.jpg"))
+    assert statistics["fileCount"] == len(renditions) == 4
+    assert statistics["size"] == sum(path.stat().st_size for path in renditions)
     assert "evoimage-" not in json.dumps([event["outputs"] for event in openlineage_events(airflow)])

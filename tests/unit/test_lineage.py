@@ -16,7 +16,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from structlog.testing import capture_logs
 
 from airflow_provider_evoimage.evolink.answers import Generation
-from airflow_provider_evoimage.lineage import MAX_LISTED, NewImages, folder_uri
+from airflow_provider_evoimage.lineage import MAX_LISTED, NewImages, NewRenditions, folder_uri
 from airflow_provider_evoimage.manifest import RequestSummary, build_manifest
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
@@ -81,6 +81,27 @@ def test_event_of_a_great_many_images_stays_a_small_row():
     assert (many.extra["generations"], many.extra["images"]) == (2000, 4000)
     assert len(many.extra["paths"]) == len(many.extra["evolink_task_ids"]) == MAX_LISTED
     assert len(json.dumps(many.extra)) < 48_000
+
+
+def test_event_of_renditions_names_the_files_and_charges_nothing_again():
+    rendition = {"path": "s3://shop@bucket/a-0-story.jpg", "bytes": 7}
+    manifest = {"evolink_task_id": "task-1", "images": [{"path": "x", "renditions": [rendition, rendition]}]}
+    new = NewRenditions(manifests=[manifest], save_to="s3://shop@bucket/a")
+    assert new.extra == {
+        "generations": 1,
+        "images": 2,
+        "credits": 0,
+        "reused": 0,
+        "evolink_task_ids": ["task-1"],
+        "paths": [rendition["path"]] * 2,
+    }
+    assert list(new.extra) == list(saved_to("s3://bucket/a").extra)
+    reported = new.openlineage()
+    assert reported is not None
+    (dataset,) = reported.outputs
+    assert (dataset.namespace, dataset.name) == ("s3://bucket", "a")
+    statistics = dataset.outputFacets["outputStatistics"]
+    assert (statistics.fileCount, statistics.size) == (2, 14)
 
 
 def test_page_names_every_field_of_an_event():

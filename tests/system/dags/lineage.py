@@ -6,20 +6,29 @@ from airflow.providers.openlineage.utils.selective_enable import enable_lineage
 from airflow.sdk import DAG, Asset, AssetAlias, task
 
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
 
 SAVED = AssetAlias("evoimage_saved")
+RENDITIONS = AssetAlias("evoimage_renditions")
 ORIGINALS = Asset(name="evoimage_originals", uri="x-originals://all")
 
 with DAG(dag_id="lineage", schedule=None, params={"save_to": ""}) as dag:
     draw = EvoImageGenerateOperator.partial(
         task_id="draw", quality="low", save_to="{{ params.save_to }}/originals", outlets=[ORIGINALS]
     ).expand(prompt=["a red fox", "a grey heron"])
-    EvoImageSaveOperator(
+    saved = EvoImageSaveOperator(
         task_id="save",
         generation=draw.output,
         save_to="{{ params.save_to }}/copies",
         outlets=[SAVED],
+    )
+    EvoImageRenditionsOperator(
+        task_id="cut",
+        images=saved.output,
+        save_to="{{ params.save_to }}/cut",
+        renditions=["meta.square", "meta.feed"],
+        outlets=[RENDITIONS],
     )
     # Nothing is saved here, so there is nothing to tell OpenLineage.
     EvoImageGenerateOperator(task_id="links_only", prompt="a hare", quality="low", outlets=[SAVED])
