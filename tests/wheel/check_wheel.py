@@ -15,6 +15,7 @@ import urllib.request
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.parser import Parser
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,26 @@ def test_wheel_is_typed_and_has_the_licence(built: Built):
     files = built.wheel_files()
     assert f"{PACKAGE}/py.typed" in files
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files), sorted(files)
+
+
+def test_wheel_declares_every_extra(built: Built):
+    with zipfile.ZipFile(built.wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = Parser().parsestr(archive.read(name).decode())
+    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "azure", "c2pa", "gcs", "s3", "sftp"}
+    needed = [each for each in metadata.get_all("Requires-Dist", []) if "extra == 'c2pa'" in each]
+    assert len(needed) == 1
+    assert needed[0].startswith("c2pa-python")
+
+
+def test_signing_without_its_extra_says_what_to_install(installed: Installed):
+    code = (
+        "from airflow_provider_evoimage.images.signing import require_c2pa\n"
+        "try:\n    require_c2pa()\nexcept Exception as error:\n    print(type(error).__name__, error)"
+    )
+    told = run(installed.python, "-P", "-c", code, cwd=installed.home)
+    assert "InvalidRequestError sign_conn_id needs" in told
+    assert "airflow-provider-evoimage[c2pa]" in told
 
 
 def test_sdist_has_what_a_packager_needs(built: Built):
