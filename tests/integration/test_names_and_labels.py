@@ -261,7 +261,9 @@ def test_costs_sums_sidecars_by_labels_and_facts(evolink: SimulatorServer, tmp_p
         ({"campaign": "summer", "model": "gpt-image-1.5"}, 1),
     ]
     assert found["total"]["credits"] == pytest.approx(float(evolink.state.counters.credits_charged))
-    ran = CliRunner().invoke(app, ["costs", str(tmp_path), "--by", "team,day,dag,task,month"])
+    ran = CliRunner().invoke(
+        app, ["costs", str(tmp_path), "--by", "team,day,dag,task,month"], env={"COLUMNS": "200"}
+    )
     assert ran.exit_code == 0
     for word in ("shop", "(none)", "campaign", "draw", "total"):
         assert word in ran.output

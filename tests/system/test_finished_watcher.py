@@ -77,8 +77,15 @@ def is_kept(airflow: LocalAirflow, name: str, tasks: list[str]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def watching(airflow: LocalAirflow, simulator: str) -> Iterator[LocalAirflow]:
+def simulator(private_simulator: str) -> str:
+    """The EvoLink of the Airflow whose triggerer is killed here."""
+    return private_simulator
+
+
+@pytest.fixture(scope="module")
+def watching(private_airflow: LocalAirflow) -> Iterator[LocalAirflow]:
     """Airflow with both watchers at work."""
+    airflow = private_airflow
     for name in ASSETS:
         airflow.unpause(f"{name}_consumer")
     for name in ASSETS:

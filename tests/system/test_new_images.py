@@ -64,13 +64,14 @@ def test_alias_becomes_an_asset_of_the_folder_with_one_event_a_save(
         "generations": 2,
         "images": 2,
         "credits": round(sum(manifest["usage"]["charged"] for manifest in manifests), 6),
+        "reused": 0,
         "evolink_task_ids": [manifest["evolink_task_id"] for manifest in manifests],
         "paths": [manifest["images"][0]["path"] for manifest in manifests],
     }
 
 
 def asset_events(airflow: LocalAirflow, run_id: str) -> Iterator[dict[str, Any]]:
-    events = airflow.request("GET", "/assets/events", params={"limit": 500}).json()["asset_events"]
+    events = airflow.request("GET", "/assets/events", params={"source_run_id": run_id}).json()["asset_events"]
     return (event for event in events if event["source_run_id"] == run_id)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 
+from airflow_provider_evoimage.triggers.finished import IS_SUPPORTED
+
 EXAMPLES = sorted((Path(__file__).parents[2] / "example_dags").glob("*.py"))
 
 
@@ -21,7 +23,8 @@ def test_example_has_description_docs_and_tags(file: Path):
     finally:
         DagContext.current_autoregister_module_name = None
         DagContext.autoregistered_dags.clear()
-    assert found
+    # One example needs Airflow 3.3.
+    assert found or (file.stem == "on_finished_generations" and not IS_SUPPORTED)
     for dag in found:
         assert {"evoimage", "example"} <= set(dag.tags)
         assert 20 <= len(dag.description or "") <= 80

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,8 @@ def purchases(evolink: SimulatorServer) -> list[str]:
     evolink.state.settle()
     made = evolink.state.generations.values()
     return [each.order.model for each in made if each.ends_as == "completed"]
+
+
+def tried(lines: list[Any]) -> list[Any]:
+    """Return the lines at which the worker dies: all in `make test-thorough`, else every tenth, as each takes seconds."""
+    return lines if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else lines[::10]
