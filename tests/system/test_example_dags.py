@@ -189,6 +189,13 @@ def test_approved_campaign_publishes_what_a_person_chose(
     )
     instance = airflow.task_instance(dag_id, run_id, "approve")
     poll(lambda: not airflow.task_processes(instance), seconds=60, what="the worker to be free")
+    # A task that is resumed before the scheduler knows of the end of its first worker process may be failed by it.
+    ended = (
+        f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{dag_id}', "
+        f"task_id='approve', run_id='{run_id}', try_number={instance['try_number']}, map_index=-1)"
+    )
+    log = airflow.home / "scheduler.log"
+    poll(lambda: ended in log.read_text(errors="replace"), seconds=120, what=ended)
     assert not list(tmp_path.rglob("published/*/*"))
     airflow.request(
         "PATCH",

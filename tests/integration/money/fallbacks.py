@@ -52,5 +52,5 @@ def purchases(evolink: SimulatorServer) -> list[str]:
 
 
 def tried(lines: list[Any]) -> list[Any]:
-    """Return the lines at which the worker dies: all in `make test-thorough`, else every tenth, as each takes seconds."""
+    """Return the lines at which the worker dies: all in `make test-thorough`, else every tenth, as each takes long."""
     return lines if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else lines[::10]
