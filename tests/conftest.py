@@ -70,12 +70,13 @@ def on_other_airflow(items: list[pytest.Item]) -> list[pytest.Item]:
     """Choose the tests that may end otherwise on another Airflow.
 
     Code that does not meet Airflow does the same there. Yet Python and the pinned packages are others, so each test of
-    it is run once.
+    it is run once. So is each that kills a worker at many lines, as it takes minutes.
     """
     kept, functions = [], set()
     for item in items:
         function = (item.path, getattr(item, "originalname", item.name))
-        if meets_airflow(item.path) or function not in functions:
+        is_whole = meets_airflow(item.path) and item.get_closest_marker("any_line") is None
+        if is_whole or function not in functions:
             kept.append(item)
         functions.add(function)
     return kept

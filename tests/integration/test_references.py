@@ -335,6 +335,7 @@ def test_crash_around_upload_and_post_pays_once_and_ends_in_no_conflict(
 FIRST_LEG = ("generate.py", "run.py", "task.py", "submit.py", "record.py", "uploads.py")
 
 
+@pytest.mark.any_line
 def test_crash_at_any_line_before_the_wait_pays_once(
     evolink: SimulatorServer, picture: Path, maybe_store: StateStore | None
 ) -> None:

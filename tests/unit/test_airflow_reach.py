@@ -68,19 +68,26 @@ def test_errors_and_other_packages_do_not_count(line: str, tmp_path: Path):
 
 
 def item(path: Path, function: str, example: str) -> Any:
-    return SimpleNamespace(path=path, originalname=function, name=f"{function}[{example}]")
+    return SimpleNamespace(
+        path=path,
+        originalname=function,
+        name=f"{function}[{example}]",
+        get_closest_marker=lambda name: name if name in function else None,
+    )
 
 
 def test_each_test_runs_and_examples_are_left_out_only_where_nothing_meets_airflow():
     items = [
         item(path, function, example)
         for path in (FREE, MEETING)
-        for function in ("test_a", "test_b")
+        for function in ("test_a", "test_b", "test_at_any_line")
         for example in ("1", "2")
     ]
     kept = [(each.path, each.name) for each in on_other_airflow(items)]
     assert kept == [
         (FREE, "test_a[1]"),
         (FREE, "test_b[1]"),
+        (FREE, "test_at_any_line[1]"),
         *((MEETING, f"{function}[{example}]") for function in ("test_a", "test_b") for example in "12"),
+        (MEETING, "test_at_any_line[1]"),
     ]

@@ -156,6 +156,7 @@ SECOND_LEG = (
 )
 
 
+@pytest.mark.any_line
 def test_crash_at_any_line_after_the_wait_loses_and_pays_nothing(
     evolink: SimulatorServer, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def lines_of_a_try(store: StateStore | None) -> list[tuple[str, int]]:
     return list(tracer.lines)
 
 
+@pytest.mark.any_line
 @pytest.mark.parametrize("has_store", [True, False], ids=["3.3", "3.1"])
 def test_crash_at_any_line_of_the_first_try_pays_once(evolink: SimulatorServer, has_store: bool) -> None:
     lines = lines_of_a_try(StateStore() if has_store else None)
