@@ -15,7 +15,7 @@ import pytest
 from tools.local_airflow.client import AirflowClient
 from tools.local_airflow.processes import poll
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 PROJECT = Path(__file__).parents[2]
 
@@ -34,15 +34,15 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
             text=True,
         ) as running,
     ):
-        poll(lambda: "Press Enter" in output.read_text(), seconds=120, what="Airflow and EvoLink to be up")
+        poll(lambda: "Press Enter" in output.read_text(), seconds=240, what="Airflow and EvoLink to be up")
         said = dict(
             re.findall(r"^(Pictures|Airflow|Simulated EvoLink) +(http://\S+?)/?  ", output.read_text(), re.M)
         )
         airflow, evolink = said["Airflow"], said["Simulated EvoLink"]
         # The first that is named, and what a desktop's browser opens on.
         assert said["Pictures"] == f"{airflow}/plugin/evoimage-images"
-        assert httpx.get(said["Pictures"], trust_env=False).status_code == 200
-        token = httpx.get(f"{airflow}/auth/token", trust_env=False).json()["access_token"]
+        assert httpx.get(said["Pictures"], trust_env=False, timeout=60).status_code == 200
+        token = httpx.get(f"{airflow}/auth/token", trust_env=False, timeout=60).json()["access_token"]
         listed = poll(
             lambda: httpx.get(
                 f"{airflow}/api/v2/dags", headers={"Authorization": f"Bearer {token}"}, trust_env=False
@@ -51,29 +51,31 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
             what="the example DAGs",
         )
         assert any(dag["dag_id"].startswith("evoimage_") for dag in listed)
-        assert httpx.get(f"{evolink}/_simulator/counters", trust_env=False).status_code == 200
+        assert httpx.get(f"{evolink}/_simulator/counters", trust_env=False, timeout=60).status_code == 200
         kept = httpx.get(
             f"{airflow}/api/v2/connections/evoimage_default",
             headers={"Authorization": f"Bearer {token}"},
             trust_env=False,
+            timeout=60,
         ).json()
         assert (kept["conn_type"], kept["host"]) == ("evoimage", evolink)
         runs = httpx.get(
             f"{airflow}/api/v2/dags/evoimage_approved_campaign/dagRuns",
             headers={"Authorization": f"Bearer {token}"},
             trust_env=False,
+            timeout=60,
         ).json()
         assert runs["total_entries"] == 1
         assert "tab Required Actions" in output.read_text()
         client = AirflowClient(airflow)
         run_id = client.run("evoimage_quick_start", {"save_to": (tmp_path / "images").as_uri()})
         said_of_run = f"/dags/evoimage_quick_start/runs/{quote(run_id, safe='')}/plugin/evoimage-run"
-        poll(lambda: said_of_run in output.read_text(), seconds=180, what="where the run's pictures are")
+        poll(lambda: said_of_run in output.read_text(), seconds=400, what="where the run's pictures are")
         client.close()
         started = psutil.Process(running.pid).children(recursive=True)
         assert len(started) >= 5
 
-        running.communicate("\n", timeout=60)
+        running.communicate("\n", timeout=120)
 
     assert running.returncode == 0
     assert [process for process in started if process.is_running() and process.status() != "zombie"] == []
