@@ -68,8 +68,8 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
         assert runs["total_entries"] == 1
         assert "tab Required Actions" in output.read_text()
         client = AirflowClient(airflow)
-        run_id = client.run("evoimage_quick_start", {"save_to": (tmp_path / "images").as_uri()})
-        said_of_run = f"/dags/evoimage_quick_start/runs/{quote(run_id, safe='')}/plugin/evoimage-run"
+        run_id = client.run("evoimage_new_images", {"save_to": (tmp_path / "images").as_uri()})
+        said_of_run = f"/dags/evoimage_new_images/runs/{quote(run_id, safe='')}/plugin/evoimage-run"
         poll(lambda: said_of_run in output.read_text(), seconds=400, what="where the run's pictures are")
         client.close()
         started = psutil.Process(running.pid).children(recursive=True)
