@@ -184,7 +184,7 @@ def private_airflow(
     """An Airflow whose components a test may stop, kill and start; its tests run one after the other."""
     with LocalAirflow(
         tmp_path_factory.mktemp("private-airflow"),
-        dags=DAG_FOLDERS[1],
+        dags=DAG_FOLDERS,
         connections=simulator_connection(private_simulator),
         env=FAST_TAKEOVER,
     ) as running:

@@ -123,7 +123,11 @@ def test_account_images_are_kept_and_a_second_run_adds_nothing(
 
 
 @pytest.mark.skipif(not IS_SUPPORTED, reason="Airflow < 3.3 does not say when it has stored an event")
-def test_finished_generations_start_a_dag_that_saves_them(airflow: LocalAirflow, simulator: str):
+def test_finished_generations_start_a_dag_that_saves_them(
+    private_airflow: LocalAirflow, private_simulator: str
+):
+    # It would save what all other tests have made, too.
+    airflow, simulator = private_airflow, private_simulator
     dag_id = "evoimage_on_finished_generations"
     airflow.unpause(dag_id)
     listed = httpx.get(f"{simulator}/_simulator/counters", trust_env=False).json()["reads"]["list"]
