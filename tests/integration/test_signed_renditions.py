@@ -25,6 +25,7 @@ from airflow_provider_evoimage.images.channels import Rendition
 from airflow_provider_evoimage.images.provenance import read_statement
 from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
 from airflow_provider_evoimage.storage.stores import LocalFiles
+from airflow_provider_evoimage.version_compat import HAS_TASK_STATE_STORE
 from tests.integration.task_driver import Killed, TaskRun, generate
 
 pytest.importorskip("c2pa", reason="c2pa-python is not installed", exc_type=ImportError)
@@ -260,6 +261,9 @@ def test_unusable_certificate_is_refused_before_any_work_and_the_key_is_not_told
             ConnectionSettingsError,
         ),
     }
+    if not HAS_TASK_STATE_STORE:
+        # Airflow before 3.3 may not read such a connection at all.
+        del cases["not a JSON object"]
     for message, (fields, kind) in cases.items():
         connect(monkeypatch, signer, **fields)
         with pytest.raises(kind, match=message) as failed:
