@@ -285,9 +285,9 @@ def test_missing_bucket_is_found_out_before_anything_is_paid(
 ) -> None:
     if store.missing is None:
         pytest.skip("folders are made as they are needed")
-    with pytest.raises(DestinationError, match=r"nobody-made-this.*Make it, or correct save_to") as failed:
+    with pytest.raises(DestinationError, match=r"nobody-made-this.*Correct save_to, or create it") as failed:
         TaskRun(generate(save_to=f"{store.missing}/{folder}")).run()
-    assert failed.value.retryable
+    assert (failed.value.billed, failed.value.retryable) == (False, False)
     assert evolink.state.counters.submissions == 0
 
 
