@@ -71,6 +71,8 @@ from airflow_provider_evoimage.version_compat import (
 #: Airflow's log page does not wrap: a longer line leaves its window.
 LOG_LINE_CHARACTERS = 90
 _SENTENCE_END = re.compile(r"(?<=[.!?]) +(?=[A-Z])")
+# A long URL in quotes would push the reason out of the line.
+_LONG_QUOTE = re.compile(r"'([^']{16})[^']{8,}([^']{10})'")
 _CLAUSE_END = re.compile(r"(?<=[.;:,]) +")
 _NO_RETRY_LEFT = "Nothing to change. If no retry is left, clear the task."
 _BILLED = {True: "Billed: yes.", False: "Billed: no.", None: "Billed: unknown."}
@@ -130,7 +132,7 @@ class EvoImageError(AirflowException):
 
         :returns: what happened; whether it was billed, with the task id; what a retry does; what to change.
         """
-        what = _SENTENCE_END.split(self.message.strip(), maxsplit=1)[0]
+        what = _LONG_QUOTE.sub(r"'\1…\2'", _SENTENCE_END.split(self.message.strip(), maxsplit=1)[0])
         billed = _BILLED[self.billed]
         if self.evolink_task_id:
             billed = f"{billed} EvoLink task: {self.evolink_task_id}"

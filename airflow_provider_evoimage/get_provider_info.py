@@ -135,7 +135,7 @@ def get_provider_info() -> dict[str, object]:
                     "budget_credits_per_month": {
                         "label": "Credits per month, at most",
                         "description": (
-                            "Submit nothing more when this API key has used so many credits in a month (UTC). Held "
+                            "Credits that this API key may use in a month (UTC); then nothing more is submitted. Held "
                             "softly: for a hard stop give the key a limit of its own at "
                             "https://evolink.ai/dashboard/keys. Empty: no budget."
                         ),

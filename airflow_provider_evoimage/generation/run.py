@@ -343,7 +343,7 @@ class GenerationRun:
     def falls_back(self, error: EvoImageError) -> bool:
         """Whether the generation of this leg failed at no cost and another model is to be asked next.
 
-        Submitting again then goes on with that model: the record says so.
+        Submitting again then asks that model, which the record names.
         """
         if len(self._models) == 1 or reason_to_move_on(error) is None:
             return False

@@ -54,6 +54,14 @@ def test_long_message_ends_after_a_word():
     assert line.endswith("word …")
 
 
+def test_long_url_leaves_room_for_the_reason():
+    url = "s3://marketing_storage@shop-campaigns-of-europe/spring/2026"
+    error = EvoImageError(f"save_to '{url}' cannot be opened: there is no bucket shop-campaigns.")
+    assert error.log_lines()[0] == (
+        "save_to 's3://marketing_s…pring/2026' cannot be opened: there is no bucket shop-campaigns."
+    )
+
+
 def test_lines_are_logged_before_the_error_leaves_the_task(mocker):
     log = mocker.Mock()
     error = RateLimitError("Too many requests.", evolink_task_id=TASK)

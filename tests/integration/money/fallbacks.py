@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_evoimage.simulator import SimulatorServer
-from tests.integration.task_driver import StateStore, TaskRun, generate
+from tests.integration.task_driver import KillAtLine, StateStore, TaskRun, generate
 
 FIRST, OTHER = "gpt-image-1", "gpt-image-1.5"
 #: Codes with which EvoLink refuses a submission because of its model.
@@ -54,3 +54,16 @@ def purchases(evolink: SimulatorServer) -> list[str]:
 def tried(lines: list[Any]) -> list[Any]:
     """Return the lines at which the worker dies: all in `make test-thorough`, else every tenth, as each takes long."""
     return lines if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else lines[::10]
+
+
+class KillAtSecondVisit(KillAtLine):
+    """Lets the worker die when it comes to a line for the second time."""
+
+    visits = 0
+
+    def _traced(self, frame: Any, event: str, argument: object) -> Any:
+        if event == "line" and (Path(frame.f_code.co_filename).name, frame.f_lineno) == self.line:
+            self.visits += 1
+            if self.visits == 1:
+                return self._traced
+        return super()._traced(frame, event, argument)

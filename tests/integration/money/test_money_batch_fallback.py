@@ -22,6 +22,7 @@ from tests.integration.money.fallbacks import (
     FIRST,
     OTHER,
     REFUSALS,
+    KillAtSecondVisit,
     let_all_models_work,
     let_first_model_fail,
     purchases,
@@ -156,19 +157,6 @@ def test_clear_and_retry_with_a_shorter_list_of_models_pay_nothing_again(
     task.ti.max_tries += 1
     task.run()
     assert purchases(evolink) == before
-
-
-class KillAtSecondVisit(KillAtLine):
-    """Lets the worker die when it comes to a line for the second time."""
-
-    visits = 0
-
-    def _traced(self, frame: Any, event: str, argument: object) -> Any:
-        if event == "line" and (Path(frame.f_code.co_filename).name, frame.f_lineno) == self.line:
-            self.visits += 1
-            if self.visits == 1:
-                return self._traced
-        return super()._traced(frame, event, argument)
 
 
 OURS = {"submission.py", "fallback.py", "collection.py"}

@@ -29,6 +29,7 @@ from tests.integration.money.fallbacks import (
     FIRST,
     OTHER,
     REFUSALS,
+    KillAtSecondVisit,
     let_all_models_work,
     let_first_model_fail,
     purchases,
@@ -211,23 +212,10 @@ def lives(task: TaskRun) -> bool:
     return True
 
 
-class KillAtNthVisit(KillAtLine):
-    """Lets the worker die when it comes to a line for the second time: while it asks the other model."""
-
-    visits = 0
-
-    def _traced(self, frame: Any, event: str, argument: object) -> Any:
-        if event == "line" and (Path(frame.f_code.co_filename).name, frame.f_lineno) == self.line:
-            self.visits += 1
-            if self.visits == 1:
-                return self._traced
-        return super()._traced(frame, event, argument)
-
-
 # Each part tries every third line.
 @pytest.mark.any_line
 @pytest.mark.parametrize("part", range(3))
-@pytest.mark.parametrize("kill", [KillAtLine, KillAtNthVisit], ids=["first", "second"])
+@pytest.mark.parametrize("kill", [KillAtLine, KillAtSecondVisit], ids=["first", "second"])
 @pytest.mark.parametrize("has_store", [True, False], ids=["3.3", "3.1"])
 @pytest.mark.parametrize("code", ["model_not_found", "service_error"])
 def test_death_at_any_line_pays_one_model_at_the_most(
