@@ -1,4 +1,4 @@
-"""For all tests: how many examples hypothesis makes, and what runs on an Airflow other than the newest."""
+"""For all tests: how many examples hypothesis makes, and what a short run leaves out."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.airflow_reach import PROJECT, meets_airflow
 from tests.worker_watch import watched
+
+PROJECT = Path(__file__).parents[1]
 
 # The usual run makes the same examples everywhere, however slow the machine; `make test-thorough` makes new ones.
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=100)
@@ -53,30 +54,22 @@ def _nothing_stays_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--other-airflow",
+        "--first-examples",
         action="store_true",
-        help="run all that meets Airflow, and of each other test its first example",
+        help="run each parametrized test with its first parameters only",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--other-airflow"):
-        kept = on_other_airflow(items)
+    if config.getoption("--first-examples"):
+        kept = first_examples(items)
         config.hook.pytest_deselected(items=list(set(items) - set(kept)))
         items[:] = kept
 
 
-def on_other_airflow(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Choose the tests that may end otherwise on another Airflow.
-
-    Code that does not meet Airflow does the same there. Yet Python and the pinned packages are others, so each test of
-    it is run once. So is each that kills a worker at many lines, as it takes minutes.
-    """
-    kept, functions = [], set()
+def first_examples(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Choose of each test function the first example: enough to see that it also runs on another Airflow or Python."""
+    found: dict[str, pytest.Item] = {}
     for item in items:
-        function = (item.path, getattr(item, "originalname", item.name))
-        is_whole = meets_airflow(item.path) and item.get_closest_marker("any_line") is None
-        if is_whole or function not in functions:
-            kept.append(item)
-        functions.add(function)
-    return kept
+        found.setdefault(item.nodeid.partition("[")[0], item)
+    return list(found.values())

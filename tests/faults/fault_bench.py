@@ -83,7 +83,7 @@ class Run:
         return [each for each in found if each["task_id"] == "draw" and each["map_index"] >= 0]
 
     def wait_for(
-        self, state: str, *, seconds: float = 90, map_index: int = -1, more_tries_than: int = 0
+        self, state: str, *, seconds: float = 180, map_index: int = -1, more_tries_than: int = 0
     ) -> Json:
         def look() -> Json | None:
             try:
@@ -227,14 +227,14 @@ class Bench:
     def no_faults(self) -> None:
         self.ask("DELETE", "faults")
 
-    def wait_for_count(self, what: Callable[[Json], bool], words: str, seconds: float = 90) -> Json:
+    def wait_for_count(self, what: Callable[[Json], bool], words: str, seconds: float = 180) -> Json:
         def look() -> Json | None:
             counters = self.counters()
             return counters if what(counters) else None
 
         return poll(look, seconds=seconds, what=words, interval=0.05)
 
-    def wait_for_end_of_generations(self, count: int = 1, seconds: float = 90) -> None:
+    def wait_for_end_of_generations(self, count: int = 1, seconds: float = 180) -> None:
         def ended() -> bool:
             made = [each["status"] for each in self.generations()]
             return len(made) >= count and all(status not in {"pending", "processing"} for status in made)

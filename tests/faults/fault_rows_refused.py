@@ -58,7 +58,7 @@ def connection_not_found_at_the_resume(bench: Bench) -> Row:
     hold = bench.folder / "hold"
     hold.touch()
     run = bench.start("fault_one", "A poster [[duration:2]]", n=2, hold_resume=str(hold))
-    poll(lambda: "Fault matrix: resumed" in run.all_logs(), seconds=90, what="the task to resume")
+    poll(lambda: "Fault matrix: resumed" in run.all_logs(), seconds=180, what="the task to resume")
     persistently(lambda: bench.airflow.request("DELETE", f"/connections/{bench.conn_id}"))
     hold.unlink()
     poll(lambda: "finds no connection" in run.all_logs(), seconds=60, what="the error")
@@ -78,7 +78,7 @@ BATCH = [f"Poster {number} [[duration:6]]" for number in range(6)]
 def _ledger(bench: Bench) -> Path:
     """The batch manifest, once it is there."""
     return poll(
-        lambda: next(iter(bench.images.rglob("*.batch.jsonl")), None), seconds=90, what="the batch manifest"
+        lambda: next(iter(bench.images.rglob("*.batch.jsonl")), None), seconds=180, what="the batch manifest"
     )
 
 
@@ -129,7 +129,7 @@ def batch_frozen_until_its_successor_is_done(bench: Bench) -> Row:
     for process in frozen:
         process.resume()
     # The supervisor serves further tasks.
-    poll(lambda: not any(map(_is_alive, frozen[1:])), seconds=90, what="the frozen process to end")
+    poll(lambda: not any(map(_is_alive, frozen[1:])), seconds=180, what="the frozen process to end")
     bench.check(ledger.read_text() == before, "the frozen process wrote over its successor's manifest")
     bench.check(set(_states(ledger)) == {"saved"}, f"the manifest says {_states(ledger)}")
     return bench.row(

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import httpx
 
 TERMINAL_RUN_STATES = frozenset({"success", "failed"})
-# On SQLite a request may meet a locked database; the next one does not.
-READ_ATTEMPTS = 5
+# On SQLite a request may meet a locked database; one of the next 13 s does not.
+READ_ATTEMPTS = 10
 LOG_LINES_OF_A_FAILURE = 20
 
 Json = dict[str, Any]
@@ -43,7 +43,7 @@ class AirflowClient:
             response = self._http.request(method, f"/api/v2{path}", **options)
             if not response.is_server_error:
                 break
-            time.sleep(0.2 * attempt)
+            time.sleep(0.3 * attempt)
         if not response.is_success:
             raise LocalAirflowError(
                 f"Airflow answered {response.status_code} to {method} {path}: {response.text[:500]}"

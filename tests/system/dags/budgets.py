@@ -8,7 +8,7 @@ from airflow_provider_evoimage.sensors.credits import EvoImageCreditsSensor
 with DAG("month_budget", schedule=None, params={"save_to": "file:///tmp/evoimage"}):
     EvoImageGenerateOperator(
         task_id="draw",
-        prompt="A poster",
+        prompt="A poster within the budget of a month",
         model="gpt-image-1.5",
         quality="low",
         save_to="{{ params.save_to }}",
