@@ -21,6 +21,7 @@ DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 UI_OPTIONS ?=
 DOCS_OPTIONS ?=
+COMPAT_OPTIONS ?=
 
 # Scripts of an environment name its path in their first line; `python -m` also works below a path with spaces.
 RUN := $(VENV)/bin/python -P -m
@@ -38,7 +39,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-mutation bench bench-saving bench-reuse bench-renditions bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
+.PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-compat test-mutation bench bench-saving bench-reuse bench-renditions bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -90,6 +91,9 @@ test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes
 
 test-thorough: $(READY) ## property tests with 2,000 new examples each instead of 100, deaths at every line; an hour or more
 	HYPOTHESIS_PROFILE=thorough $(RUN) pytest tests/unit tests/integration -m "hypothesis or any_line" -n $(TESTS_AT_ONCE) --timeout 3600 $(PYTEST_OPTIONS)
+
+test-compat: $(READY) ## all tests and example DAGs on each Airflow x Python; hours (COMPAT_OPTIONS=--first-examples: an hour); writes docs
+	$(VENV)/bin/python -P .ci/compatibility.py --report $(COMPAT_OPTIONS)
 
 test-mutation: ## change each decision, and see whether a test notices; 60 to 90 minutes (MUTATION_OPTIONS=--all: hours)
 	@$(MAKE) --no-print-directory venv VENV=.venv-mutation REQUIREMENTS=.ci/requirements/mutation.txt

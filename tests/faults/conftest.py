@@ -14,6 +14,7 @@ import pytest
 
 import tests.faults.fault_rows_clear
 import tests.faults.fault_rows_ended
+import tests.faults.fault_rows_fallback
 import tests.faults.fault_rows_network
 import tests.faults.fault_rows_refused
 import tests.faults.fault_rows_tries
@@ -36,6 +37,7 @@ DAG_IDS = (
     "fault_short_deferral",
     "fault_batch",
     "fault_batch_on_worker",
+    "fault_fallback",
     *(f"fault_{kind}_{mode}" for kind in ("clear", "late") for mode in ("auto", "regenerate", "reuse")),
 )
 

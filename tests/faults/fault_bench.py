@@ -324,7 +324,7 @@ Fault = Callable[[Bench], Row]
 
 
 # The order of the table.
-CHAPTERS = ("worker", "network", "triggerer", "tries", "clear", "ended", "refused")
+CHAPTERS = ("worker", "network", "triggerer", "tries", "clear", "ended", "refused", "fallback")
 
 
 class Matrix:

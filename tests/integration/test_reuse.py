@@ -106,6 +106,21 @@ def test_same_request_of_a_later_run_is_reused_and_costs_nothing(
     assert not list(tmp_path.rglob("run-1"))
 
 
+def test_picture_of_a_fallback_model_is_not_the_first_model_s(
+    evolink: SimulatorServer, drawn: Generate, maybe_store: Any
+) -> None:
+    models = {"model": "gpt-image-2", "fallback_models": ["gpt-image-1.5"], "fallback_after": 1}
+    evolink.state.configure({"unavailable_models": {"gpt-image-2": "model_unavailable"}})
+    assert drawn(maybe_store(), **models)["model"] == "gpt-image-1.5"
+    evolink.state.configure({"unavailable_models": {}})
+
+    later = drawn(maybe_store(), **models)
+    assert (later["model"], "reused" in later) == ("gpt-image-2", False)
+    again = drawn(maybe_store(), **models)
+    assert again["reused"]["evolink_task_id"] == later["evolink_task_id"]
+    assert paid(evolink) == 2
+
+
 def test_reuse_is_off_by_default_and_writes_no_index(
     evolink: SimulatorServer, drawn: Generate, tmp_path: Path
 ) -> None:
