@@ -1,6 +1,6 @@
 """What `--help` says below the options."""
 
-EXPLANATION = """\
+PROMPT_WORDS = """\
 words in a prompt
   at submission, for the first POSTs with this prompt (option times=N; else as noted):
   [[http:503 times=2 retry_after=1]]  refused with this status (always); code=... changes the error code
@@ -28,7 +28,10 @@ words in a prompt
   [[download:jpeg]]         JPEG bytes under the name and type of the requested format
   [[download:cut]]          the connection is closed without an answer
   [[download:503]]          refused with this status
+"""
 
+EXPLANATION = f"""\
+{PROMPT_WORDS}
 in a browser
   /                                    what was made, with pictures
 
@@ -37,27 +40,27 @@ control, over HTTP with JSON bodies
   GET    /_simulator/counters          what was asked, paid, replayed, read and downloaded
   GET    /_simulator/generations       every generation, with its prompt and Idempotency-Key
   POST   /_simulator/generations       one made on the website: a submission's fields, "age": S, "account"
-  POST   /_simulator/generations/ID    {"end": "completed|failed|cancelled", "code": ...} or {"duration": S}
-  POST   /_simulator/faults            {"route": "submit|task|list|batch|credits|models|catalog|
+  POST   /_simulator/generations/ID    {{"end": "completed|failed|cancelled", "code": ...}} or {{"duration": S}}
+  POST   /_simulator/faults            {{"route": "submit|task|list|batch|credits|models|catalog|
                                                   upload|files|download",
                                         "kind": "status|cut|junk|delay" or, for a download,
                                                 "slow|short|html|octet|jpeg",
                                         "status", "code", "retry_after", "page", "seconds", "times",
                                         "probability", "after": true to accept a submission
-                                                  or an upload first}
+                                                  or an upload first}}
   DELETE /_simulator/faults            take all of them away
   GET    /_simulator/settings
-  POST   /_simulator/settings          any of {"speed", "duration", "link_lifetime", "credits",
+  POST   /_simulator/settings          any of {{"speed", "duration", "link_lifetime", "credits",
                                         "token_credits", "token_daily_credits", "rps", "concurrency",
                                         "n_behaviour": "as_asked|single",
                                         "unavailable_models", "failing_models":
-                                                         [...] or {MODEL: CODE},
+                                                         [...] or {{MODEL: CODE}},
                                         "loopback_callbacks", "slow_start", "files_quota",
                                         "file_lifetime", "files_errors_with_200", "upload_receipts",
-                                        "api_keys": [...] or {key: account} or null,
+                                        "api_keys": [...] or {{key: account}} or null,
                                         "revoked_keys": [...], "ignore_keys", "batch",
                                         "error_style": "new|old", "billing_object",
-                                        "freeze": true stops the clock, "advance": seconds}
+                                        "freeze": true stops the clock, "advance": seconds}}
   POST   /_simulator/reset             forget everything
   A POST needs the header Content-Type: application/json.
 

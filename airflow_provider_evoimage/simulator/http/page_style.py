@@ -23,6 +23,7 @@ article p { padding: 0 14px; }
 .pictures { display: grid; gap: 2px; height: 220px; background: var(--line); margin-bottom: 6px; }
 .pictures.n2, .pictures.n3, .pictures.n4 { grid-template-columns: 1fr 1fr; }
 .pictures.n3, .pictures.n4 { grid-template-rows: 1fr 1fr; }
+.pictures a { display: block; min-width: 0; min-height: 0; }
 .pictures img { width: 100%; height: 100%; object-fit: contain; min-width: 0; min-height: 0; }
 .pictures.none { place-items: center; color: var(--soft); }
 @media (max-width: 640px) { body { padding: 16px 12px 32px; } .pictures.none { height: 72px; } }
@@ -36,6 +37,14 @@ article p { padding: 0 14px; }
 .facts { overflow-wrap: anywhere; }
 .id { color: var(--soft); font: 11px/1.4 ui-monospace, monospace; overflow-wrap: anywhere; user-select: all;
   margin-top: auto; }
+a { color: inherit; }
+.filter { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-bottom: 16px; font-size: 14px; }
+.filter input, .filter select, .filter button { font: inherit; color: inherit; background: var(--card);
+  border: 1px solid var(--line); border-radius: 6px; padding: 5px 9px; }
+.filter input { flex: 1 1 220px; max-width: 420px; }
+summary { cursor: pointer; }
+details { margin-top: 24px; color: var(--soft); font-size: 13px; }
+details pre { margin-top: 8px; overflow-x: auto; font: 12px/1.5 ui-monospace, monospace; }
 .more { margin-top: 16px; }
 .empty { grid-column: 1 / -1; padding: 60px 0; text-align: center; }
 """

@@ -1,11 +1,14 @@
 """The page for people: complete, quiet, and safe with any prompt."""
 
+import html
 import io
+import re
 
 import httpx
 import pytest
 from PIL import Image
 
+from airflow_provider_evoimage.simulator.manual import PROMPT_WORDS
 from tests.integration.simulator.test_simulator_uploads import uploaded
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -42,6 +45,62 @@ def test_pictures_of_the_page_are_small_and_uncounted(customer):
     assert customer.counters == before
     assert httpx.get(f"{customer.url}/_simulator/pictures/{done['id']}/1", trust_env=False).status_code == 404
     assert httpx.get(f"{customer.url}/_simulator/pictures/nothing/0", trust_env=False).status_code == 404
+
+
+def test_a_picture_opens_as_it_was_made(customer):
+    done = customer.finished(model="gpt-image-2", background="transparent", size="2048x2048")
+    path = f"/_simulator/pictures/{done['id']}/0"
+    assert f'<a href="{path}/full"><img src="{path}"' in page(customer).text
+    answer = httpx.get(f"{customer.url}{path}/full", trust_env=False)
+    image = Image.open(io.BytesIO(answer.content))
+    assert (answer.headers["content-type"], image.size, image.mode) == ("image/png", (2048, 2048), "RGBA")
+    for missing in (f"/_simulator/pictures/{done['id']}/1/full", "/_simulator/pictures/nothing/0/full"):
+        assert httpx.get(f"{customer.url}{missing}", trust_env=False).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ({"text": "FOX"}, {"fox", "failed fox"}),
+        ({"text": "fox", "status": "failed"}, {"failed fox"}),
+        ({"status": "completed"}, {"fox", "cat"}),
+        ({"model": "gpt-image-1"}, {"cat"}),
+        ({"text": ""}, {"fox", "failed fox", "cat"}),
+        ({"text": "nothing like this"}, set()),
+    ],
+)
+def test_generations_are_found_by_words_status_and_model(customer, query, shown):
+    customer.finished("a fox")
+    customer.finished("a failed fox [[fail:service_error]]")
+    customer.finished("a cat", model="gpt-image-1")
+    answer = httpx.get(f"{customer.url}/", params=query, trust_env=False)
+    prompts = {"fox": ">a fox<", "failed fox": ">a failed fox ", "cat": ">a cat<"}
+    assert {name for name, prompt in prompts.items() if prompt in answer.text} == shown
+    assert ("No generation is like that" in answer.text) is (not shown)
+    # It would take away what is being typed.
+    assert 'http-equiv="refresh"' not in answer.text
+    for model in ("gpt-image-1", "gpt-image-1.5"):
+        assert re.search(rf"<option( selected)?>{model}</option>", answer.text)
+
+
+def test_a_generation_is_found_by_its_id(customer):
+    done = customer.finished("a fox")
+    customer.finished("a cat")
+    answer = httpx.get(f"{customer.url}/", params={"text": done["id"]}, trust_env=False)
+    assert answer.text.count("<article") == 1
+
+
+def test_what_is_searched_for_can_put_no_code_into_the_page(customer):
+    query = dict.fromkeys(("text", "status", "model"), EVIL)
+    answer = httpx.get(f"{customer.url}/", params=query, trust_env=False)
+    assert "<script" not in answer.text
+    assert "onerror=alert(2)>" not in answer.text
+
+
+def test_words_that_make_it_go_wrong_are_listed(customer):
+    text = html.unescape(page(customer).text)
+    assert PROMPT_WORDS in text
+    assert "[[download:slow seconds=5]]" in text
 
 
 @pytest.mark.parametrize("field", ["prompt", "size", "quality", "model"])
