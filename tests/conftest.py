@@ -56,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--first-examples",
         action="store_true",
-        help="run each parametrized test with its first parameters only",
+        help="run each parametrized test with its first parameters only, and no long ones",
     )
 
 
@@ -71,5 +71,7 @@ def first_examples(items: list[pytest.Item]) -> list[pytest.Item]:
     """Choose of each test function the first example: enough to see that it also runs on another Airflow or Python."""
     found: dict[str, pytest.Item] = {}
     for item in items:
+        if item.get_closest_marker("any_line") or item.get_closest_marker("long"):
+            continue
         found.setdefault(item.nodeid.partition("[")[0], item)
     return list(found.values())

@@ -37,6 +37,7 @@ class Leg(TaskRun):
         return super().stored(deferred)
 
 
+@pytest.mark.long
 def test_largest_batch_leaves_little_in_airflow(
     evolink: SimulatorServer, store: StateStore, tmp_path: Path
 ) -> None:

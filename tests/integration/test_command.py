@@ -8,7 +8,8 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.simulator import SimulatorServer
 from tests.integration.task_driver import API_KEY, connection
 
+FORKS = Path(__file__).with_name("command_forks.py")
+FORKING: list[subprocess.Popen[str]] = []
 COMMAND = [sys.executable, "-P", "-m", "airflow_provider_evoimage.command"]
 
 
@@ -27,21 +30,44 @@ def account(evolink: SimulatorServer) -> dict[str, str]:
     return {"EVOLINK_API_KEY": API_KEY, "EVOLINK_BASE_URL": evolink.url}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forks() -> Iterator[None]:
+    """Let the commands of this module share what takes the longest, the import of Airflow."""
+    with subprocess.Popen(
+        [sys.executable, "-P", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        FORKING.append(process)
+        yield
+        FORKING.clear()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
 def evoimage(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command without a terminal."""
+    """Run the command without a terminal.
+
+    Python reads some variables as it starts: such a command starts from nothing.
+    """
     own = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("EVOLINK_", "EVOIMAGE_")) and name != "COLUMNS"
     }
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        env={**own, **(env or {})},
-        timeout=180,
-        check=False,
-    )
+    environment = {**own, **(env or {})}
+    if any(name.startswith(("PYTHON", "LC_", "LANG", "AIRFLOW__")) for name in env or {}):
+        return subprocess.run(
+            [*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=180, check=False
+        )
+    (process,) = FORKING
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: f"{folder}/{name}" for name in ("stdout", "stderr")}
+        asked = {"arguments": arguments, "env": environment, **files}
+        process.stdin.write(json.dumps(asked) + "\n")
+        code = int(process.stdout.readline())
+        texts = {name: Path(file).read_text() for name, file in files.items()}
+    return subprocess.CompletedProcess(arguments, code, **texts)
 
 
 def printed(*arguments: str, env: dict[str, str] | None = None) -> str:

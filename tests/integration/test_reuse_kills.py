@@ -120,6 +120,7 @@ def test_kill_pays_once_and_leaves_no_entry_without_its_image(
     assert fast_evolink.state.counters.paid == images
 
 
+@pytest.mark.long
 def test_tasks_that_write_one_entry_at_the_same_time_leave_a_whole_one(
     fast_evolink: SimulatorServer, tries: Tries, tmp_path: Path
 ) -> None:

@@ -7,10 +7,10 @@ from tests.conftest import first_examples
 
 
 def item(nodeid: str) -> Any:
-    return SimpleNamespace(nodeid=nodeid)
+    return SimpleNamespace(nodeid=nodeid, get_closest_marker=lambda name: name in nodeid)
 
 
-def test_each_test_runs_once():
+def test_each_test_that_is_not_long_runs_once():
     items = [
         item(nodeid)
         for nodeid in (
@@ -20,6 +20,8 @@ def test_each_test_runs_once():
             "tests/unit/test_a.py::TestD::test_c[1]",
             "tests/unit/test_a.py::TestD::test_c[[x]]",
             "tests/unit/test_e.py::test_c[2]",
+            "tests/unit/test_e.py::test_long",
+            "tests/unit/test_e.py::test_at_any_line[1]",
         )
     ]
     assert [each.nodeid for each in first_examples(items)] == [

@@ -286,11 +286,9 @@ def _airflow_environment(home: Path, url: str, dag_folders: Sequence[Path]) -> d
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
-        # New and changed files are seen this often. Unchanged ones are parsed again every 5 minutes: Airflow's own 30 s
-        # keep a core busy with some thirty files.
+        # New and changed files are seen this often; unchanged ones are parsed every 30 s as ever.
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
         "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",

@@ -41,6 +41,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collection, "CHUNK", 6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nth", [1, 2, 5, 9])
 @pytest.mark.parametrize(
     "moment",

@@ -68,6 +68,7 @@ def test_account_that_takes_no_more_is_waited_for_without_a_worker(
     check_whole(bounded, tmp_path, PROMPTS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nth", [1, 3, 6])
 @pytest.mark.parametrize(
     "moment", ["before POST", "after POST", "before ledger", "after ledger", "before save", "after save"]

@@ -109,6 +109,7 @@ def test_ledger_that_fails_after_the_submission_names_what_it_lacks(
     assert "Billed: unknown" in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", [1, 2, 3])
 @pytest.mark.parametrize("mode", ["auto", "reuse"])
 def test_frozen_process_writes_nothing_over_its_successor(
