@@ -446,3 +446,23 @@ def test_lasting_problem_is_final_only_before_anything_is_paid(tmp_path, is_unpa
         Destination(f"file://{file}/images", evolink_task_id=paid_for, is_unpaid=is_unpaid)
     assert type(caught.value) is kind
     assert caught.value.billed is billed
+
+
+@pytest.mark.parametrize("lacking", [os.W_OK, os.X_OK], ids=["no writing", "no entering"])
+def test_folder_that_this_process_may_not_write_to_is_found_before_anything_is_paid(
+    lacking: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may do everything, so ask for the rights as the kernel would answer somebody else.
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & lacking)
+    with pytest.raises(DestinationUnusableError, match="may not write to"):
+        Destination(str(tmp_path / "new"), is_unpaid=True)
+
+
+def test_folder_that_cannot_be_opened_once_something_may_be_paid_says_what_a_retry_does(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DestinationError) as failed:
+        Destination(str(tmp_path / "file"))
+    assert failed.value.billed is None
+    assert "Nothing was submitted by this try; a retry tries again." in str(failed.value)

@@ -12,6 +12,7 @@ from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.image_names import GenerationToSave, ImageNames
+from airflow_provider_evoimage.storage.stores import LocalFiles
 
 MADE_BY = {"dag_id": "campaign", "run_id": "run", "task_id": "draw", "map_index": -1}
 
@@ -114,3 +115,12 @@ def test_name_is_free_unless_another_generation_of_these_saves_has_it(names_of: 
     assert names.is_free("n.png", task("a"))
     assert not names.is_free("N.webp", task("b"))
     assert names.is_free("m.png", task("b"))
+
+
+def test_name_that_the_store_finds_too_long_is_that_of_a_paid_image(
+    names_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFiles, "longest_path", 60)
+    refused = names_of("x" * 100 + "-{index}.{ext}").refused([to_save()])
+    assert (refused[0].billed, refused[0].evolink_task_id) == (True, task("a"))
+    assert "clear the task; the links live 24 hours" in str(refused[0])
