@@ -59,7 +59,7 @@ def card(task: Task, roots: ImageRoots, *, now: datetime) -> dict[str, Any]:
         "ended": _iso(task.ended),
         "prompt": _text(said.get("prompt")),
         **{name: _text(said.get(name)) for name in ("model", "size", "quality", "expires_at", "manifest")},
-        "ids": [each for each in _list(said.get("evolink_task_ids")) if isinstance(each, str)],
+        "ids": _ids(said),
         "credits": credits_used,
         "reused": whole(said.get("reused")),
         "usd": usd(credits_used),
@@ -281,23 +281,43 @@ def snippet(request: Mapping[str, Any]) -> str:
 
 
 def totals(states: Mapping[str, int], said: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum up a DAG run.
+    """Sum up a DAG run; a generation that several tasks tell of, such as a save after a wait, counts once.
 
     :param states: how many task instances of ours Airflow has in each state.
     :param said: their ``evoimage_images``.
     """
     values = list(said)
     kinds = Counter(str(each.get("state")) for each in values)
-    charged = sum(number(each.get("credits")) or 0.0 for each in values)
+    own = _told_once(values)
+    charged = sum(number(each.get("credits")) or 0.0 for each in own)
     return {
         "tasks": sum(states.values()),
         "failed": sum(count for state, count in states.items() if state in _FAILED),
         "waiting": kinds["waiting"],
-        # An approval shows images of another task.
-        "images": sum(whole(each.get("images")) or 0 for each in values if "approval" not in each),
+        "images": sum(whole(each.get("images")) or 0 for each in own),
         "credits": round(charged, 6),
         "usd": usd(charged),
     }
+
+
+def _told_once(said: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out what other values tell of, too: approvals, and what was saved or cut for a generation of another task."""
+    found: list[Mapping[str, Any]] = []
+    known: set[str] = set()
+    # What has ended before what waits, a batch before its pictures, one generation before several of them.
+    for each in sorted(
+        said, key=lambda each: (each.get("state") == "waiting", "items" not in each, len(_ids(each)))
+    ):
+        ids = _ids(each)
+        if "approval" in each or known.intersection(ids):
+            continue
+        known.update(ids)
+        found.append(each)
+    return found
+
+
+def _ids(said: Mapping[str, Any]) -> list[str]:
+    return [each for each in _list(said.get("evolink_task_ids")) if isinstance(each, str)]
 
 
 def usd(credits_used: float | None) -> float | None:

@@ -1,5 +1,6 @@
 """What the pages say: each kind of nothing has its own sentence, and foreign values do no harm."""
 
+import itertools
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -134,6 +135,24 @@ def test_snippet_is_python_that_makes_the_operator():
     code = cards.snippet(request)
     compile(code, "snippet", "eval")
     assert "n=2" in code
+
+
+def test_totals_count_a_generation_once_whoever_tells_of_it():
+    waiting = {"state": "waiting", "evolink_task_ids": ["a"], "images": 0, "credits_reserved": 9}
+    waited = {"state": "made", "evolink_task_ids": ["a"], "images": 2, "credits": 8}
+    other = {"state": "made", "evolink_task_ids": ["b"], "images": 1, "credits": 4}
+    cut = {"state": "made", "evolink_task_ids": ["a", "b"], "images": 3, "credits": 12}
+    batch = {"state": "made", "evolink_task_ids": ["c", "d"], "items": 40, "images": 40, "credits": 160}
+    first_of_it = {"state": "made", "evolink_task_ids": ["c"], "images": 1, "credits": 4}
+    for said in itertools.permutations([waiting, waited, other, cut, batch, first_of_it]):
+        told = cards.totals({"success": 6}, said)
+        assert (told["images"], told["credits"], told["waiting"]) == (43, 172, 1)
+
+
+@pytest.mark.parametrize("ids", [None, "a", 3, [None, 1], {"a": 1}])
+def test_totals_take_any_ids(ids):
+    said = [{"state": "made", "evolink_task_ids": ids, "images": 1, "credits": 4}] * 2
+    assert cards.totals({"success": 2}, said)["images"] == 2
 
 
 def test_totals_count_tasks_images_and_charges():
