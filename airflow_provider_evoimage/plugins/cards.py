@@ -301,7 +301,7 @@ def totals(states: Mapping[str, int], said: Iterable[Mapping[str, Any]]) -> dict
 
 
 def _told_once(said: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Leave out what other values tell of, too: approvals, and what was saved or cut for a generation of another task."""
+    """Leave out approvals, and what was saved or cut for a generation of another task: that task tells of it."""
     found: list[Mapping[str, Any]] = []
     known: set[str] = set()
     # What has ended before what waits, a batch before its pictures, one generation before several of them.
