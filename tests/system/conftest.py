@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,15 @@ from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.evolink import running_simulator, simulator_connection
 
 PROJECT = Path(__file__).parents[2]
-DAG_FOLDERS = [PROJECT / "example_dags", PROJECT / "tests" / "system" / "dags"]
+DAGS, EXAMPLES = PROJECT / "tests" / "system" / "dags", PROJECT / "example_dags"
+DAG_FOLDERS = [EXAMPLES, DAGS]
+# Of tests that need `private_airflow`.
+PRIVATE_DAGS = [
+    DAGS / "shared_poller.py",
+    DAGS / "waiting.py",
+    DAGS / "watched.py",
+    EXAMPLES / "on_finished_generations.py",
+]
 
 # A triggerer that was killed is taken for dead after 10 s instead of 30 s.
 FAST_TAKEOVER = {
@@ -184,9 +193,12 @@ def private_airflow(
     tmp_path_factory: pytest.TempPathFactory, private_simulator: str
 ) -> Iterator[LocalAirflow]:
     """An Airflow whose components a test may stop, kill and start; its tests run one after the other."""
+    dags = tmp_path_factory.mktemp("private-dags")
+    for file in PRIVATE_DAGS:
+        shutil.copy(file, dags)
     with LocalAirflow(
         tmp_path_factory.mktemp("private-airflow"),
-        dags=DAG_FOLDERS,
+        dags=dags,
         connections=simulator_connection(private_simulator),
         env=FAST_TAKEOVER,
     ) as running:
