@@ -15,6 +15,8 @@ from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperato
     schedule="@daily",
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (Airflow reads it as UTC)
     catchup=False,
+    # Spends nothing before a person turns it on, whatever [core] dags_are_paused_at_creation says.
+    is_paused_upon_creation=True,
     tags=["evoimage", "example"],
     doc_md=__doc__,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},

@@ -16,6 +16,8 @@ from airflow_provider_evoimage.operators.ingest import EvoImageIngestOperator
     schedule="0 */6 * * *",
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (Airflow reads it as UTC)
     catchup=False,
+    # Runs only once a person turns it on, whatever [core] dags_are_paused_at_creation says.
+    is_paused_upon_creation=True,
     # A run that is late finds what the one before has saved.
     max_active_runs=1,
     tags=["evoimage", "example"],

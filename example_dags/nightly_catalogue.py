@@ -16,6 +16,8 @@ from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
     schedule="@daily",
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (Airflow reads it as UTC)
     catchup=False,
+    # Spends nothing before a person turns it on, whatever [core] dags_are_paused_at_creation says.
+    is_paused_upon_creation=True,
     max_active_runs=1,
     tags=["evoimage", "example"],
     default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},

@@ -24,6 +24,8 @@ if IS_SUPPORTED:
         doc_md=__doc__,
         schedule=[FINISHED],
         catchup=False,
+        # Runs only once a person turns it on, whatever [core] dags_are_paused_at_creation says.
+        is_paused_upon_creation=True,
         max_active_runs=1,
         tags=["evoimage", "example"],
         default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},

@@ -39,6 +39,8 @@ def evoimage_new_images():
     description="Starts by itself whenever there are new images.",
     schedule=[SHOP_IMAGES],
     catchup=False,
+    # Runs only once a person turns it on, whatever [core] dags_are_paused_at_creation says.
+    is_paused_upon_creation=True,
     tags=["evoimage", "example"],
     doc_md=__doc__,
 )

@@ -30,3 +30,5 @@ def test_example_has_description_docs_and_tags(file: Path):
         assert 20 <= len(dag.description or "") <= 80
         assert dag.doc_md
         assert dag.doc_md.strip().endswith(".")
+        # The wheel brings them along: with [core] load_examples none may start by itself and spend credits.
+        assert dag.is_paused_upon_creation or not dag.schedule

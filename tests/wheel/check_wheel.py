@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import urllib.request
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from email.parser import Parser
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +27,20 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 PACKAGE = "airflow_provider_evoimage"
 DISTRIBUTION = "airflow-provider-evoimage"
+EXAMPLES = PROJECT / "example_dags"
+URLS = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+# What Airflow's DAG processor would parse, as JSON: the files that fail, and the DAGs by bundle.
+BUNDLES = """
+import json
+from airflow.dag_processing.bundles.manager import DagBundlesManager
+from airflow.dag_processing.dagbag import DagBag
+
+parsed = {}
+for bundle in DagBundlesManager().get_all_dag_bundles():
+    bag = DagBag(dag_folder=bundle.path, bundle_path=bundle.path, bundle_name=bundle.name)
+    parsed[bundle.name] = {"dags": sorted(bag.dags), "errors": bag.import_errors}
+print(json.dumps([parsed]))
+"""
 REQUIREMENTS = PROJECT / ".ci" / "requirements" / f"airflow-{version('apache-airflow')}.txt"
 
 
@@ -55,6 +71,11 @@ class Built:
         with tarfile.open(self.sdist) as archive:
             return {name.partition("/")[2] for name in archive.getnames()}
 
+    def metadata(self) -> Message:
+        with zipfile.ZipFile(self.wheel) as archive:
+            (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+            return Parser().parsestr(archive.read(name).decode())
+
 
 @pytest.fixture(scope="session")
 def built() -> Built:
@@ -72,11 +93,13 @@ class Installed:
 
     def airflow(self, *arguments: str) -> Any:
         """Ask this environment's `airflow`, as JSON."""
+        return self.ask("-m", "airflow", *arguments, "--output", "json")
+
+    def ask(self, *arguments: str, **settings: str) -> Any:
+        """Run this environment's Python, which answers with a JSON list of objects."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-        env = {**own, "AIRFLOW_HOME": str(self.home), "PYTHONWARNINGS": "ignore"}
-        output = run(
-            self.python, "-P", "-m", "airflow", *arguments, "--output", "json", cwd=self.home, env=env
-        )
+        env = {**own, "AIRFLOW_HOME": str(self.home), "PYTHONWARNINGS": "ignore", **settings}
+        output = run(self.python, "-P", *arguments, cwd=self.home, env=env)
         # Log lines may stand before the answer.
         return json.loads(output[output.index("[{") :])
 
@@ -96,8 +119,22 @@ def test_wheel_holds_every_file_of_the_package_and_nothing_else(built: Built):
         for file in (PROJECT / PACKAGE).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
+    examples = {
+        f"{PACKAGE}/example_dags/{file.name}" for file in EXAMPLES.iterdir() if file.suffix in {".py", ".csv"}
+    }
     packed = {name for name in built.wheel_files() if ".dist-info/" not in name}
-    assert packed == source
+    assert packed == source | examples
+    assert len(examples) > 10
+
+
+def test_wheel_names_its_documentation_and_shows_no_broken_link(built: Built):
+    metadata = built.metadata()
+    assert dict(each.split(", ") for each in metadata.get_all("Project-URL", [])) == URLS
+    page = metadata.get_payload()
+    assert f"({URLS['Source']}/blob/v{version(DISTRIBUTION)}/docs/tutorial.md)" in page
+    # A relative link leads nowhere on a package page.
+    assert re.findall(r"\]\((?!https://|#)[^)]*\)", page) == []
+    assert "<this repository>" not in page
 
 
 def test_wheel_is_typed_and_has_the_licence(built: Built):
@@ -107,9 +144,7 @@ def test_wheel_is_typed_and_has_the_licence(built: Built):
 
 
 def test_wheel_declares_every_extra(built: Built):
-    with zipfile.ZipFile(built.wheel) as archive:
-        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        metadata = Parser().parsestr(archive.read(name).decode())
+    metadata = built.metadata()
     assert set(metadata.get_all("Provides-Extra", [])) == {"all", "azure", "c2pa", "gcs", "s3", "sftp"}
     needed = [each for each in metadata.get_all("Requires-Dist", []) if "extra == 'c2pa'" in each]
     assert len(needed) == 1
@@ -142,6 +177,29 @@ def test_airflow_lists_the_provider(installed: Installed):
         f"`airflow providers list` has {sorted(providers)}; look at the entry point apache_airflow_provider "
         "and at get_provider_info."
     )
+
+
+def test_airflow_links_to_the_documentation(installed: Installed):
+    code = (
+        "import json\nfrom airflow.providers_manager import ProvidersManager\n"
+        f"print(json.dumps([ProvidersManager().providers[{DISTRIBUTION!r}].data]))"
+    )
+    # What the page Admin > Providers reads.
+    assert installed.ask("-c", code)[0]["documentation-url"] == URLS["Documentation"]
+
+
+def test_airflow_loads_the_examples_only_with_load_examples(installed: Installed):
+    (unasked,) = installed.ask("-c", BUNDLES, AIRFLOW__CORE__LOAD_EXAMPLES="False")
+    assert unasked == {"dags-folder": {"dags": [], "errors": {}}}
+
+    (asked,) = installed.ask("-c", BUNDLES, AIRFLOW__CORE__LOAD_EXAMPLES="True")
+    examples = asked[f"{DISTRIBUTION}-example-dags"]
+    assert examples["errors"] == {}
+    ids = {
+        found for file in EXAMPLES.glob("*.py") for found in re.findall(r'dag_id="(\w+)"', file.read_text())
+    }
+    assert set(examples["dags"]) == ids
+    assert len(ids) >= len(list(EXAMPLES.glob("*.py")))
 
 
 def test_airflow_knows_the_connection_type(installed: Installed):
