@@ -52,5 +52,71 @@ PROVENANCE: tuple[Provenance, ...] = ("mark", "keep")
 #: Folder below ``save_to`` that says which saved picture was made for which request.
 INDEX_FOLDER = "_index"
 
+#: What an editor offers: a templated argument is any text, and EvoLink may have more than is known here. A test
+#: compares this with ``evolink.model_facts``.
+Model = Literal[
+    "gpt-image-1",
+    "gpt-image-1.5",
+    "gpt-image-1.5-beta",
+    "gpt-image-2",
+    "gpt-image-2.5-flare",
+    "gpt-image-2.5-sunburst",
+    "gpt-image-2-beta",
+    "gpt-image-1.5-lite",
+    "gpt-4o-image",
+    "gemini-3-pro-image-preview",
+    "gemini-3.1-flash-image-preview",
+    "gemini-3.1-flash-lite-image",
+    "nano-banana-2-beta",
+    "nano-banana-2-lite-beta",
+    "nano-banana-pro-beta",
+    "nano-banana-beta",
+    "doubao-seedream-4.0",
+    "doubao-seedream-4.5",
+    "doubao-seedream-5.0-lite",
+    "doubao-seedream-5.0-pro",
+    "doubao-seedream-5.0-flash",
+    "doubao-seedream-5.0-pro-layerize",
+    "doubao-seedream-5.0-flash-layerize",
+    "qwen-image-3.0",
+    "qwen-image-3.0-pro",
+    "qwen-image-edit",
+    "qwen-image-edit-plus",
+    "wan2.5-image-to-image",
+    "wan2.5-text-to-image",
+    "z-image-turbo",
+    "krea-2-turbo",
+    "grok-imagine-image-2.0",
+]
+Size = Literal[
+    "1:1",
+    "2:3",
+    "3:2",
+    "1024x1024",
+    "1024x1536",
+    "1536x1024",
+    "auto",
+    "1:2",
+    "2:1",
+    "1:3",
+    "3:1",
+    "3:4",
+    "4:3",
+    "4:5",
+    "5:4",
+    "9:16",
+    "16:9",
+    "9:21",
+    "21:9",
+]
+Quality = Literal[
+    "low",
+    "medium",
+    "high",
+    "auto",
+    "xhigh",
+    "max",
+]
+
 OnClear = Literal["auto", "regenerate", "reuse"]
 OnChange = Literal["resume", "submit"]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_provider_evoimage.evolink.answers import Generation
-    from airflow_provider_evoimage.manifest import Manifest, RequestSummary
+    from airflow_provider_evoimage.manifest import RequestSummary
+    from airflow_provider_evoimage.shapes import Manifest
 
 XCOM_IMAGES = "evoimage_images"
 #: What an approval asks about, whole; the pages find the pictures of Required Actions by it.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.definitions.asset import AssetRef
 
-from airflow_provider_evoimage.manifest import Manifest
+from airflow_provider_evoimage.shapes import Manifest
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -52,7 +52,7 @@ class NewImages:
         return {
             "generations": len(self.manifests),
             "images": len(images),
-            "credits": None if None in charged else round(sum(charged), 6),
+            "credits": None if None in charged else round(sum(each or 0 for each in charged), 6),
             "reused": sum("reused" in manifest for manifest in self.manifests),
             "evolink_task_ids": [manifest["evolink_task_id"] for manifest in self.manifests][:MAX_LISTED],
             "paths": [image["path"] for image in images if "path" in image][:MAX_LISTED],

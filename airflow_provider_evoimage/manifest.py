@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final, cast
 
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, Generation
@@ -23,10 +23,9 @@ from airflow_provider_evoimage.evolink.request import ImageRequest, billable_bod
 from airflow_provider_evoimage.evolink.signed_urls import without_secrets
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.labels import read_labels
+from airflow_provider_evoimage.shapes import CostSum, Estimate, MadeBy, Manifest, ManifestImage
 
-MANIFEST_VERSION = 1
-
-Manifest = dict[str, Any]
+MANIFEST_VERSION: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +110,7 @@ def build_manifest(
     generation: Generation,
     *,
     requested: RequestSummary,
-    made_by: Mapping[str, Any],
+    made_by: MadeBy,
     saved: Iterable[Mapping[str, Any]] = (),
 ) -> Manifest:
     """Describe a generation, and where its images were saved, as plain JSON."""
@@ -120,7 +119,8 @@ def build_manifest(
     reserved = generation.usage.credits_reserved
     if generation.created and generation.duration is not None and generation.status == "completed":
         completed = generation.created + timedelta(seconds=min(max(generation.duration, 0), 10**7))
-    return {
+    estimate = None if requested.estimate is None else cast("Estimate", dict(requested.estimate))
+    manifest: Manifest = {
         "v": MANIFEST_VERSION,
         "provider": f"airflow-provider-evoimage {__version__}",
         "evolink_task_id": generation.evolink_task_id,
@@ -133,18 +133,18 @@ def build_manifest(
         "made": len(generation.image_urls),
         "request": dict(requested.request) if requested.request is not None else None,
         "images": [
-            {"index": index, "url": url} | dict(files.get(index, {}))
+            cast("ManifestImage", {"index": index, "url": url} | dict(files.get(index, {})))
             for index, url in enumerate(generation.image_urls)
         ],
         "usage": {
-            "estimate": dict(requested.estimate) if requested.estimate is not None else None,
+            "estimate": estimate,
             "reserved": requested.credits_reserved if reserved is None else reserved,
             "charged": generation.usage.credits_used,
             "tokens": dict(generation.usage.tokens),
         },
-        "made_by": dict(made_by),
-        **requested.additions(),
+        "made_by": made_by.copy(),
     }
+    return cast("Manifest", {**manifest, **requested.additions()})
 
 
 def cost_in_words(manifest: Manifest) -> str:
@@ -166,11 +166,14 @@ def cost_in_words(manifest: Manifest) -> str:
 
 def without_links(manifest: Manifest) -> Manifest:
     """Leave out the result links, for a file that outlives them."""
-    images = [{key: value for key, value in image.items() if key != "url"} for image in manifest["images"]]
+    images = [
+        cast("ManifestImage", {key: value for key, value in image.items() if key != "url"})
+        for image in manifest["images"]
+    ]
     return {**manifest, "images": images}
 
 
-def made_by(context: Mapping[str, Any]) -> dict[str, Any]:
+def made_by(context: Mapping[str, Any]) -> MadeBy:
     """Name the Airflow task of a context."""
     ti = context["ti"]
     return {
@@ -181,7 +184,7 @@ def made_by(context: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def credits_of(manifests: object) -> dict[str, Any]:
+def credits_of(manifests: object) -> CostSum:
     """Add up what generations cost: of a mapped task, of a batch, of a whole run.
 
     Call it in a task that gets them, for instance ``credits_of(draw.output)`` of a mapped ``draw``.
@@ -192,7 +195,7 @@ def credits_of(manifests: object) -> dict[str, Any]:
         was reused costs nothing.
     :raises InvalidRequestError: when it holds anything else.
     """
-    total: dict[str, Any] = {"generations": 0, "images": 0, "unknown": 0}
+    total: CostSum = {"generations": 0, "images": 0, "unknown": 0, "credits": 0.0, "usd": 0.0}
     charged, seen = Decimal(0), set()
     for each in _manifests_in(manifests):
         if "items" in each and "evolink_task_id" not in each:
@@ -206,10 +209,9 @@ def credits_of(manifests: object) -> dict[str, Any]:
         total["images"] += counts[1]
         total["unknown"] += cost is None
         charged += Decimal(str(cost or 0))
-    return total | {
-        "credits": float(round(charged, 6)),
-        "usd": float(round(charged / CREDITS_PER_USD, 6)),
-    }
+    total["credits"] = float(round(charged, 6))
+    total["usd"] = float(round(charged / CREDITS_PER_USD, 6))
+    return total
 
 
 def _manifests_in(value: object) -> Iterator[Mapping[str, Any]]:

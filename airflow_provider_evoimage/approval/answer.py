@@ -10,7 +10,7 @@ from typing import Any
 from airflow_provider_evoimage.approval.page import ALL, APPROVE, NONE, REJECT, Choose
 from airflow_provider_evoimage.approval.shown import ShownImage
 from airflow_provider_evoimage.exceptions import AnswerUnclearError
-from airflow_provider_evoimage.manifest import Manifest
+from airflow_provider_evoimage.shapes import Approver, Manifest
 
 _MOST_COMMENT_CHARACTERS = 2_000
 
@@ -25,7 +25,7 @@ class Answer:
     """
 
     chosen: tuple[int, ...]
-    by: Mapping[str, str] | None
+    by: Approver | None
     at: str
     comment: str | None = None
 
@@ -67,11 +67,11 @@ def by_default(on_timeout: str, choose: Choose, images: int) -> tuple[int, ...]:
     return (1,) if choose == "one" else tuple(range(1, images + 1))
 
 
-def person_of(user: object) -> dict[str, str] | None:
+def person_of(user: object) -> Approver | None:
     """Read who answered; None for nobody."""
     if not isinstance(user, Mapping):
         return None
-    return {name: str(user.get(name) or "") for name in ("id", "name")}
+    return {"id": str(user.get("id") or ""), "name": str(user.get("name") or "")}
 
 
 def moment_of(value: object) -> str:
@@ -91,7 +91,7 @@ def described(manifests: Sequence[Manifest], images: Sequence[ShownImage], answe
 
     A manifest of which nothing was chosen has no images.
     """
-    found = []
+    found: list[Manifest] = []
     for position, manifest in enumerate(manifests):
         chosen = [each for each in images if each.manifest == position and each.number in answer.chosen]
         found.append(
@@ -99,7 +99,7 @@ def described(manifests: Sequence[Manifest], images: Sequence[ShownImage], answe
                 **manifest,
                 "images": [manifest["images"][each.place] for each in chosen],
                 "approval": {
-                    "by": None if answer.by is None else dict(answer.by),
+                    "by": None if answer.by is None else answer.by.copy(),
                     "at": answer.at,
                     "chosen": [each.number for each in chosen],
                     "comment": answer.comment,

@@ -13,7 +13,7 @@ from typing import Any
 from airflow.sdk import ObjectStoragePath
 
 from airflow_provider_evoimage.exceptions import DestinationError, ImagesChangedError, InvalidRequestError
-from airflow_provider_evoimage.manifest import Manifest
+from airflow_provider_evoimage.shapes import Manifest
 
 #: More than a person can choose among.
 MOST_IMAGES = 200

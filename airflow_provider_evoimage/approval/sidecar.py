@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.exceptions import EvoImageError
-from airflow_provider_evoimage.manifest import Manifest, without_links
+from airflow_provider_evoimage.manifest import without_links
+from airflow_provider_evoimage.shapes import Manifest
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.progress import write_temporary
 

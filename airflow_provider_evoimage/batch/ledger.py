@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from uuid import UUID
 
 from airflow_provider_evoimage.batch.items import BatchItem, LedgerKey
@@ -33,7 +33,8 @@ from airflow_provider_evoimage.exceptions import (
     SupersededTryError,
     UnrepeatableSubmissionError,
 )
-from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Manifest, RequestSummary, without_links
+from airflow_provider_evoimage.manifest import MANIFEST_VERSION, RequestSummary, without_links
+from airflow_provider_evoimage.shapes import Manifest
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.submission.fallback import Position
 from airflow_provider_evoimage.submission.identity import fingerprint
@@ -142,7 +143,7 @@ class LedgerLine:
     @property
     def charged(self) -> float | None:
         """Credits that EvoLink charged for it; None while that is not known."""
-        usage = (self.manifest or {}).get("usage")
+        usage = self.manifest.get("usage") if self.manifest else None
         return number(usage.get("charged")) if isinstance(usage, Mapping) else self.charge
 
     @property
@@ -244,8 +245,11 @@ class LedgerLine:
             alt_text=data["alt_text"] if isinstance(data.get("alt_text"), str) else None,
             state="waiting" if data["state"] == "saved" and not is_saved else data["state"],
             record=record,
-            manifest={name: value for name, value in data.items() if name not in _OWN_FIELDS}
-            | {"v": MANIFEST_VERSION}
+            manifest=cast(
+                "Manifest",
+                {name: value for name, value in data.items() if name not in _OWN_FIELDS}
+                | {"v": MANIFEST_VERSION},
+            )
             if is_saved
             else None,
             charge=number(usage.get("charged")) if isinstance(usage, Mapping) and not is_saved else None,

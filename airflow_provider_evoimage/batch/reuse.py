@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_provider_evoimage.batch.items import BatchItem
 from airflow_provider_evoimage.batch.ledger import LedgerLine
@@ -15,6 +15,7 @@ from airflow_provider_evoimage.defaults import OnClear, Provenance
 from airflow_provider_evoimage.metrics import generation_reused
 from airflow_provider_evoimage.reuse.last_requests import LastRequests
 from airflow_provider_evoimage.reuse.search import Found, ImageSearch, Wanted
+from airflow_provider_evoimage.shapes import MadeBy
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.index import ImagesKey, key_of
@@ -41,7 +42,7 @@ class BatchReuse:
     names: FileNames
     provenance: Provenance
     alt_text: str | None
-    made_by: Mapping[str, Any]
+    made_by: MadeBy
     epoch: int
     is_cleared: bool
     on_clear: OnClear
@@ -84,7 +85,7 @@ class BatchReuse:
         keys = {
             _label(line.name, line.position): key
             for line in lines
-            if line.state == "saved" and (key := key_of((line.manifest or {}).get("reusable_for")))
+            if line.state == "saved" and (key := key_of(line.manifest and line.manifest.get("reusable_for")))
         }
         self._last.keep(keys)
 
@@ -105,7 +106,7 @@ class BatchReuse:
         return False
 
     def _is_there(self, line: LedgerLine) -> bool:
-        images = (line.manifest or {}).get("images") or ()
+        images = (line.manifest.get("images") if line.manifest else None) or ()
         for image in images:
             name = self.destination.name_of(str(image.get("path")))
             if name is None or self.destination.size_if_there(name) != image.get("bytes"):

@@ -48,6 +48,7 @@ from airflow_provider_evoimage.images_xcom import described
 from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import made_by
 from airflow_provider_evoimage.references.task import TaskReferences
+from airflow_provider_evoimage.shapes import BatchSummary
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames, folded, task_fields
 from airflow_provider_evoimage.storage.saver import ImageSaver
@@ -389,9 +390,7 @@ class BatchRun:
         with self._naming_what_is_paid(has_submitted=True):
             self._collection.collect(endings, reason)
 
-    def finish(
-        self, context: Mapping[str, Any], outlets: Sequence[object]
-    ) -> tuple[dict[str, Any], NewImages]:
+    def finish(self, context: Mapping[str, Any], outlets: Sequence[object]) -> tuple[BatchSummary, NewImages]:
         """Sum up and announce the images.
 
         :returns: the summary, and the images for lineage.
@@ -417,7 +416,7 @@ class BatchRun:
             self._judge(missing)
         made = NewImages(
             manifests=[
-                {**line.manifest, **({"name": line.name} if line.name else {})}
+                {**line.manifest, "name": line.name} if line.name else line.manifest
                 for line in self._lines.values()
                 if line.manifest is not None
             ],
@@ -536,7 +535,7 @@ class BatchRun:
         require_balance(self._hook.get_credits(), needed)
 
     def _is_there(self, line: LedgerLine) -> bool:
-        images = (line.manifest or {}).get("images")
+        images = line.manifest.get("images") if line.manifest else None
         paths = [image.get("path") for image in images or () if isinstance(image, Mapping)]
         return bool(paths) and all(isinstance(path, str) and self._destination.holds(path) for path in paths)
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from airflow_provider_evoimage.batch.ledger import LedgerLine
+from airflow_provider_evoimage.shapes import BatchSummary, MadeBy
 
 #: In version 1 ``failures[].item`` was the position.
-SUMMARY_VERSION = 2
+SUMMARY_VERSION: Final = 2
 
 _SHOWN = 20
 _SHOWN_CHARACTERS = 200
 
 
 def summary_of(
-    lines: Sequence[LedgerLine], manifest_url: str, made_by: Mapping[str, Any], *, warning: str | None = None
-) -> dict[str, Any]:
+    lines: Sequence[LedgerLine], manifest_url: str, made_by: MadeBy, *, warning: str | None = None
+) -> BatchSummary:
     """Return the XCom of a batch.
 
     ``manifest`` is the URL of the batch manifest; ``items``, ``saved``, ``failed``, ``left_out`` and
@@ -28,7 +29,7 @@ def summary_of(
     """
     missing = [line for line in lines if line.state != "saved"]
     manifests = [line.manifest for line in lines if line.manifest is not None]
-    return {
+    summary: BatchSummary = {
         "v": SUMMARY_VERSION,
         "manifest": manifest_url,
         "items": len(lines),
@@ -55,9 +56,11 @@ def summary_of(
             }
             for line in missing[:_SHOWN]
         ],
-        "made_by": dict(made_by),
-        **({"warning": warning} if warning else {}),
+        "made_by": made_by.copy(),
     }
+    if warning:
+        summary["warning"] = warning
+    return summary
 
 
 def missing_in_words(missing: Sequence[LedgerLine], of: int, manifest_url: str) -> str:

@@ -13,7 +13,8 @@ from airflow_provider_evoimage.command.account import CommandHook
 from airflow_provider_evoimage.defaults import IfExists, Provenance
 from airflow_provider_evoimage.evolink.answers import Generation
 from airflow_provider_evoimage.exceptions import GenerationUnfinishedError
-from airflow_provider_evoimage.manifest import Manifest, RequestSummary
+from airflow_provider_evoimage.manifest import RequestSummary
+from airflow_provider_evoimage.shapes import Manifest
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.saver import ImageSaver

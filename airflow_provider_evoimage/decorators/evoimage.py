@@ -17,7 +17,7 @@ from airflow_provider_evoimage.version_compat import determine_kwargs
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_evoimage.manifest import Manifest
+    from airflow_provider_evoimage.shapes import Manifest
 
 #: Keys of the dict that the function may return: the fields of a request, and arguments of the task.
 REQUEST_FIELDS = (

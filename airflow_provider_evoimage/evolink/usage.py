@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from airflow_provider_evoimage.evolink.answers import Credits, GenerationPage
+from airflow_provider_evoimage.shapes import CreditsSensorResult
 
 WEEK_SECONDS = 7 * 86_400.0
 DAY_SECONDS = 86_400.0
@@ -87,7 +88,7 @@ class CreditsLeft:
             )
         return ""
 
-    def to_json(self) -> dict[str, float | None]:
+    def to_json(self) -> CreditsSensorResult:
         """Return it as plain JSON; ``days`` is null where nothing is spent."""
         days = self.days
         return {

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_provider_evoimage.defaults import OnClear
 from airflow_provider_evoimage.exceptions import DestinationError
-from airflow_provider_evoimage.manifest import Manifest, RequestSummary
+from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.metrics import generation_reused
 from airflow_provider_evoimage.reuse.last_requests import LastRequests
 from airflow_provider_evoimage.reuse.search import Found, ImageSearch, Wanted
+from airflow_provider_evoimage.shapes import MadeBy, Manifest
 from airflow_provider_evoimage.storage.index import key_of
 from airflow_provider_evoimage.storage.saver import ImageSaver
 from airflow_provider_evoimage.submission.record import RecordKeeper
@@ -46,7 +46,7 @@ class GenerationReuse:
 
     saver: ImageSaver
     max_age: timedelta | None
-    made_by: Mapping[str, Any]
+    made_by: MadeBy
     log: Logger
 
     def manifest(self, requested: RequestSummary, planned: list[str]) -> Manifest | None:

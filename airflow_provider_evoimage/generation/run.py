@@ -34,16 +34,11 @@ from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
 from airflow_provider_evoimage.images.native_sizes import resolved_size
 from airflow_provider_evoimage.labels import labels_of, name_of
 from airflow_provider_evoimage.lineage import NewImages
-from airflow_provider_evoimage.manifest import (
-    Manifest,
-    RequestSummary,
-    build_manifest,
-    cost_in_words,
-    made_by,
-)
+from airflow_provider_evoimage.manifest import RequestSummary, build_manifest, cost_in_words, made_by
 from airflow_provider_evoimage.metrics import generation_ended
 from airflow_provider_evoimage.references.files import References
 from airflow_provider_evoimage.references.task import TaskReferences, has_references, with_sources
+from airflow_provider_evoimage.shapes import Manifest
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.index import ImagesKey

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from airflow_provider_evoimage.evolink.json_values import mapping, number
 from airflow_provider_evoimage.exceptions import EvoImageError
 from airflow_provider_evoimage.images_xcom import described
 from airflow_provider_evoimage.lineage import MAX_LISTED, CountedImages
+from airflow_provider_evoimage.shapes import IngestFailure, IngestSummary, MadeBy, Manifest
 
-SUMMARY_VERSION = 1
+SUMMARY_VERSION: Final = 1
 _SHOWN = 20
 _SHOWN_CHARACTERS = 200
 
@@ -37,7 +38,7 @@ class IngestOutcome:
     images: int = 0
     bytes: int = 0
     #: The first generations that could not be saved, and why.
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[IngestFailure] = field(default_factory=list)
     #: None once a charge is unknown.
     credits: float | None = 0.0
     evolink_task_ids: list[str] = field(default_factory=list)
@@ -46,7 +47,7 @@ class IngestOutcome:
     expiring: list[str] = field(default_factory=list)
     _first: list[Mapping[str, Any]] = field(default_factory=list)
 
-    def add(self, manifest: Mapping[str, Any]) -> None:
+    def add(self, manifest: Manifest) -> None:
         """Count a generation that this run saved."""
         images = [mapping(each) for each in manifest.get("images") or ()]
         self.saved += 1
@@ -98,7 +99,7 @@ class IngestOutcome:
             "items_failed": self.failed,
         }
 
-    def summary(self, made_by: Mapping[str, Any]) -> dict[str, Any]:
+    def summary(self, made_by: MadeBy) -> IngestSummary:
         """Return the XCom of the task: counts, and the first 200 ids and paths of what it saved."""
         return {
             "v": SUMMARY_VERSION,
@@ -116,7 +117,7 @@ class IngestOutcome:
             "evolink_task_ids": self.evolink_task_ids,
             "paths": self.paths,
             "expiring": self.expiring[:_SHOWN],
-            "made_by": dict(made_by),
+            "made_by": made_by.copy(),
         }
 
 

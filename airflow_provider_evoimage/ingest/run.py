@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from airflow_provider_evoimage.defaults import Provenance
 from airflow_provider_evoimage.evolink.answers import RESULT_LINK_LIFETIME, Generation
@@ -21,6 +21,7 @@ from airflow_provider_evoimage.ingest.account_list import MOST_LISTED, ListedGen
 from airflow_provider_evoimage.ingest.outcome import IngestOutcome
 from airflow_provider_evoimage.ingest.sidecars import generations_saved_below, sidecars_named
 from airflow_provider_evoimage.manifest import RequestSummary
+from airflow_provider_evoimage.shapes import MadeBy, Manifest
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames
 from airflow_provider_evoimage.storage.image_names import GenerationToSave, ImageNames
@@ -88,7 +89,7 @@ class IngestRun:
         *,
         hook: EvoImageHook,
         arguments: IngestArguments,
-        made_by: Mapping[str, Any],
+        made_by: MadeBy,
         log: Logger,
     ) -> None:
         self._hook = hook
@@ -175,7 +176,7 @@ class IngestRun:
                 if described.get("evolink_task_id") != each.evolink_task_id:
                     unsaved.append(each)
                 elif counts and described.get("made_by") == self._made_by:
-                    self.outcome.add(described)
+                    self.outcome.add(cast("Manifest", described))
                 elif counts:
                     self.outcome.known += 1
         return unsaved

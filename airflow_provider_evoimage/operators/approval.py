@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_evoimage.approval.answer import Answer
     from airflow_provider_evoimage.approval.shown import ShownImage
-    from airflow_provider_evoimage.manifest import Manifest
+    from airflow_provider_evoimage.shapes import Manifest
 
 OnTimeout = Literal["reject", "approve", "fail"]
 ON_TIMEOUT: tuple[OnTimeout, ...] = ("reject", "approve", "fail")

@@ -26,8 +26,11 @@ from airflow_provider_evoimage.defaults import (
     DEFAULT_SUBMIT_TIMEOUT,
     MANY_GENERATIONS,
     PROVENANCE,
+    Model,
     OnClear,
     Provenance,
+    Quality,
+    Size,
 )
 from airflow_provider_evoimage.exceptions import (
     TRANSIENT_ERRORS,
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.batch.run import BatchRun
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.lineage import NewImages
+    from airflow_provider_evoimage.shapes import BatchSummary
     from airflow_provider_evoimage.version_compat import RetryPolicy
     from airflow_provider_evoimage.waiting.event import WaitEvent
 
@@ -156,9 +160,9 @@ class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
         requests: Any,
         save_to: str | os.PathLike[str] | ObjectStoragePath,
         prompt: str | None = None,
-        model: str | None = None,
-        size: str | None = None,
-        quality: str | None = None,
+        model: Model | str | None = None,
+        size: Size | str | None = None,
+        quality: Quality | str | None = None,
         n: int | str | None = None,
         image_urls: Sequence[Any] | Mapping[str, Any] | str | None = None,
         cleanup_references: bool = False,
@@ -170,7 +174,7 @@ class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
         reuse: bool | timedelta | None = None,
         variant: str | int | None = None,
         max_credits: float | str | None = None,
-        fallback_models: Sequence[str] | str | None = None,
+        fallback_models: Sequence[Model | str] | str | None = None,
         fallback_after: float | timedelta = DEFAULT_FALLBACK_AFTER,
         labels: dict[str, str] | None = None,
         partition_by: Literal["name"] | None = None,
@@ -246,7 +250,7 @@ class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
 
         return EvoImageHook(self.evoimage_conn_id)
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> BatchSummary:
         """Submit what is missing; then save ended generations and wait for the rest, in turn."""
         with self._images(context).telling_failures():
             run = self._run(context, has_submitted=context["ti"].try_number > 1)
@@ -255,7 +259,7 @@ class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
 
     def execute_complete(
         self, context: Context, event: Any = None, deadline: float | None = None
-    ) -> dict[str, Any]:
+    ) -> BatchSummary:
         """Save ended generations and submit queued items; wait again, or finish. Harmless when run twice."""
         from airflow_provider_evoimage.waiting.event import WaitEvent
 
@@ -297,7 +301,7 @@ class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
                 self._waiting_for,
             )
 
-    def _go_on(self, context: Context, run: BatchRun, *, deadline: float) -> dict[str, Any]:
+    def _go_on(self, context: Context, run: BatchRun, *, deadline: float) -> BatchSummary:
         from airflow_provider_evoimage.waiting.blocking import wait_on_worker
         from airflow_provider_evoimage.waiting.polling import Wait
 
@@ -350,7 +354,7 @@ class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
         active = self.max_active_generations or len(run.waiting)
         return min(self.save_every, max(1, active // 2))
 
-    def _finish(self, context: Context, run: BatchRun) -> dict[str, Any]:
+    def _finish(self, context: Context, run: BatchRun) -> BatchSummary:
         try:
             summary, self._made = run.finish(context, self.outlets)
         finally:

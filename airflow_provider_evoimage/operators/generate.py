@@ -27,9 +27,12 @@ from airflow_provider_evoimage.defaults import (
     ONE_GENERATION,
     PROVENANCE,
     IfExists,
+    Model,
     OnChange,
     OnClear,
     Provenance,
+    Quality,
+    Size,
 )
 from airflow_provider_evoimage.exceptions import GenerationFailedError, InvalidRequestError
 from airflow_provider_evoimage.images_xcom import ImagesXCom
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_evoimage.generation.run import GenerationRun
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-    from airflow_provider_evoimage.manifest import Manifest
+    from airflow_provider_evoimage.shapes import Manifest
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 
@@ -150,16 +153,16 @@ class EvoImageGenerateOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator
         self,
         *,
         prompt: str,
-        model: str | None = None,
-        size: str | None = None,
-        quality: str | None = None,
+        model: Model | str | None = None,
+        size: Size | str | None = None,
+        quality: Quality | str | None = None,
         n: int | str | None = None,
         image_urls: Sequence[Any] | Mapping[str, Any] | str | None = None,
         cleanup_references: bool = False,
         callback_url: str | None = None,
         extra_body: dict[str, Any] | None = None,
         max_credits: float | str | None = None,
-        fallback_models: Sequence[str] | str | None = None,
+        fallback_models: Sequence[Model | str] | str | None = None,
         fallback_after: float | timedelta = DEFAULT_FALLBACK_AFTER,
         name: str | None = None,
         labels: dict[str, str] | None = None,

@@ -15,6 +15,7 @@ from airflow_provider_evoimage.defaults import (
     INGESTED_GENERATION,
     PARALLEL_DOWNLOADS,
     PROVENANCE,
+    Model,
     Provenance,
 )
 from airflow_provider_evoimage.exceptions import InvalidRequestError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.lineage import NewImages
+    from airflow_provider_evoimage.shapes import IngestSummary
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 _LINK_LIFETIME = timedelta(hours=24)
@@ -87,7 +89,7 @@ class EvoImageIngestOperator(BaseOperator):
         made_elsewhere_only: bool = True,
         own_folders: Sequence[str] | str = (),
         own_grace: float | timedelta = timedelta(hours=1),
-        model: str | Sequence[str] | None = None,
+        model: Model | str | Sequence[Model | str] | None = None,
         created_after: datetime | str | None = None,
         created_before: datetime | str | None = None,
         filename_template: str | None = None,
@@ -126,7 +128,7 @@ class EvoImageIngestOperator(BaseOperator):
 
         return EvoImageHook(self.evoimage_conn_id)
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> IngestSummary:
         """Save what the account made and nobody saved."""
         images = ImagesXCom(context["ti"], self.log)
         with images.telling_failures():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_evoimage.images.signing import SigningIdentity
     from airflow_provider_evoimage.lineage import NewRenditions
-    from airflow_provider_evoimage.manifest import Manifest
+    from airflow_provider_evoimage.shapes import Manifest
 
 
 class EvoImageRenditionsOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.evolink.answers import Generation
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.lineage import NewImages
-    from airflow_provider_evoimage.manifest import Manifest
+    from airflow_provider_evoimage.shapes import Manifest
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 # Bytes; a manifest of ten images has some ten thousand.

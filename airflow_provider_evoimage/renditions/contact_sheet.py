@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_evoimage.images.provenance import MarkedImage, mark_image, mark_of
 from airflow_provider_evoimage.images.result_file import describe_image
+from airflow_provider_evoimage.shapes import ContactSheet
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.existing import new_file_in
 from airflow_provider_evoimage.storage.progress import temporary_folder_failed
@@ -93,15 +94,15 @@ class ContactSheets:
     _name: str = ""
     _cells: list[Cell] = field(default_factory=list)
     # Of the manifests with cells on the open sheet: the lists that get its entry.
-    _listed_in: list[list[dict[str, Any]]] = field(default_factory=list)
+    _listed_in: list[list[ContactSheet]] = field(default_factory=list)
 
-    def add(self, stem: str, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    def add(self, stem: str, cells: Sequence[Cell]) -> list[ContactSheet]:
         """Add the renditions of one manifest.
 
         :param stem: of the manifest; names the sheets that begin with it.
         :returns: a list that gets an entry for each sheet of this manifest as soon as the sheet is published.
         """
-        entries: list[dict[str, Any]] = []
+        entries: list[ContactSheet] = []
         if len(self._cells) + len(cells) > MOST_ON_A_SHEET:
             self.close()
         begun = 0
@@ -115,7 +116,7 @@ class ContactSheets:
                 self.close()
         return entries
 
-    def is_open_for(self, entries: list[dict[str, Any]]) -> bool:
+    def is_open_for(self, entries: list[ContactSheet]) -> bool:
         """Tell whether a list of :meth:`add` will get another entry."""
         return any(each is entries for each in self._listed_in)
 
@@ -128,10 +129,10 @@ class ContactSheets:
             return
         entry = self._published()
         for entries in self._listed_in:
-            entries.append(dict(entry))
+            entries.append(entry.copy())
         self._cells, self._listed_in = [], []
 
-    def _published(self) -> dict[str, Any]:
+    def _published(self) -> ContactSheet:
         """Draw and publish the open sheet, marked as made by AI as its pictures are."""
         local = new_file_in(self.folder)
         marked = local.with_suffix(".marked")

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_evoimage.exceptions import NameTakenError, SaveError
-from airflow_provider_evoimage.manifest import Manifest, without_links
+from airflow_provider_evoimage.manifest import without_links
 from airflow_provider_evoimage.renditions.contact_sheet import Cell, ContactSheets, sheet_name
 from airflow_provider_evoimage.renditions.original import Original
 from airflow_provider_evoimage.renditions.rendition import Made, Renderer, Task
+from airflow_provider_evoimage.shapes import ContactSheet, MadeBy, Manifest, ManifestImage, Rendition
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.existing import new_file_in, other_task_of
 from airflow_provider_evoimage.storage.progress import SaveProgress, write_temporary
@@ -88,7 +89,7 @@ class Making:
     destination: Destination
     renderer: Renderer
     sheets: ContactSheets | None
-    made_by: Mapping[str, Any]
+    made_by: MadeBy
     log: Logger
     folder: Path
     parallel: int
@@ -98,7 +99,7 @@ class Making:
     #: Of the finished manifests; they stay until all are finished, so that a retry makes nothing twice.
     records: list[SaveProgress] = field(default_factory=list)
     # Manifests that wait until the sheet that shows them is published, which their sidecars name.
-    _unlisted: deque[tuple[Planned, Manifest, list[dict[str, Any]]]] = field(default_factory=deque)
+    _unlisted: deque[tuple[Planned, Manifest, list[ContactSheet]]] = field(default_factory=deque)
 
     def make(self, planned: Iterable[Planned]) -> None:
         """Make all renditions; a manifest that fails is in ``failures``, and the others are made.
@@ -187,11 +188,13 @@ class Making:
 
     def _finish(self, job: _Job, made: Sequence[Made]) -> None:
         planned = job.planned
-        by_image: dict[int, list[dict[str, Any]]] = {}
+        by_image: dict[int, list[Rendition]] = {}
         for task, each in zip(planned.tasks, made, strict=True):
             by_image.setdefault(task.original.entry["index"], []).append(each.rendition)
-        images = [{**image, "renditions": by_image[image["index"]]} for image in planned.manifest["images"]]
-        finished = {**planned.manifest, "images": images}
+        images: list[ManifestImage] = [
+            {**image, "renditions": by_image[image["index"]]} for image in planned.manifest["images"]
+        ]
+        finished: Manifest = {**planned.manifest, "images": images}
         self.records.append(job.progress)
         if self.sheets is None:
             self._write(planned, finished)
@@ -220,7 +223,7 @@ class Making:
 
     def _write(self, planned: Planned, finished: Manifest) -> None:
         local = new_file_in(self.folder)
-        described = {**without_links(finished), "made_by": dict(self.made_by)}
+        described = {**without_links(finished), "made_by": self.made_by.copy()}
         write_temporary(local, json.dumps(described, indent=2, ensure_ascii=False))
         try:
             self.destination.publish(local, planned.sidecar, "application/json")

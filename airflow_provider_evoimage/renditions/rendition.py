@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.images.channels import Channel, Format
@@ -17,6 +17,7 @@ from airflow_provider_evoimage.images.signing import SigningIdentity, sign_image
 from airflow_provider_evoimage.images.xmp import packet_of
 from airflow_provider_evoimage.renditions.contact_sheet import preview_of
 from airflow_provider_evoimage.renditions.original import Original
+from airflow_provider_evoimage.shapes import Rendition
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.existing import new_file_in
 from airflow_provider_evoimage.storage.progress import SaveProgress, temporary_folder_failed
@@ -66,9 +67,9 @@ class Made:
     preview: PillowImage | None
 
     @property
-    def rendition(self) -> dict[str, Any]:
+    def rendition(self) -> Rendition:
         """The entry of the manifest."""
-        return dict(self.entry["rendition"])
+        return cast("Rendition", dict(self.entry["rendition"]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ from airflow_provider_evoimage.images.provenance import mark_of
 from airflow_provider_evoimage.images.rendering import Fit, Focus, Plan, Upscale, plan_for
 from airflow_provider_evoimage.images.signing import SigningIdentity
 from airflow_provider_evoimage.images.xmp import Mark
-from airflow_provider_evoimage.manifest import Manifest, RequestSummary
+from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.renditions.contact_sheet import PREVIEW_EDGE, SHEET, ContactSheets
 from airflow_provider_evoimage.renditions.making import Making, Planned
 from airflow_provider_evoimage.renditions.original import Original
 from airflow_provider_evoimage.renditions.rendition import Renderer, Task
+from airflow_provider_evoimage.shapes import MadeBy, Manifest
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames, task_fields
 from airflow_provider_evoimage.storage.marking import made_from_references
@@ -45,7 +46,7 @@ class RenditionsRun:
     focus: Focus
     upscale: Upscale
     background: str | None
-    made_by: Mapping[str, Any]
+    made_by: MadeBy
     log: Logger
     parallel: int
     may_follow_a_kill: bool

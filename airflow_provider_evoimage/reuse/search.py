@@ -12,15 +12,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tenacity
 
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.defaults import INDEX_FOLDER, Provenance
 from airflow_provider_evoimage.exceptions import DestinationError
-from airflow_provider_evoimage.manifest import Manifest, RequestSummary
+from airflow_provider_evoimage.manifest import RequestSummary
 from airflow_provider_evoimage.reuse.sidecar import key_in
+from airflow_provider_evoimage.shapes import Estimate, MadeBy, Manifest
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.file_names import FileNames, folded
 from airflow_provider_evoimage.storage.index import ImagesKey, IndexEntry, alt_text_hash, unusable
@@ -65,26 +66,29 @@ class Found:
     sidecar: Manifest
     saved_at: datetime
 
-    def manifest(self, requested: RequestSummary, made_by: Mapping[str, Any]) -> Manifest:
+    def manifest(self, requested: RequestSummary, made_by: MadeBy) -> Manifest:
         """Return the manifest of a task that reuses them: it is charged nothing.
 
         :param requested: the task's request.
         :param made_by: the task.
         """
         estimate = requested.estimate
+        kept = cast(
+            "Manifest", {name: value for name, value in self.sidecar.items() if name in _OF_A_SIDECAR}
+        )
         return {
-            **{name: value for name, value in self.sidecar.items() if name in _OF_A_SIDECAR},
+            **kept,
             "provider": f"airflow-provider-evoimage {__version__}",
             "usage": {
-                "estimate": None if estimate is None else dict(estimate),
+                "estimate": None if estimate is None else cast("Estimate", dict(estimate)),
                 "reserved": None,
                 "charged": 0,
                 "tokens": {},
             },
-            "made_by": dict(made_by),
+            "made_by": made_by.copy(),
             "reused": {
                 "evolink_task_id": self.sidecar["evolink_task_id"],
-                "made_by": dict(self.sidecar["made_by"]),
+                "made_by": self.sidecar["made_by"].copy(),
                 "saved_at": self.saved_at.isoformat(timespec="seconds"),
             },
         }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_evoimage.evolink.usage import CreditsLeft
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+    from airflow_provider_evoimage.shapes import CreditsSensorResult
 
 
 class EvoImageCreditsSensor(BaseSensorOperator):
@@ -112,7 +113,7 @@ class EvoImageCreditsSensor(BaseSensorOperator):
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._enough(left))
 
-    def execute_complete(self, context: Context, event: Any = None) -> dict[str, float | None]:
+    def execute_complete(self, context: Context, event: Any = None) -> CreditsSensorResult:
         """Go on after the trigger's event: look again, as the credits may have been spent meanwhile."""
         del context
         deadline = event.get("deadline") if isinstance(event, dict) else None
@@ -171,6 +172,6 @@ class EvoImageCreditsSensor(BaseSensorOperator):
                 f"There were not enough credits after {self.timeout:.0f} s.", billed=False
             ) from error
 
-    def _enough(self, left: CreditsLeft) -> dict[str, float | None]:
+    def _enough(self, left: CreditsLeft) -> CreditsSensorResult:
         self.log.info("%s credits are left.", f"{left.balance.usable:,.2f}")
         return left.to_json()

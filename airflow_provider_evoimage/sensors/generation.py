@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_evoimage.evolink.answers import Generation
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-    from airflow_provider_evoimage.manifest import Manifest
+    from airflow_provider_evoimage.shapes import Manifest
     from airflow_provider_evoimage.waiting.event import WaitEvent
 
 # The method that Airflow calls instead of execute_complete when it ends a deferral itself.

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_evoimage.defaults import INDEX_FOLDER
 from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID
 from airflow_provider_evoimage.exceptions import DestinationError
-from airflow_provider_evoimage.manifest import MANIFEST_VERSION, Manifest
+from airflow_provider_evoimage.manifest import MANIFEST_VERSION
+from airflow_provider_evoimage.shapes import Manifest
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.progress import write_temporary
 

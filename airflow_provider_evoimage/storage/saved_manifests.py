@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
-from airflow_provider_evoimage.manifest import Manifest
+from airflow_provider_evoimage.shapes import Manifest
 from airflow_provider_evoimage.storage.opening import storage_path
 
 
@@ -35,7 +35,8 @@ def manifests_given(value: object) -> list[Manifest]:
 def _manifests(value: object) -> Iterator[Manifest]:
     if isinstance(value, Mapping):
         if isinstance(value.get("images"), list):
-            yield dict(value)
+            # People may have edited it; what is read of it is checked.
+            yield cast("Manifest", dict(value))
         elif isinstance(value.get("manifest"), str):
             yield from _read(value["manifest"])
         else:
@@ -63,7 +64,7 @@ def _read(url: str) -> Iterator[Manifest]:
     for each in found:
         # A line of a batch whose item has no images, or its header.
         if isinstance(each, Mapping) and isinstance(each.get("images"), list) and each["images"]:
-            yield dict(each)
+            yield cast("Manifest", dict(each))
 
 
 def _is_saved(image: Any) -> bool:

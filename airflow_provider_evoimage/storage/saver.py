@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_evoimage.defaults import PARALLEL_DOWNLOADS, IfExists, Provenance
 from airflow_provider_evoimage.evolink.answers import Generation
@@ -25,9 +25,10 @@ from airflow_provider_evoimage.exceptions import (
     summed_up,
 )
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-from airflow_provider_evoimage.manifest import Manifest, RequestSummary, build_manifest, without_links
+from airflow_provider_evoimage.manifest import RequestSummary, build_manifest, without_links
 from airflow_provider_evoimage.metrics import image_saved
 from airflow_provider_evoimage.result_links import DownloadLimits, ResultClient, host_of
+from airflow_provider_evoimage.shapes import MadeBy, Manifest, ReusableFor
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.storage.download import (
     ImageFile,
@@ -112,7 +113,7 @@ class ImageSaver:
     destination: Destination
     names: FileNames
     if_exists: IfExists
-    made_by: Mapping[str, Any]
+    made_by: MadeBy
     log: Logger
     provenance: Provenance = "mark"
     alt_text: str | None = None
@@ -434,7 +435,9 @@ class ImageSaver:
     def _finish(self, plan: _Plan, saved: Sequence[Mapping[str, Any]], folder: Path) -> Manifest:
         manifest = build_manifest(
             plan.generation, requested=plan.to_save.requested, made_by=self.made_by, saved=saved
-        ) | self._reusable(plan)
+        )
+        if (reusable_for := self._reusable_for(plan)) is not None:
+            manifest["reusable_for"] = reusable_for
         name = plan.sidecar_name
         if self.before_file is not None:
             self.before_file()
@@ -456,13 +459,13 @@ class ImageSaver:
         add_to_index(self.destination, manifest, name, self.log)
         return manifest
 
-    def _reusable(self, plan: _Plan) -> dict[str, Any]:
-        """Say which later requests these files do for; nothing where the task does not ask for it."""
+    def _reusable_for(self, plan: _Plan) -> ReusableFor | None:
+        """Say which later requests these files do for; None where the task does not ask for it."""
         if plan.to_save.requested.reusable_for is None:
-            return {}
+            return None
         alt_text = plan.to_save.alt_text or self.alt_text
         settings = {"provenance": self.provenance, "alt_text_sha256": alt_text_hash(alt_text)}
-        return {"reusable_for": {**plan.to_save.requested.reusable_for, **settings}}
+        return cast("ReusableFor", {**plan.to_save.requested.reusable_for, **settings})
 
     def _owner(self, plan: _Plan, sidecar: object) -> Mapping[str, Any]:
         """Return the task that a sidecar is to name: in one run, the first that saved this generation here.
