@@ -128,8 +128,10 @@ format: $(READY) ## format the code and mend what can be mended by itself
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-types: $(READY) ## strict type check of the package
+types: $(READY) ## strict type check of the package; users' DAG files with mypy and Pyright (tests/typing)
 	$(RUN) mypy
+	@$(MAKE) --no-print-directory venv VENV=.venv-types REQUIREMENTS=.ci/requirements/types.txt BYTECODE=
+	$(RUN) pytest -q tests/typing/check_types.py
 
 wheel: $(READY) ## build sdist and wheel into dist/, and check the installed wheel in a fresh environment
 	$(RUN) pytest -q tests/wheel/check_wheel.py

@@ -7,12 +7,16 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.version_compat import HAS_TASK_STATE_STORE
 
+if TYPE_CHECKING:
+    from airflow.sdk import XComArg
+
 Word = TypeVar("Word", bound=str)
+_Value = TypeVar("_Value")
 
 # User and password of a URL, which no message may show.
 _USER = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/]*@", re.IGNORECASE)
@@ -211,3 +215,8 @@ def absolute_url(name: str, value: str) -> str:
                 "file:///data/images."
             )
     return text
+
+
+def templated(value: _Value | XComArg) -> _Value:
+    """Return a templated argument as it is, in the type of what it is rendered to before the task runs."""
+    return cast("_Value", value)

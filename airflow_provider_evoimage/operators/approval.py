@@ -21,6 +21,7 @@ from airflow_provider_evoimage.approval.page import (
 from airflow_provider_evoimage.arguments import filled, one_of, seconds
 from airflow_provider_evoimage.images_xcom import XCOM_APPROVAL, ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
+from airflow_provider_evoimage.typed_output import HasTypedOutput
 from airflow_provider_evoimage.version_compat import (
     HIDES_FOUR_OPTIONS,
     AirflowSkipException,
@@ -48,7 +49,7 @@ _COMMENT = Param(
 )
 
 
-class EvoImageApprovalOperator(HITLOperator):
+class EvoImageApprovalOperator(HasTypedOutput, HITLOperator):
     """Let a person choose among saved images, with pictures, in Airflow's Required Actions.
 
     Asks EvoLink for nothing and costs nothing. Holds no worker slot while it waits: Airflow 3.3 waits in the state

@@ -18,6 +18,7 @@ from airflow_provider_evoimage.arguments import (
     poll_seconds,
     reuse_of,
     seconds,
+    templated,
     whole_number,
 )
 from airflow_provider_evoimage.defaults import (
@@ -43,6 +44,7 @@ from airflow_provider_evoimage.mapped_names import NamedWhenMapped
 from airflow_provider_evoimage.operators.after_success import call_after_success
 from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
+from airflow_provider_evoimage.typed_output import HasTypedOutput
 from airflow_provider_evoimage.version_compat import (
     HAS_ASSET_PARTITIONS,
     TaskDeferralError,
@@ -51,7 +53,7 @@ from airflow_provider_evoimage.version_compat import (
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context, ObjectStoragePath
+    from airflow.sdk import Context, ObjectStoragePath, XComArg
 
     from airflow_provider_evoimage.batch.run import BatchRun
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
 OnItemFailure = Literal["continue", "fail"]
 
 
-class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
+class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, HasTypedOutput, BaseOperator):
     """Submit up to 2,000 requests in one task; wait for all without a worker; save images as they are done.
 
     Each request is submitted once, whatever crashes: it is identified by its content, so inserting or moving
@@ -158,25 +160,25 @@ class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
         self,
         *,
         requests: Any,
-        save_to: str | os.PathLike[str] | ObjectStoragePath,
-        prompt: str | None = None,
-        model: Model | str | None = None,
-        size: Size | str | None = None,
-        quality: Quality | str | None = None,
-        n: int | str | None = None,
-        image_urls: Sequence[Any] | Mapping[str, Any] | str | None = None,
+        save_to: str | os.PathLike[str] | ObjectStoragePath | XComArg,
+        prompt: str | XComArg | None = None,
+        model: Model | str | XComArg | None = None,
+        size: Size | str | XComArg | None = None,
+        quality: Quality | str | XComArg | None = None,
+        n: int | str | XComArg | None = None,
+        image_urls: Sequence[Any] | Mapping[str, Any] | str | XComArg | None = None,
         cleanup_references: bool = False,
-        callback_url: str | None = None,
-        extra_body: dict[str, Any] | None = None,
+        callback_url: str | XComArg | None = None,
+        extra_body: dict[str, Any] | XComArg | None = None,
         filename_template: str = MANY_GENERATIONS,
         provenance: Provenance = "mark",
-        alt_text: str | None = None,
+        alt_text: str | XComArg | None = None,
         reuse: bool | timedelta | None = None,
-        variant: str | int | None = None,
-        max_credits: float | str | None = None,
-        fallback_models: Sequence[Model | str] | str | None = None,
+        variant: str | int | XComArg | None = None,
+        max_credits: float | str | XComArg | None = None,
+        fallback_models: Sequence[Model | str] | str | XComArg | None = None,
         fallback_after: float | timedelta = DEFAULT_FALLBACK_AFTER,
-        labels: dict[str, str] | None = None,
+        labels: dict[str, str] | XComArg | None = None,
         partition_by: Literal["name"] | None = None,
         check_credits: bool = False,
         on_item_failure: OnItemFailure = "continue",
@@ -198,26 +200,26 @@ class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
         self.requests = requests
         # Airflow's templates and rendered fields know texts.
         self.save_to: str = as_folder(save_to)
-        self.prompt = prompt
-        self.model = model
-        self.size = size
-        self.quality = quality
-        self.n = n
-        self.image_urls = image_urls
+        self.prompt = templated(prompt)
+        self.model = templated(model)
+        self.size = templated(size)
+        self.quality = templated(quality)
+        self.n = templated(n)
+        self.image_urls = templated(image_urls)
         self.cleanup_references = cleanup_references
-        self.callback_url = callback_url
-        self.extra_body = extra_body
+        self.callback_url = templated(callback_url)
+        self.extra_body = templated(extra_body)
         self.filename_template = filename_template
         self.provenance = one_of("provenance", provenance, PROVENANCE)
-        self.alt_text = alt_text
+        self.alt_text = templated(alt_text)
         self.reuse = reuse_of(reuse)
-        self.variant = variant
-        self.max_credits = max_credits
+        self.variant = templated(variant)
+        self.max_credits = templated(max_credits)
         # Checked before templates are rendered: a limit that renders to nothing must not vanish.
         self.has_limit = max_credits is not None
-        self.fallback_models = fallback_models
+        self.fallback_models = templated(fallback_models)
         self.fallback_after = seconds("fallback_after", fallback_after)
-        self.labels = labels
+        self.labels = templated(labels)
         self.partition_by = None if partition_by is None else one_of("partition_by", partition_by, ["name"])
         if partition_by is not None and not HAS_ASSET_PARTITIONS:
             raise InvalidRequestError(

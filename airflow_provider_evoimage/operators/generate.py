@@ -18,6 +18,7 @@ from airflow_provider_evoimage.arguments import (
     require_memory_of_models,
     reuse_of,
     seconds,
+    templated,
 )
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
@@ -41,11 +42,12 @@ from airflow_provider_evoimage.mapped_names import NamedWhenMapped
 from airflow_provider_evoimage.operators.after_success import call_after_success
 from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
+from airflow_provider_evoimage.typed_output import HasTypedOutput
 from airflow_provider_evoimage.version_compat import TaskDeferralError, TaskDeferralTimeout
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context, ObjectStoragePath
+    from airflow.sdk import Context, ObjectStoragePath, XComArg
 
     from airflow_provider_evoimage.generation.run import GenerationRun
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.version_compat import RetryPolicy
 
 
-class EvoImageGenerateOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
+class EvoImageGenerateOperator(NamedWhenMapped, HidesSecretsOfUrls, HasTypedOutput, BaseOperator):
     """Request images from EvoLink; wait for them without holding a worker; save them.
 
     Each try of one task instance is the same request under the same idempotency key, so a retry after any
@@ -152,27 +154,27 @@ class EvoImageGenerateOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator
     def __init__(
         self,
         *,
-        prompt: str,
-        model: Model | str | None = None,
-        size: Size | str | None = None,
-        quality: Quality | str | None = None,
-        n: int | str | None = None,
-        image_urls: Sequence[Any] | Mapping[str, Any] | str | None = None,
+        prompt: str | XComArg,
+        model: Model | str | XComArg | None = None,
+        size: Size | str | XComArg | None = None,
+        quality: Quality | str | XComArg | None = None,
+        n: int | str | XComArg | None = None,
+        image_urls: Sequence[Any] | Mapping[str, Any] | str | XComArg | None = None,
         cleanup_references: bool = False,
-        callback_url: str | None = None,
-        extra_body: dict[str, Any] | None = None,
-        max_credits: float | str | None = None,
-        fallback_models: Sequence[Model | str] | str | None = None,
+        callback_url: str | XComArg | None = None,
+        extra_body: dict[str, Any] | XComArg | None = None,
+        max_credits: float | str | XComArg | None = None,
+        fallback_models: Sequence[Model | str] | str | XComArg | None = None,
         fallback_after: float | timedelta = DEFAULT_FALLBACK_AFTER,
-        name: str | None = None,
-        labels: dict[str, str] | None = None,
-        save_to: str | os.PathLike[str] | ObjectStoragePath | None = None,
+        name: str | XComArg | None = None,
+        labels: dict[str, str] | XComArg | None = None,
+        save_to: str | os.PathLike[str] | ObjectStoragePath | XComArg | None = None,
         filename_template: str = ONE_GENERATION,
         if_exists: IfExists = "overwrite",
         provenance: Provenance = "mark",
-        alt_text: str | None = None,
+        alt_text: str | XComArg | None = None,
         reuse: bool | timedelta | None = None,
-        variant: str | int | None = None,
+        variant: str | int | XComArg | None = None,
         wait_for_completion: bool = True,
         deferrable: bool = True,
         timeout: float | timedelta = 1800,
@@ -186,39 +188,39 @@ class EvoImageGenerateOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator
         **kwargs: Any,
     ) -> None:
         super().__init__(**retry_policy_argument(retry_policy), **kwargs)
-        self.prompt = prompt
-        self.model = model
-        self.size = size
-        self.quality = quality
-        self.n = n
-        self.image_urls = image_urls
+        self.prompt = templated(prompt)
+        self.model = templated(model)
+        self.size = templated(size)
+        self.quality = templated(quality)
+        self.n = templated(n)
+        self.image_urls = templated(image_urls)
         self.cleanup_references = cleanup_references
         if cleanup_references and not wait_for_completion:
             raise InvalidRequestError(
                 "cleanup_references needs wait_for_completion: EvoLink reads the references until it is done."
             )
-        self.callback_url = callback_url
-        self.extra_body = extra_body
-        self.max_credits = max_credits
+        self.callback_url = templated(callback_url)
+        self.extra_body = templated(extra_body)
+        self.max_credits = templated(max_credits)
         # Checked before templates are rendered: a limit that renders to nothing must not vanish.
         self.has_limit = max_credits is not None
-        self.fallback_models = fallback_models
+        self.fallback_models = templated(fallback_models)
         self.fallback_after = seconds("fallback_after", fallback_after)
         require_memory_of_models(fallback_models, save_to)
-        self.name = name
-        self.labels = labels
+        self.name = templated(name)
+        self.labels = templated(labels)
         # Airflow's templates and rendered fields know texts.
         self.save_to: str | None = as_folder(save_to)
         self.filename_template = filename_template
         self.if_exists = one_of("if_exists", if_exists, IF_EXISTS)
         self.provenance = one_of("provenance", provenance, PROVENANCE)
-        self.alt_text = alt_text
+        self.alt_text = templated(alt_text)
         self.reuse = reuse_of(reuse)
         if self.reuse is not None and (save_to is None or not wait_for_completion):
             raise InvalidRequestError(
                 "reuse needs save_to, the folder whose images are reused, and wait_for_completion."
             )
-        self.variant = variant
+        self.variant = templated(variant)
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.timeout = seconds("timeout", timeout)

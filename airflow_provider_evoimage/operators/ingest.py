@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import filled, moment, one_of, seconds, texts, whole_number
+from airflow_provider_evoimage.arguments import (
+    as_folder,
+    filled,
+    moment,
+    one_of,
+    seconds,
+    texts,
+    whole_number,
+)
 from airflow_provider_evoimage.defaults import (
     DEFAULT_CONN_ID,
     INGESTED_GENERATION,
@@ -22,10 +31,11 @@ from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
+from airflow_provider_evoimage.typed_output import HasTypedOutput
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
+    from airflow.sdk import Context, ObjectStoragePath, XComArg
 
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
     from airflow_provider_evoimage.lineage import NewImages
@@ -35,7 +45,7 @@ if TYPE_CHECKING:
 _LINK_LIFETIME = timedelta(hours=24)
 
 
-class EvoImageIngestOperator(BaseOperator):
+class EvoImageIngestOperator(HasTypedOutput, BaseOperator):
     """Save the finished generations of the account, whoever asked for them: playground, command line, other systems.
 
     Submits nothing and costs nothing. Result links live 24 hours, so run it at least every few hours; a run saves what
@@ -84,7 +94,7 @@ class EvoImageIngestOperator(BaseOperator):
     def __init__(
         self,
         *,
-        save_to: str,
+        save_to: str | os.PathLike[str] | ObjectStoragePath | XComArg,
         within: float | timedelta = timedelta(hours=23),
         made_elsewhere_only: bool = True,
         own_folders: Sequence[str] | str = (),
@@ -101,7 +111,8 @@ class EvoImageIngestOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**retry_policy_argument(retry_policy), **kwargs)
-        self.save_to = save_to
+        # Airflow's templates and rendered fields know texts.
+        self.save_to: str = as_folder(save_to)
         self.within = within
         if seconds("within", within) > _LINK_LIFETIME.total_seconds():
             raise InvalidRequestError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_evoimage.arguments import filled, one_of, whole_number
+from airflow_provider_evoimage.arguments import as_folder, filled, one_of, whole_number
 from airflow_provider_evoimage.defaults import MANY_GENERATIONS
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.images.channels import Channel, channels_of
@@ -16,17 +17,18 @@ from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.mapped_names import NamedWhenMapped
 from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
+from airflow_provider_evoimage.typed_output import HasTypedOutput
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
+    from airflow.sdk import Context, ObjectStoragePath, XComArg
 
     from airflow_provider_evoimage.images.signing import SigningIdentity
     from airflow_provider_evoimage.lineage import NewRenditions
     from airflow_provider_evoimage.shapes import Manifest
 
 
-class EvoImageRenditionsOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
+class EvoImageRenditionsOperator(NamedWhenMapped, HidesSecretsOfUrls, HasTypedOutput, BaseOperator):
     """Cut saved images to the sizes of channels, and save the files.
 
     Asks EvoLink for nothing and costs nothing. Each file is complete or absent, in sRGB, at most as large as its
@@ -62,7 +64,7 @@ class EvoImageRenditionsOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperat
         self,
         *,
         images: Any,
-        save_to: str,
+        save_to: str | os.PathLike[str] | ObjectStoragePath | XComArg,
         renditions: Sequence[str | Channel],
         fit: Fit = "cover",
         focus: Focus = "center",
@@ -76,7 +78,8 @@ class EvoImageRenditionsOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperat
     ) -> None:
         super().__init__(**kwargs)
         self.images = images
-        self.save_to = save_to
+        # Airflow's templates and rendered fields know texts.
+        self.save_to: str = as_folder(save_to)
         self.renditions = [renditions] if isinstance(renditions, (str, Channel)) else list(renditions)
         channels_of(self.renditions)
         self.fit = one_of("fit", fit, FITS)

@@ -32,10 +32,11 @@ from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.mapped_names import NamedWhenMapped
 from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
 from airflow_provider_evoimage.retry_policy import DEFAULT_RETRY_POLICY, retry_policy_argument
+from airflow_provider_evoimage.typed_output import HasTypedOutput
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context, ObjectStoragePath
+    from airflow.sdk import Context, ObjectStoragePath, XComArg
 
     from airflow_provider_evoimage.evolink.answers import Generation
     from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _LONGEST_SIDECAR = 2_000_000
 
 
-class EvoImageSaveOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
+class EvoImageSaveOperator(NamedWhenMapped, HidesSecretsOfUrls, HasTypedOutput, BaseOperator):
     """Save the images of finished generations to any storage that Airflow is configured for.
 
     Reads each generation again for fresh links; costs nothing. Links live 24 hours. Each file is complete or
@@ -92,7 +93,7 @@ class EvoImageSaveOperator(NamedWhenMapped, HidesSecretsOfUrls, BaseOperator):
         self,
         *,
         generation: Any,
-        save_to: str | os.PathLike[str] | ObjectStoragePath,
+        save_to: str | os.PathLike[str] | ObjectStoragePath | XComArg,
         filename_template: str | None = None,
         if_exists: IfExists = "overwrite",
         provenance: Provenance = "mark",

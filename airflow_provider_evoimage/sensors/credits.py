@@ -18,6 +18,7 @@ from airflow_provider_evoimage.exceptions import (
     SensorTimeoutError,
 )
 from airflow_provider_evoimage.links import ACCOUNT_LINKS
+from airflow_provider_evoimage.typed_output import HasTypedOutput
 from airflow_provider_evoimage.version_compat import (
     AirflowFailException,
     AirflowSensorTimeout,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from airflow_provider_evoimage.shapes import CreditsSensorResult
 
 
-class EvoImageCreditsSensor(BaseSensorOperator):
+class EvoImageCreditsSensor(HasTypedOutput, BaseSensorOperator):
     """Wait until enough credits are left, so that a campaign does not stop half-way. Costs nothing.
 
     What counts is the smaller of the account's balance and what the API key's own limit leaves. Nothing is reserved:

@@ -24,6 +24,7 @@ from airflow_provider_evoimage.images_xcom import ImagesXCom
 from airflow_provider_evoimage.links import OPERATOR_LINKS
 from airflow_provider_evoimage.mapped_names import NamedWhenMapped
 from airflow_provider_evoimage.rendered_fields import HidesSecretsOfUrls
+from airflow_provider_evoimage.typed_output import HasTypedOutput
 from airflow_provider_evoimage.version_compat import (
     AirflowFailException,
     AirflowSensorTimeout,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _TRIGGER_FAILED = "__fail__"
 
 
-class EvoImageGenerationSensor(NamedWhenMapped, HidesSecretsOfUrls, BaseSensorOperator):
+class EvoImageGenerationSensor(NamedWhenMapped, HidesSecretsOfUrls, HasTypedOutput, BaseSensorOperator):
     """Wait until a generation that was submitted elsewhere has ended; return its manifest.
 
     Pays nothing and submits nothing. A failed or cancelled generation fails the sensor at once; with
