@@ -9,6 +9,7 @@ from airflow.sdk import ObjectStoragePath, Param, dag, task
 from airflow_provider_evoimage.operators.approval import EvoImageApprovalOperator
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
+from airflow_provider_evoimage.shapes import SavedManifest
 
 MOTIFS = ["An enamel mug at dawn", "An enamel mug in the rain", "An enamel mug on a desk"]
 
@@ -53,14 +54,14 @@ def evoimage_approved_campaign():
     )
 
     @task
-    def publish(manifests: list[dict], params: dict, run_id: str) -> list[str]:
+    def publish(manifests: list[SavedManifest], params: dict, run_id: str) -> list[str]:
         """Copy the chosen renditions to the folder that goes out."""
         folder = ObjectStoragePath(params["save_to"]) / "published" / run_id
         folder.mkdir(parents=True, exist_ok=True)
         published = []
         for manifest in manifests:
             for image in manifest["images"]:
-                for rendition in image["renditions"]:
+                for rendition in image.get("renditions", []):
                     source = ObjectStoragePath(rendition["path"])
                     (folder / source.name).write_bytes(source.read_bytes())
                     published.append(str(folder / source.name))

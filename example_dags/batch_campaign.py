@@ -9,6 +9,7 @@ from pathlib import Path
 from airflow.sdk import ObjectStoragePath, dag, task
 
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
+from airflow_provider_evoimage.shapes import BatchSummary
 
 
 @dag(
@@ -36,7 +37,7 @@ def evoimage_batch_campaign():
     )
 
     @task
-    def catalogue(summary: dict) -> dict:
+    def catalogue(summary: BatchSummary) -> dict:
         """Say what it cost, and where the picture of each product is."""
         # The summary is small whatever the size of the batch; its manifest has one line for each item.
         with ObjectStoragePath(summary["manifest"]).open(encoding="utf-8") as lines:

@@ -8,6 +8,7 @@ from airflow.sdk import DAG, task
 
 from airflow_provider_evoimage.manifest import credits_of
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.shapes import CostSum, SavedManifest
 
 PRODUCTS = [
     {"name": "mug", "prompt": "An enamel mug on a camp table at dawn"},
@@ -39,7 +40,7 @@ with DAG(
     ).expand_kwargs(PRODUCTS)
 
     @task
-    def total(manifests: list) -> dict:
+    def total(manifests: list[SavedManifest]) -> CostSum:
         """Add up what the run cost."""
         return credits_of(manifests)
 

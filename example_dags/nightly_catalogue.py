@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from airflow.sdk import dag, task
 
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
+from airflow_provider_evoimage.shapes import BatchRequest, BatchSummary
 
 
 @dag(
@@ -27,7 +28,7 @@ def evoimage_nightly_catalogue():
     """Draw what changed since the last night."""
 
     @task
-    def requests(params: dict) -> list[dict]:
+    def requests(params: dict) -> list[BatchRequest]:
         """Stand for a query of your catalogue."""
         # No date and no run id in the prompt: it would be another request every night.
         return [
@@ -49,10 +50,12 @@ def evoimage_nightly_catalogue():
     )
 
     @task
-    def report(summary: dict) -> dict:
+    def report(summary: BatchSummary) -> dict:
         """Say how many were drawn, and what that cost."""
-        return {name: summary[name] for name in ("drawn", "reused")} | {
-            "credits": summary["credits"]["charged"]
+        return {
+            "drawn": summary["drawn"],
+            "reused": summary["reused"],
+            "credits": summary["credits"]["charged"],
         }
 
     report(drawn.output)

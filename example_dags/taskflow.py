@@ -6,6 +6,8 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 
+from airflow_provider_evoimage.shapes import ImageRequestFields, SavedManifest
+
 
 @dag(
     dag_id="evoimage_taskflow",
@@ -29,12 +31,12 @@ def evoimage_taskflow():
         ]
 
     @task.evoimage(model="gpt-image-1.5", quality="low", save_to="{{ params.save_to }}")
-    def card(city: dict) -> dict:
+    def card(city: dict) -> ImageRequestFields:
         """Return a prompt, or any of the request's fields."""
         return {"prompt": f"Postcard of {city['name']}, {city['mood']}, no text", "size": "3:2"}
 
     @task
-    def report(manifests: list[dict]) -> list[str]:
+    def report(manifests: list[SavedManifest]) -> list[str]:
         """Use the manifests: here, list the files."""
         return [image["path"] for manifest in manifests for image in manifest["images"]]
 

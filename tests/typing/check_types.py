@@ -1,6 +1,6 @@
 """What type checkers say of users' DAG files: `make types` runs this; a plain pytest run does not collect it.
 
-Files in dags/ must have no error. In mistakes/ the lines marked `# error` must have one, and no other line. Pyright runs
+Files in dags/ must have no error. In mistakes/ the lines marked `# error` must have one, no other line. Pyright runs
 as basedpyright, a fork with the same checks: Pyright's own package downloads its JavaScript when it first runs.
 """
 

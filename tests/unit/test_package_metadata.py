@@ -37,6 +37,16 @@ def test_airflows_are_those_of_the_readme():
     assert needed == f"apache-airflow>={low},<{high}"
 
 
+def test_policy_of_versions_names_what_is_supported():
+    page = (ROOT / "docs" / "explanation" / "versioning.md").read_text(encoding="utf-8")
+    supported = re.search(r"Airflow (≥ \S+ and < \d+)[^\n]*?, (Python 3\.\d+ to 3\.\d+)\.", README)
+    assert supported is not None
+    assert f"Supported today: Airflow {supported[1]}, {supported[2]}." in page
+    # Each supported Python has a day on which it goes.
+    minors = [each.rpartition(".")[2] for each in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", each)]
+    assert re.findall(r"3\.(\d+) in\s+October 20\d\d", page) == minors
+
+
 def test_urls_lead_into_one_repository_and_to_files_that_exist():
     assert {"Homepage", "Documentation", "Source", "Changelog", "Issues"} <= set(URLS)
     source = URLS["Source"]
