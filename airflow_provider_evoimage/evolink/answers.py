@@ -272,7 +272,7 @@ class Credits(_Answer):
 
     @property
     def usable(self) -> float:
-        """What the next request may cost at the most: the smaller of account and key."""
+        """Credits that are left for the next request: the smaller of account and key."""
         if self.key_remaining is None:
             return self.account_remaining
         return min(self.account_remaining, self.key_remaining)
