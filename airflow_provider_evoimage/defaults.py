@@ -118,5 +118,12 @@ Quality = Literal[
     "max",
 ]
 
+#: What EvoLink's list of generations is asked for.
+ListedStatus = Literal["processing", "completed", "failed", "cancelled"]
+Kind = Literal["image", "video", "audio"]
+
+#: Endings that an asset watcher is told.
+FinishedStatus = Literal["completed", "failed", "cancelled"]
+
 OnClear = Literal["auto", "regenerate", "reuse"]
 OnChange = Literal["resume", "submit"]

@@ -14,6 +14,7 @@ the task has ``multiple_outputs=False``.
 """
 
 # No `from __future__ import annotations`: it would hide NotRequired from __required_keys__.
+from collections.abc import Iterable
 from typing import Any, Literal, NotRequired, Required, TypedDict
 
 from airflow_provider_evoimage.defaults import Model, Quality, Size
@@ -292,6 +293,19 @@ class _RequestFields(TypedDict, total=False):
     variant: str | int | None
     name: str | None
     labels: dict[str, str] | None
+
+
+class RequestArguments(TypedDict, total=False):
+    """The arguments of ``ImageRequest.build``; a blank text counts as not given."""
+
+    model: Required[Model | str]
+    prompt: Required[str]
+    size: Size | str | None
+    quality: Quality | str | None
+    n: int | str | None
+    image_urls: Iterable[str] | str | None
+    callback_url: str | None
+    extra_body: dict[str, Any] | str | None
 
 
 class BatchRequest(_RequestFields, total=False):

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from airflow_provider_evoimage.command.account import CommandHook
+from airflow_provider_evoimage.defaults import ListedStatus
 from airflow_provider_evoimage.evolink.answers import Generation
 
 _PAGE_SIZE = 50
 
 
 def recent(
-    conn_id: str | None, *, hours: float, limit: int, status: str | None, model: str | None
+    conn_id: str | None, *, hours: float, limit: int, status: ListedStatus | None, model: str | None
 ) -> list[Generation]:
     """Read the newest generations, newest first.
 
@@ -35,7 +36,7 @@ def recent(
     return found
 
 
-def _newest(hook: CommandHook, *, status: str | None, model: str | None) -> Iterator[Generation]:
+def _newest(hook: CommandHook, *, status: ListedStatus | None, model: str | None) -> Iterator[Generation]:
     page, read, known = 1, 0, set[str]()
     while True:
         answer = hook.list_generations(status=status, model=model, page=page, page_size=_PAGE_SIZE)

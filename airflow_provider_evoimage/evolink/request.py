@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
@@ -23,6 +23,7 @@ from airflow_provider_evoimage.evolink.hosts import is_internal_host
 from airflow_provider_evoimage.evolink.json_values import holds_nul
 from airflow_provider_evoimage.evolink.model_facts import ModelFacts, facts_of, like_known
 from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.shapes import RequestArguments
 
 # evolink.ai/gpt-image-1, "callback_url".
 MAX_CALLBACK_URL_CHARACTERS = 2048
@@ -131,7 +132,7 @@ class ImageRequest(BaseModel):
     )
 
     @classmethod
-    def build(cls, **fields: Any) -> ImageRequest:
+    def build(cls, **fields: Unpack[RequestArguments]) -> ImageRequest:
         """Check the fields and fill in the documented defaults of the model.
 
         :raises InvalidRequestError: naming each wrong field, its value, what is allowed, and the page.

@@ -17,7 +17,13 @@ from airflow_provider_evoimage.client import (
     AsyncEvoLinkClient,
     EvoLinkClient,
 )
-from airflow_provider_evoimage.defaults import DEFAULT_CONN_ID, DEFAULT_SUBMIT_TIMEOUT
+from airflow_provider_evoimage.defaults import (
+    DEFAULT_CONN_ID,
+    DEFAULT_SUBMIT_TIMEOUT,
+    Kind,
+    ListedStatus,
+    Model,
+)
 from airflow_provider_evoimage.evolink.answers import Credits, Generation, GenerationPage
 from airflow_provider_evoimage.evolink.files import UPLOAD_ID, FilePage, FileQuota, UploadedFile
 from airflow_provider_evoimage.evolink.protocol import Answer, Submitted
@@ -173,9 +179,9 @@ class EvoImageHook(BaseHook):
     def list_generations(
         self,
         *,
-        status: str | None = None,
-        model: str | None = None,
-        kind: str | None = "image",
+        status: ListedStatus | None = None,
+        model: Model | str | None = None,
+        kind: Kind | None = "image",
         page: int = 1,
         page_size: int = 20,
     ) -> GenerationPage:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_provider_evoimage.arguments import one_of, poll_seconds, texts
-from airflow_provider_evoimage.defaults import DEFAULT_CONN_ID
+from airflow_provider_evoimage.defaults import DEFAULT_CONN_ID, FinishedStatus, Model
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 
 if TYPE_CHECKING:
     from airflow.triggers.shared_stream import SharedStreamProducer
 
 EVENT_VERSION = 1
-STATUSES = ("completed", "failed", "cancelled")
+STATUSES: tuple[FinishedStatus, ...] = get_args(FinishedStatus)
 DEFAULT_POLL_SECONDS = 15.0
 
 #: Whether Airflow says when it has stored an event, without which a killed triggerer loses some (3.3 and later).
@@ -44,8 +44,8 @@ class EvoImageFinishedTrigger(BaseEventTrigger):
         self,
         *,
         asset: str,
-        statuses: Sequence[str] = ("completed",),
-        model: str | Sequence[str] | None = None,
+        statuses: Sequence[FinishedStatus] = ("completed",),
+        model: Model | str | Sequence[Model | str] | None = None,
         poll_interval: float = DEFAULT_POLL_SECONDS,
         evoimage_conn_id: str = DEFAULT_CONN_ID,
     ) -> None:

@@ -29,6 +29,7 @@ from airflow_provider_evoimage.batch.summary import SUMMARY_VERSION
 from airflow_provider_evoimage.decorators.evoimage import ARGUMENTS, REQUEST_FIELDS
 from airflow_provider_evoimage.defaults import Model, Quality, Size
 from airflow_provider_evoimage.evolink.model_facts import MODELS, REFERENCE_RULES
+from airflow_provider_evoimage.evolink.request import ImageRequest
 from airflow_provider_evoimage.ingest.outcome import IngestOutcome
 
 PACKAGE = Path(airflow_provider_evoimage.__file__).parent
@@ -138,6 +139,9 @@ def test_requests_have_the_fields_that_are_read():
     assert set(get_type_hints(shapes.BatchRequest)) == set(ITEM_FIELDS)
     assert set(get_type_hints(shapes.ImageRequestFields)) == {*REQUEST_FIELDS, *ARGUMENTS}
     assert shapes.ImageRequestFields.__required_keys__ == {"prompt"}
+    # `defaults` is what the request itself notes.
+    assert set(get_type_hints(shapes.RequestArguments)) == set(ImageRequest.model_fields) - {"defaults"}
+    assert shapes.RequestArguments.__required_keys__ == {"model", "prompt"}
 
 
 def test_offered_words_are_those_of_the_catalogue():
@@ -157,5 +161,5 @@ def test_comparison_sees_what_is_missing():
 def test_module_is_cheap_to_import():
     tree = ast.parse((PACKAGE / "shapes.py").read_text(encoding="utf-8"))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"typing", "airflow_provider_evoimage.defaults"}
+    assert imported == {"collections.abc", "typing", "airflow_provider_evoimage.defaults"}
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)]

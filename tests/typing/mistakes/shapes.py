@@ -56,4 +56,7 @@ def of_the_hook(hook: EvoImageHook) -> None:
     """Call it wrongly."""
     hook.get_generation(7)  # error
     print(hook.get_credits_left().balances)  # error
-    hook.submit(ImageRequest.build(prompt="A fox"))  # error
+    hook.submit(ImageRequest.build(model="gpt-image-1", prompt="A fox"))  # error
+    ImageRequest.build(prompt="A fox")  # error
+    ImageRequest.build(model="gpt-image-1", prompt="A fox", qualty="low")  # error
+    hook.list_generations(kind="picture")  # error
