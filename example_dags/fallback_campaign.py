@@ -16,7 +16,7 @@ PRODUCTS = [
 ]
 
 with DAG(
-    "evoimage_fallback_campaign",
+    dag_id="evoimage_fallback_campaign",
     description="Another model where one is gone; names, labels, the total cost.",
     doc_md=__doc__,
     schedule=None,
