@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +29,7 @@ from airflow_provider_evoimage.submission import month_budget
 from airflow_provider_evoimage.triggers.credits import EvoImageCreditsTrigger
 from airflow_provider_evoimage.version_compat import AirflowSkipException
 from tests.integration import task_driver
+from tests.integration.command_runs import evoimage
 from tests.integration.fake_time import FakeTime
 from tests.integration.task_driver import API_KEY, StateStore, TaskRun, batch, first_leg, generate
 
@@ -375,17 +373,8 @@ def test_list_without_charges_cannot_say_days(
 def test_command_ends_with_1_if_fewer_credits_are_left(
     evolink: SimulatorServer, limit: str, code: int
 ) -> None:
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "airflow_provider_evoimage.command",
-        "credits",
-        "--fail-below",
-        limit,
-    ]
-    environment = {**os.environ, "EVOLINK_API_KEY": API_KEY, "EVOLINK_BASE_URL": evolink.url}
-    ended = subprocess.run([*command, "--json"], check=False, capture_output=True, text=True, env=environment)
+    environment = {"EVOLINK_API_KEY": API_KEY, "EVOLINK_BASE_URL": evolink.url}
+    ended = evoimage("credits", "--fail-below", limit, "--json", env=environment)
     assert ended.returncode == code, ended.stderr
     assert json.loads(ended.stdout)["account"]
     assert ("fewer than 1,000.5000" in ended.stderr) is bool(code)

@@ -3,92 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from airflow_provider_evoimage import __version__
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.command_runs import as_json, evoimage, in_terminal, printed, refused
 from tests.integration.task_driver import API_KEY, connection
-
-FORKS = Path(__file__).with_name("command_forks.py")
-FORKING: list[subprocess.Popen[str]] = []
-COMMAND = [sys.executable, "-P", "-m", "airflow_provider_evoimage.command"]
 
 
 @pytest.fixture
 def account(evolink: SimulatorServer) -> dict[str, str]:
     """The environment of somebody who has an API key and no Airflow connection."""
     return {"EVOLINK_API_KEY": API_KEY, "EVOLINK_BASE_URL": evolink.url}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _forks() -> Iterator[None]:
-    """Let the commands of this module share what takes the longest, the import of Airflow."""
-    with subprocess.Popen(
-        [sys.executable, "-P", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
-        FORKING.append(process)
-        yield
-        FORKING.clear()
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-def evoimage(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command without a terminal.
-
-    Python reads some variables as it starts: such a command starts from nothing.
-    """
-    own = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("EVOLINK_", "EVOIMAGE_")) and name != "COLUMNS"
-    }
-    environment = {**own, **(env or {})}
-    if any(name.startswith(("PYTHON", "LC_", "LANG", "AIRFLOW__")) for name in env or {}):
-        return subprocess.run(
-            [*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=180, check=False
-        )
-    (process,) = FORKING
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with tempfile.TemporaryDirectory() as folder:
-        files = {name: f"{folder}/{name}" for name in ("stdout", "stderr")}
-        asked = {"arguments": arguments, "env": environment, **files}
-        process.stdin.write(json.dumps(asked) + "\n")
-        code = int(process.stdout.readline())
-        texts = {name: Path(file).read_text() for name, file in files.items()}
-    return subprocess.CompletedProcess(arguments, code, **texts)
-
-
-def printed(*arguments: str, env: dict[str, str] | None = None) -> str:
-    """What the command prints when all goes well, and nothing beside it."""
-    done = evoimage(*arguments, env=env)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def as_json(*arguments: str, env: dict[str, str] | None = None) -> Any:
-    return json.loads(printed(*arguments, "--json", env=env))
-
-
-def refused(*arguments: str, code: int, env: dict[str, str] | None = None) -> str:
-    """What the command says on the standard error when it ends with this code."""
-    done = evoimage(*arguments, env=env)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert API_KEY not in done.stderr
-    return done.stderr
 
 
 # Costs, without an account
@@ -136,32 +66,6 @@ def test_nothing_is_cut_off_in_a_pipe():
         "     69,352.50 ",
         "    140,993.20 ",
     ]
-
-
-def in_terminal(arguments: list[str], columns: int, env: dict[str, str] | None = None) -> str:
-    """Run the command in a terminal of its own; return what it shows, without colours."""
-    parent, child = pty.openpty()
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdout=child,
-        stderr=child,
-        stdin=child,
-        env={**os.environ, "COLUMNS": str(columns), "TERM": "dumb", "NO_COLOR": "1", **(env or {})},
-    ) as process:
-        os.close(child)
-        output = b""
-        while True:
-            try:
-                chunk = os.read(parent, 65_536)
-            except OSError:  # The terminal is closed.
-                break
-            if not chunk:
-                break
-            output += chunk
-        os.close(parent)
-        process.wait(60)
-    assert process.returncode == 0, output.decode()
-    return output.decode().replace("\r\n", "\n")
 
 
 def test_a_terminal_without_unicode_shows_the_table_all_the_same():

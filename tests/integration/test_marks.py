@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from airflow_provider_evoimage.images.xmp import mark_in
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.storage import saver
 from airflow_provider_evoimage.storage.stores import LocalFiles
+from tests.integration.command_runs import evoimage
 from tests.integration.hostile_host import picture
 from tests.integration.task_driver import Killed, TaskRun, batch, generate, save
 
@@ -231,22 +230,18 @@ def test_command_shows_what_files_say(tmp_path: Path):
     marked = path_of(manifest["images"][0])
     plain = tmp_path / "plain.png"
     plain.write_bytes(picture())
-    command = [sys.executable, "-P", "-m", "airflow_provider_evoimage.command", "provenance"]
-
-    done = subprocess.run([*command, f"file://{marked}"], capture_output=True, text=True, check=False)
+    done = evoimage("provenance", f"file://{marked}")
     assert done.returncode == 0, done.stderr
     assert "trainedAlgorithmicMedia" in done.stdout
     assert "A fox" in done.stdout
 
-    done = subprocess.run(
-        [*command, "--json", str(marked), str(plain)], capture_output=True, text=True, check=False
-    )
+    done = evoimage("provenance", "--json", str(marked), str(plain))
     assert done.returncode == 1, done.stderr
     assert [each["digital_source_type"] for each in json.loads(done.stdout)] == [
         "trainedAlgorithmicMedia",
         None,
     ]
 
-    done = subprocess.run([*command, str(tmp_path / "none.png")], capture_output=True, text=True, check=False)
+    done = evoimage("provenance", str(tmp_path / "none.png"))
     assert done.returncode == 1
     assert "cannot be read" in done.stderr

@@ -12,8 +12,8 @@ from PIL import Image
 
 from airflow_provider_evoimage.command.reindex import reindex
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.command_runs import as_json, printed
 from tests.integration.task_driver import TaskRun, generate
-from tests.integration.test_command import as_json, printed
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 
 from airflow_provider_evoimage.exceptions import BudgetExceededError, InvalidRequestError
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.command_runs import evoimage
 from tests.integration.task_driver import TaskRun, batch, generate
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
@@ -64,19 +63,11 @@ def test_batch_draws_each_item_for_its_channel(tmp_path: Path):
 
 
 def test_command_shows_sizes_losses_and_credits():
-    command = [sys.executable, "-P", "-m", "airflow_provider_evoimage.command", "sizes"]
-    done = subprocess.run(
-        [*command, "--model", "gpt-image-1.5", "--for", "meta.story,google.square"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = evoimage("sizes", "--model", "gpt-image-1.5", "--for", "meta.story,google.square")
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if "meta.story" in line)
     assert "1024x1536" in row
     assert "15.6%" in row
     assert "×1.25" in row
-    done = subprocess.run(
-        [*command, "--json", "-m", "gpt-image-2"], capture_output=True, text=True, check=False
-    )
+    done = evoimage("sizes", "--json", "-m", "gpt-image-2")
     assert all(each["credits_high"] > 0 for each in json.loads(done.stdout))
