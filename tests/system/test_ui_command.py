@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +22,16 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 PROJECT = Path(__file__).parents[2]
 
 
+@contextlib.contextmanager
+def ended_at_last(process: subprocess.Popen[str]) -> Iterator[None]:
+    """End a process that a failed test has left running: nobody else would, and it is waited for."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
+
+
 def test_enter_stops_everything_that_was_started(tmp_path: Path):
     command = [sys.executable, "-u", "-m", "tools.local_airflow.ui"]
     output = tmp_path / "output.txt"
@@ -33,6 +45,7 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
             cwd=PROJECT,
             text=True,
         ) as running,
+        ended_at_last(running),
     ):
         poll(lambda: "Press Enter" in output.read_text(), seconds=240, what="Airflow and EvoLink to be up")
         said = dict(
@@ -42,32 +55,17 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
         # The first that is named, and what a desktop's browser opens on.
         assert said["Pictures"] == f"{airflow}/plugin/evoimage-images"
         assert httpx.get(said["Pictures"], trust_env=False, timeout=60).status_code == 200
-        token = httpx.get(f"{airflow}/auth/token", trust_env=False, timeout=60).json()["access_token"]
+        client = AirflowClient(airflow)
         listed = poll(
-            lambda: httpx.get(
-                f"{airflow}/api/v2/dags", headers={"Authorization": f"Bearer {token}"}, trust_env=False
-            ).json()["dags"],
-            seconds=60,
-            what="the example DAGs",
+            lambda: client.request("GET", "/dags").json()["dags"], seconds=60, what="the example DAGs"
         )
         assert any(dag["dag_id"].startswith("evoimage_") for dag in listed)
         assert httpx.get(f"{evolink}/_simulator/counters", trust_env=False, timeout=60).status_code == 200
-        kept = httpx.get(
-            f"{airflow}/api/v2/connections/evoimage_default",
-            headers={"Authorization": f"Bearer {token}"},
-            trust_env=False,
-            timeout=60,
-        ).json()
+        kept = client.request("GET", "/connections/evoimage_default").json()
         assert (kept["conn_type"], kept["host"]) == ("evoimage", evolink)
-        runs = httpx.get(
-            f"{airflow}/api/v2/dags/evoimage_approved_campaign/dagRuns",
-            headers={"Authorization": f"Bearer {token}"},
-            trust_env=False,
-            timeout=60,
-        ).json()
+        runs = client.request("GET", "/dags/evoimage_approved_campaign/dagRuns").json()
         assert runs["total_entries"] == 1
         assert "tab Required Actions" in output.read_text()
-        client = AirflowClient(airflow)
         run_id = client.run("evoimage_new_images", {"save_to": (tmp_path / "images").as_uri()})
         said_of_run = f"/dags/evoimage_new_images/runs/{quote(run_id, safe='')}/plugin/evoimage-run"
         poll(lambda: said_of_run in output.read_text(), seconds=400, what="where the run's pictures are")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tools.local_airflow.processes import LocalAirflowError, poll
@@ -13,9 +14,10 @@ from tools.local_airflow.processes import LocalAirflowError, poll
 if TYPE_CHECKING:
     import httpx
 
+CONFLICT = 409
 TERMINAL_RUN_STATES = frozenset({"success", "failed"})
 # On SQLite a request may meet a locked database; one of the next 13 s does not.
-READ_ATTEMPTS = 10
+ATTEMPTS = 10
 LOG_LINES_OF_A_FAILURE = 20
 
 Json = dict[str, Any]
@@ -34,17 +36,20 @@ class AirflowClient:
             self._http.close()
             self._http = None
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request to `/api/v2` + path; anything but 2xx raises with Airflow's own words."""
+    def request(self, method: str, path: str, *, repeatable: bool = False, **options: Any) -> httpx.Response:
+        """Send a request to `/api/v2` + path; anything but 2xx raises with Airflow's own words.
+
+        :param repeatable: also where it is no GET, a repetition after an error of the server does no harm: Airflow
+            answers it with 409 where the first one has worked.
+        """
         if self._http is None:
             self._http = self._log_in()
-        attempts = READ_ATTEMPTS if method == "GET" else 1
-        for attempt in range(attempts):
+        for attempt in range(ATTEMPTS if method == "GET" or repeatable else 1):
             response = self._http.request(method, f"/api/v2{path}", **options)
             if not response.is_server_error:
                 break
             time.sleep(0.3 * attempt)
-        if not response.is_success:
+        if not (response.is_success or (repeatable and attempt and response.status_code == CONFLICT)):
             raise LocalAirflowError(
                 f"Airflow answered {response.status_code} to {method} {path}: {response.text[:500]}"
             )
@@ -88,16 +93,16 @@ class AirflowClient:
             raise LocalAirflowError(
                 f"{not_found} Files that do not import: {errors or 'none'}"
             ) from not_found
-        self.request("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
+        self.request("PATCH", f"/dags/{dag_id}", repeatable=True, json={"is_paused": False})
 
     def trigger(
         self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None
     ) -> str:
         """Start a run without a logical date, as the UI does; returns its run id."""
-        body: Json = {"logical_date": None, "conf": dict(conf or {})}
-        if run_id is not None:
-            body["dag_run_id"] = run_id
-        return str(self.request("POST", f"/dags/{dag_id}/dagRuns", json=body).json()["dag_run_id"])
+        run_id = run_id or f"manual__{datetime.now(tz=UTC).isoformat()}"
+        body: Json = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
+        self.request("POST", f"/dags/{dag_id}/dagRuns", repeatable=True, json=body)
+        return run_id
 
     def run(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Unpause the DAG and start a run of it; returns its run id."""

@@ -74,7 +74,7 @@ class Camera:
         print(f"{name}.webp  {content.tell() / 1000:.0f} kB")
 
 
-_IS_SETTLED = """() => document.querySelector("#status").textContent !== "Loading …"
+_IS_SETTLED = """() => (document.querySelector("#status")?.textContent ?? "Loading …") !== "Loading …"
   && [...document.querySelectorAll("#cards img, #items img")].filter(each => {
     const box = each.getBoundingClientRect(); return box.top < innerHeight && box.bottom > 0; })
   .every(each => each.complete && each.naturalWidth)"""
