@@ -21,6 +21,7 @@ from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.browser import running_browser
 from tools.local_airflow.evolink import running_simulator, simulator_connection
 from tools.local_airflow.processes import poll
+from tools.local_airflow.ui import EXAMPLE_IMAGES
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Frame, Page
@@ -96,6 +97,8 @@ def take_all(browser: Browser, url: str, folder: Path) -> None:
     camera = Camera(browser, url, folder)
     camera.open(GALLERY)
     camera.take("gallery")
+    camera.open(f"{run_path('evoimage_quick_start')}/plugin/evoimage-run")
+    camera.take("quick-start")
     camera.open(f"{run_path('evoimage_daily_campaign')}/plugin/evoimage-run")
     camera.take("run")
     camera.open(task_path("evoimage_daily_campaign", "draw", 2))
@@ -134,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="evoimage-screenshots-") as name:
         folder = Path(name)
         images = f"file://{folder}/images"
-        roots = {"AIRFLOW__EVOIMAGE__IMAGE_ROOTS": json.dumps([images])}
+        # One of the DAGs has a schedule: its own run saves where the examples do by default.
+        roots = {"AIRFLOW__EVOIMAGE__IMAGE_ROOTS": json.dumps([images, EXAMPLE_IMAGES])}
         with (
             running_browser() as browser,
             running_simulator(folder, "--speed", "20") as evolink,
