@@ -56,13 +56,14 @@ docs: ## the pages of docs/ as a site in build/docs; a warning or a broken link 
 	@echo "build/docs/index.html"
 
 test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8 takes another Airflow)
-	@# Tests with a real Airflow mostly wait, so they run beside the others; their output follows at the end.
+	@# Tests with a real Airflow mostly wait, so they run beside the others, and come first where both want the processor:
+	@# Airflow fails tasks whose processes hear nothing for long. Their output follows at the end.
 	@# The worker that started the shared Airflow waits at the end until no other uses it, within its last test's time.
 	@# pytest ends with 5 where a selection is empty: one of the two may be, not both.
 	@system=$$(mktemp); trap 'rm -f "$$system"' EXIT; \
 	  $(RUN) pytest $(TESTS) --ignore tests/ui -m system --ignore tests/unit --ignore tests/integration -n $(SYSTEM_TESTS_AT_ONCE) \
 	    --dist loadgroup --timeout 1200 $(PYTEST_OPTIONS) >"$$system" 2>&1 & beside=$$!; \
-	  $(RUN) pytest $(TESTS) --ignore tests/ui -m "not system" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_OPTIONS); first=$$?; \
+	  nice -n 10 $(RUN) pytest $(TESTS) --ignore tests/ui -m "not system" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_OPTIONS); first=$$?; \
 	  wait $$beside; second=$$?; cat "$$system"; \
 	  for each in $$first $$second; do [ $$each = 0 ] || [ $$each = 5 ] || exit $$each; done; \
 	  [ $$first = 0 ] || [ $$second = 0 ]

@@ -11,7 +11,7 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="make test-ui installs Playwright")
 
 # ruff: noqa: E402 (without Playwright all is skipped, and these need it)
-from tests.ui.screen import DAG, OTHER_DAG, RUN, Screen
+from tests.ui.screen import DAG, OTHER_DAG, RUN, SAVED_LATER, Screen
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.browser import HOW_TO_INSTALL, find_chromium, running_browser
 from tools.local_airflow.evolink import running_simulator, simulator_connection
@@ -48,7 +48,7 @@ def airflow(
     with running_simulator(folder, "--speed", "30") as evolink:
         connections = simulator_connection(evolink)
         with LocalAirflow(folder / "home", dags=DAGS, connections=connections, env=environment) as running:
-            for dag_id in (DAG, OTHER_DAG):
+            for dag_id in (DAG, OTHER_DAG, SAVED_LATER):
                 running.unpause(dag_id)
                 running.trigger(dag_id, run_id=RUN)
             poll(lambda: has_ended(running), seconds=180, what="the tasks to end")
@@ -60,7 +60,7 @@ def has_ended(airflow: LocalAirflow) -> bool:
     return (
         states.pop("waits", None) == "deferred"
         and all(each in {"success", "failed"} for each in states.values())
-        and airflow.run_state(OTHER_DAG, RUN) == "success"
+        and all(airflow.run_state(dag_id, RUN) == "success" for dag_id in (OTHER_DAG, SAVED_LATER))
     )
 
 

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Error, Frame, Page, Req
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.processes import LocalAirflowError, free_ports, poll
 
-DAG, OTHER_DAG = "pictures", "secret_launch"
+DAG, OTHER_DAG, SAVED_LATER = "pictures", "secret_launch", "saved_later"
 # With a plus and a colon, as scheduled runs have.
 RUN = "manual__2026-11-25T01:02:03+00:00"
 RUN_PATH = quote(RUN, safe="")

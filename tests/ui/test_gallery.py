@@ -15,6 +15,7 @@ from tests.ui.screen import (
     DAG,
     RUN,
     RUN_PATH,
+    SAVED_LATER,
     Screen,
     cards,
     mean_colour,
@@ -80,6 +81,24 @@ def test_filters_narrow_what_is_shown(screen: Screen):
     (failed,) = filtered(text="", state="failed")
     assert "content_policy_violation" in failed
     assert len(filtered(state="", dag_id="secret_launch")) == 1
+
+
+def test_generation_that_is_saved_later_counts_once(screen: Screen):
+    frame = screen.open_frame(GALLERY)
+    with screen.page.expect_response(re.compile("/evoimage/api/list")):
+        frame.locator("[name=dag_id]").fill(SAVED_LATER)
+    frame.wait_for_timeout(300)  # The answer is drawn.
+    assert len(cards(frame)) == 2
+    totals = dict(
+        zip(
+            frame.locator("#totals dt").all_inner_texts(),
+            frame.locator("#totals dd").all_inner_texts(),
+            strict=True,
+        )
+    )
+    assert (totals["tasks shown"], totals["images"]) == ("2", "1")
+    (charged,) = {re.search(r"([0-9.]+) credits", each)[1] for each in cards(frame)}
+    assert totals["credits"] == charged
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

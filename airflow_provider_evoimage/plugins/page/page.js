@@ -340,6 +340,22 @@ function render() {
   $("more").hidden = !next;
 }
 
+// As `totals` of cards.py: a generation that several tasks tell of counts once.
+function toldOnce(all) {
+  const known = new Set(), found = [];
+  const rank = (card) => [card.state === "waiting" ? 1 : 0, card.batch ? 0 : 1, card.ids.length];
+  const sorted = [...all].sort((one, other) => {
+    const [first, second] = [rank(one), rank(other)];
+    return first[0] - second[0] || first[1] - second[1] || first[2] - second[2];
+  });
+  for (const card of sorted) {
+    if (card.approval || card.ids.some((id) => known.has(id))) continue;
+    card.ids.forEach((id) => known.add(id));
+    found.push(card);
+  }
+  return found;
+}
+
 function sayWhatIsShown(answer) {
   const problems = answer.problems ?? [];
   $("problems").hidden = !problems.length;
@@ -350,9 +366,11 @@ function sayWhatIsShown(answer) {
       ["failed", number(sums.failed)], ["credits", number(sums.credits, 4)], ["USD", number(sums.usd, 4)]]);
   }
   if (view === "list") {
-    const charged = cards.reduce((sum, card) => sum + (card.credits ?? 0), 0);
-    showTotals(cards.length ? [["tasks shown", number(cards.length)], ["images", number(cards.reduce((sum, card) => sum + (card.images ?? 0), 0))],
-      ["waiting", number(cards.filter((card) => card.state === "waiting").length)], ["credits", number(charged, 4)], ["USD", number(cards.reduce((sum, card) => sum + (card.usd ?? 0), 0), 4)]] : []);
+    const own = toldOnce(cards);
+    const sumOf = (name) => own.reduce((sum, card) => sum + (card[name] ?? 0), 0);
+    showTotals(cards.length ? [["tasks shown", number(cards.length)], ["images", number(sumOf("images"))],
+      ["waiting", number(cards.filter((card) => card.state === "waiting").length)],
+      ["credits", number(sumOf("credits"), 4)], ["USD", number(sumOf("usd"), 4)]] : []);
   }
   const nothing = {
     list: "No images match. They appear here when a task of an EvoLink operator has asked for one.",

@@ -6,6 +6,7 @@ from airflow.sdk import DAG, task
 
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
 
 OUT = os.environ["PICTURES_OUT"]
 QUICK = {"quality": "low", "deferrable": False, "poll_interval": 1}
@@ -46,3 +47,7 @@ with DAG("pictures", schedule=None, default_args={"save_to": OUT, "retries": 0})
 # Another team's: a user with a role may not see it.
 with DAG("secret_launch", schedule=None):
     EvoImageGenerateOperator(task_id="hero", prompt="A phone that folds", save_to=OUT, **QUICK)
+
+with DAG("saved_later", schedule=None, default_args={"retries": 0}):
+    poster = EvoImageGenerateOperator(task_id="draw", prompt="A poster of a harbour", **QUICK)
+    EvoImageSaveOperator(task_id="save", generation=poster.output, save_to=OUT)
