@@ -97,7 +97,7 @@ def test_generation_that_is_saved_later_counts_once(screen: Screen):
         )
     )
     assert (totals["tasks shown"], totals["images"]) == ("2", "1")
-    (charged,) = {re.search(r"([0-9.]+) credits", each)[1] for each in cards(frame)}
+    (charged,) = {re.search(r"([0-9.]+)\s+credits", each)[1] for each in cards(frame)}
     assert totals["credits"] == charged
 
 
