@@ -78,7 +78,7 @@ ask("assigned", assigned_users="ada", is_last=True)
 ask("cleared")
 ask("changed", f"file://{FOLDER}/changed.json")
 ask("changed_while_waiting", f"file://{FOLDER}/changed_while_waiting.json")
-ask("instant", is_last=True, retries=5, retry_delay=timedelta(seconds=1))
+ask("instant", is_last=True, retries=20, retry_delay=timedelta(seconds=1))
 ask("no_triggerer", is_last=True)
 ask("late_rejects", response_timeout=2)
 ask("late_approves", response_timeout=2, on_timeout="approve")
@@ -417,9 +417,13 @@ def test_answer_as_soon_as_the_page_is_there_counts(approvals: Approvals):
 
     def has_ended() -> bool:
         approvals.answer("instant", "1")
-        state = approvals.airflow.task_instance("instant", RUN, "ask")["state"]
-        assert state != "failed"
-        return state == "success"
+        instance = approvals.airflow.task_instance("instant", RUN, "ask")
+        if instance["state"] == "failed":
+            log = "\n".join(
+                approvals.airflow.task_log("instant", RUN, "ask", try_number=instance["try_number"])
+            )
+            pytest.fail(f"It failed after {instance['try_number']} tries:\n{log}")
+        return instance["state"] == "success"
 
     poll(has_ended, seconds=DEADLINE, what="instant to end", interval=0.2)
     assert approvals.approved("instant")["approval"]["chosen"] == [1]

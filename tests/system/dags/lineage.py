@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from airflow.providers.openlineage.utils.selective_enable import enable_lineage
 from airflow.sdk import DAG, Asset, AssetAlias, task
 
@@ -13,7 +15,10 @@ SAVED = AssetAlias("evoimage_saved")
 RENDITIONS = AssetAlias("evoimage_renditions")
 ORIGINALS = Asset(name="evoimage_originals", uri="x-originals://all")
 
-with DAG(dag_id="lineage", schedule=None, params={"save_to": ""}) as dag:
+# On a busy machine Airflow may fail a try whose process it has not heard of for long.
+RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=1)}
+
+with DAG(dag_id="lineage", schedule=None, params={"save_to": ""}, default_args=RETRIES) as dag:
     draw = EvoImageGenerateOperator.partial(
         task_id="draw", quality="low", save_to="{{ params.save_to }}/originals", outlets=[ORIGINALS]
     ).expand(prompt=["a red fox", "a grey heron"])
