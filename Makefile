@@ -93,7 +93,7 @@ test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes
 test-thorough: $(READY) ## property tests with 2,000 new examples each instead of 100, deaths at every line; an hour or more
 	HYPOTHESIS_PROFILE=thorough $(RUN) pytest tests/unit tests/integration -m "hypothesis or any_line" -n $(TESTS_AT_ONCE) --timeout 3600 $(PYTEST_OPTIONS)
 
-test-compat: $(READY) ## all tests and example DAGs on each Airflow x Python; hours (COMPAT_OPTIONS=--first-examples: an hour); writes docs
+test-compat: $(READY) ## all tests and example DAGs on each Airflow x Python; hours (COMPAT_OPTIONS=--first-examples takes less); writes docs
 	$(VENV)/bin/python -P .ci/compatibility.py --report $(COMPAT_OPTIONS)
 
 test-mutation: ## change each decision, and see whether a test notices; 60 to 90 minutes (MUTATION_OPTIONS=--all: hours)

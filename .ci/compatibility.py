@@ -128,14 +128,14 @@ def _run(cell: Cell, *, first_examples: bool, keep: bool) -> tuple[Count, Count]
     short = ["--first-examples"] if first_examples else []
     tests = ["tests/unit", "tests/integration", "--dist", "worksteal", *short]
     examples = ["tests/system/test_example_dags.py", "--dist", "loadgroup", "--timeout", "1200"]
+    RESULTS.mkdir(parents=True, exist_ok=True)
     try:
         found = (_count([*run, *tests], cell), _count([*run, *examples], cell))
     finally:
         if not keep:
             shutil.rmtree(environment)
-    RESULTS.mkdir(parents=True, exist_ok=True)
     result = {
-        "commit": _commit(),
+        "commit": _output(["git", "rev-parse", "HEAD"]),
         "date": datetime.now(tz=UTC).date().isoformat(),
         "first_examples": first_examples,
         "tests": asdict(found[0]),
@@ -151,7 +151,7 @@ def _count(command: Sequence[str], cell: Cell) -> Count:
     subprocess.run([*command, f"--junit-xml={report}"], cwd=PROJECT, check=False)
     if not report.exists():  # pytest itself failed.
         return Count(passed=0, failed=1, skipped=0)
-    (suite,) = ElementTree.parse(report).getroot().iter("testsuite")  # noqa: S314 - pytest wrote it
+    (suite,) = ElementTree.parse(report).getroot().iter("testsuite")  # noqa: S314 (pytest wrote it)
     number = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
     failed = number["failures"] + number["errors"]
     return Count(
@@ -179,10 +179,6 @@ def _entry(result: dict[str, object] | None) -> str:
         return "not run"
     tests, examples = (Count(**result[name]) for name in ("tests", "examples"))  # type: ignore[arg-type]
     return f"{tests}{' †' if result['first_examples'] else ''}; {examples}"
-
-
-def _commit() -> str:
-    return _output(["git", "rev-parse", "HEAD"])
 
 
 def _output(command: Sequence[str]) -> str:
