@@ -339,6 +339,19 @@ def test_upload_that_arrives_short_is_an_error_and_no_file(
     assert names_below(store, folder) == []
 
 
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b"\n\r", b"--", b""])
+def test_last_bytes_of_a_file_arrive_whatever_they_are(
+    store: RunningStore, folder: str, tmp_path: Path, end: bytes
+) -> None:
+    local = tmp_path / "picture.webp"
+    local.write_bytes(b"RIFF" + end)
+    Destination(f"{store.root}/{folder}").publish(local, "picture.webp", "image/webp")
+    there = store.read(f"{folder}/picture.webp")
+    assert there.content == b"RIFF" + end
+    if store.is_object_store:
+        assert there.content_type == "image/webp"
+
+
 # Used again
 
 
