@@ -187,11 +187,10 @@ def _as_written(definition: Any, argument: str, default: Any) -> Any:
     """Return what the DAG gives a mapped operator as an argument that is the same for all items, else ``_MAPPED``."""
     if argument in definition.partial_kwargs:
         return definition.partial_kwargs[argument]
-    # What a decorated function is mapped over are arguments of the function.
-    if not hasattr(definition, "op_kwargs_expand_input"):
-        rows = definition.expand_input.value
-        if not isinstance(rows, Mapping) or argument in rows:
-            return _MAPPED
+    # Empty for a decorated function: what that is mapped over are arguments of the function.
+    rows = definition.expand_input.value
+    if not isinstance(rows, Mapping) or argument in rows:
+        return _MAPPED
     group = definition.task_group
     defaults = {**definition.dag.default_args, **((group.default_args if group else None) or {})}
     return defaults.get(argument, default)

@@ -10,31 +10,23 @@ It is kept in Airflow's task state store (Airflow 3.3 and later). Its life:
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from airflow_provider_evoimage.evolink.answers import Generation
+from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, RESULT_LINK_LIFETIME, Generation
 from airflow_provider_evoimage.evolink.errors import is_retryable_failure
 from airflow_provider_evoimage.evolink.given_up import GivenUp
 from airflow_provider_evoimage.evolink.json_values import number, text
-from airflow_provider_evoimage.exceptions import (
-    EvoImageError,
-    UnrepeatableSubmissionError,
-)
+from airflow_provider_evoimage.exceptions import EvoImageError, UnrepeatableSubmissionError
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
-from airflow_provider_evoimage.submission.identity import RequestIdentity
+from airflow_provider_evoimage.submission.identity import IDEMPOTENCY_KEY, RequestIdentity
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
-import math
-from dataclasses import asdict, dataclass
-from typing import Literal
-
-from airflow_provider_evoimage.evolink.answers import EVOLINK_TASK_ID, RESULT_LINK_LIFETIME
-from airflow_provider_evoimage.submission.identity import IDEMPOTENCY_KEY
 
 STATE_KEY = "evoimage"
 Phase = Literal["submitting", "submitted", "failed", "delivered"]

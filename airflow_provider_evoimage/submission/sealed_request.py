@@ -48,7 +48,7 @@ def unseal(sealed: str | None, api_key: str) -> SentRequest | None:
     from cryptography.fernet import InvalidToken  # noqa: PLC0415 (heavy, and only some retries need it)
 
     try:
-        packed = _cipher(api_key).decrypt(sealed.encode("ascii", "replace"))
+        packed = _cipher(api_key).decrypt(sealed.encode())
         content = json.loads(zlib.decompressobj().decompress(packed, _LONGEST_CONTENT))
     except (InvalidToken, zlib.error, ValueError):
         return None

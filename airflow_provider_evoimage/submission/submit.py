@@ -155,7 +155,7 @@ class Submission:
             if generation is not None:
                 return generation
             # It was handed over before it ended, and it brought nothing that could be delivered now.
-            earlier = None if earlier is None else replace(earlier, phase="failed")
+            earlier = self._record
             decision = Submit(self._identity, "it has failed, or its links are dead")
         elif self._tried and decision.recorded_key is None:
             decision = replace(decision, because="another model is tried")
@@ -205,7 +205,10 @@ class Submission:
             raise
 
     def _resume(self, decision: Resume) -> Generation | None:
-        """Go on with an earlier try's generation; None where it was handed over early, and nothing can come of it."""
+        """Go on with an earlier try's generation.
+
+        :returns: None where it was handed over early, and nothing can come of it; the record then says what it cost.
+        """
         self._log.info(
             "Resuming EvoLink task %s and submitting nothing: %s.",
             decision.evolink_task_id,
@@ -222,6 +225,7 @@ class Submission:
         if record is not None:
             is_cleared = record.epoch != self._identity.epoch
             if self._hands_over_early and is_cleared and self._is_spent(generation, after_clear=True):
+                self._record = record.ended("failed", generation)
                 return None
             sent = self._sent_before()
             self.sent = (sent and sent.described) or (None if decision.changed else self._described)

@@ -139,12 +139,18 @@ class AirflowClient:
         self, dag_id: str, run_id: str, task_id: str, state: str, *, seconds: float = 180, map_index: int = -1
     ) -> Json:
         """Wait until a task instance is in `state`, and return it."""
+        seen: Json = {}
 
         def look() -> Json | None:
-            found = self.task_instance(dag_id, run_id, task_id, map_index)
-            return found if found["state"] == state else None
+            nonlocal seen
+            seen = self.task_instance(dag_id, run_id, task_id, map_index)
+            return seen if seen["state"] == state else None
 
-        return poll(look, seconds=seconds, what=f"{dag_id}.{task_id} [{map_index}] to be {state}")
+        try:
+            return poll(look, seconds=seconds, what=f"{dag_id}.{task_id} [{map_index}] to be {state}")
+        except TimeoutError as error:
+            error.add_note(f"It is {seen['state']} in try {seen['try_number']}.")
+            raise
 
     def wait_for_run(
         self,

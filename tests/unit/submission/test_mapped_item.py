@@ -264,6 +264,24 @@ def test_data_that_airflow_rendered_is_refused_without_its_value(
     assert "worker" not in str(caught.value)
 
 
+def test_rendered_argument_of_a_decorated_function_is_refused() -> None:
+    row = {"text": "{{ conn.evoimage_default.password }}"}
+    with DAG("campaign"):
+
+        @task.evoimage
+        def draw(text: str) -> str:
+            return text
+
+        rows = BaseOperator(task_id="rows").output
+        definition = draw.expand_kwargs(rows).operator
+    running = definition.unmap({"op_kwargs": row})
+    refuse_rendered_data({"ti": TaskInstance(running, 0, [row])})
+    running.op_kwargs = {"text": "sk-evo-secret"}
+    with pytest.raises(InvalidRequestError, match="text of this mapped item") as caught:
+        refuse_rendered_data({"ti": TaskInstance(running, 0, [row])})
+    assert "sk-evo" not in str(caught.value)
+
+
 def test_data_marked_as_literal_is_let_through_and_tells_items_apart() -> None:
     def as_data(row: dict[str, str]) -> dict[str, Any]:
         return {name: literal(value) for name, value in row.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_evoimage.evolink.answers import Generation
+from airflow_provider_evoimage.evolink.given_up import GivenUp
 from airflow_provider_evoimage.exceptions import EvoImageError, UnrepeatableSubmissionError
 from airflow_provider_evoimage.submission.identity import RequestIdentity
 from airflow_provider_evoimage.submission.record import (
@@ -67,9 +68,46 @@ def test_time_of_the_first_post_under_a_key_stays() -> None:
 
 
 def test_record_comes_back_as_it_was_kept() -> None:
-    record = before_post(IDENTITY.idempotency_key, most=Decimal("1.5"), sealed="sealed")
+    identity = replace(IDENTITY, item="d" * 64, occurrence=3)
+    tried = (GivenUp(model="gpt-image-2", why="model_not_found"),)
+    record = record_before_post(
+        identity,
+        identity.idempotency_key,
+        epoch=5,
+        hook=HOOK,
+        earlier=None,
+        most=Decimal("1.5"),
+        sealed="sealed",
+        tried=tried,
+    )
     assert SubmissionRecord.read(record.to_json()) == record
     assert (record.phase, record.evolink_task_id, record.most) == ("submitting", None, 1.5)
+    assert (record.item, record.occurrence, record.tried) == ("d" * 64, 3, tried)
+    assert (record.epoch, record.asked_in) == (5, 2)
+    ended = replace(
+        record,
+        phase="failed",
+        evolink_task_id=TASK,
+        retryable=True,
+        credits_reserved=2.0,
+        charged=0.5,
+        spent_before=1.0,
+        failure="service_error",
+    )
+    assert SubmissionRecord.read(ended.to_json()) == ended
+
+
+def test_ended_record_says_why_a_generation_failed_and_what_it_cost() -> None:
+    answer = {"id": TASK, "status": "failed", "error": {"code": "service_error", "message": "busy"}}
+    generation = Generation.read({**answer, "usage": {"credits_used": 0.5}})
+    record = before_post(IDENTITY.idempotency_key)
+    failed = record.ended("failed", generation)
+    assert (failed.phase, failed.evolink_task_id, failed.failure) == ("failed", TASK, "service_error")
+    assert failed.charged == generation.usage.credits_used
+    delivered = record.ended("delivered", generation)
+    assert (delivered.phase, delivered.failure, delivered.charged) == ("delivered", "", None)
+    expired = record.ended("failed", Generation.read({"id": TASK, "status": "completed"}))
+    assert (expired.phase, expired.failure) == ("failed", "")
 
 
 @pytest.mark.parametrize("damaged", ["junk", 5, [], {"v": 1}, {"v": 2, "phase": "submitted"}])
@@ -110,7 +148,11 @@ def test_phase_is_marked_for_the_recorded_generation_alone(phase: Any) -> None:
 
 def test_generation_is_forgotten_once_its_links_are_dead_in_any_case() -> None:
     record = replace(
-        before_post(IDENTITY.idempotency_key), phase="submitted", evolink_task_id=TASK, posted_at=0.0
+        before_post(IDENTITY.idempotency_key),
+        phase="submitted",
+        evolink_task_id=TASK,
+        posted_at=0.0,
+        retryable=True,
     )
     keeper = keeper_of(record.to_json())
     assert not keeper.forget_if_old(TASK, OUTLIVED_SECONDS)
@@ -123,7 +165,13 @@ def test_generation_is_forgotten_once_its_links_are_dead_in_any_case() -> None:
 
 @pytest.mark.parametrize(
     ("charged", "reserved", "most", "spent"),
-    [(2.0, 5.0, 7.0, 3.0), (None, 5.0, 4.0, 6.0), (None, None, 4.0, 5.0), (-3.0, None, None, 1.0)],
+    [
+        (2.0, 5.0, 7.0, 3.0),
+        (None, 5.0, 4.0, 6.0),
+        (None, None, 4.0, 5.0),
+        (None, None, None, 1.0),
+        (-3.0, None, None, 1.0),
+    ],
 )
 def test_spending_before_another_key_is_what_earlier_generations_cost_or_may_cost(
     charged: float | None, reserved: float | None, most: float | None, spent: float
