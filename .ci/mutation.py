@@ -98,7 +98,11 @@ PARTS = {
         (
             "tests/unit/batch/test_submission.py",
             "tests/integration/test_batch_budget.py",
+            "tests/integration/test_references.py",
             f"{_MONEY}batch_counts.py",
+            f"{_MONEY}batch_doubts.py",
+            f"{_MONEY}batch_fallback.py",
+            f"{_MONEY}batch_queue.py",
         ),
     ),
     "waiting": Part(
