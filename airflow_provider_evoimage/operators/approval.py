@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 OnTimeout = Literal["reject", "approve", "fail"]
 ON_TIMEOUT: tuple[OnTimeout, ...] = ("reject", "approve", "fail")
 _COMMENT = Param(
-    None,
+    # Not None: for it the page of Airflow 3.1 and 3.2 may send the whole definition of the field as its value.
+    "",
     # Typed: the form of an untyped one is a JSON editor that must be filled in.
     type=["null", "string"],
     format="multiline",
