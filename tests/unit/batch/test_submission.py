@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import replace
 from decimal import Decimal
@@ -41,6 +42,7 @@ from airflow_provider_evoimage.submission.budget import Budget
 from airflow_provider_evoimage.submission.identity import RequestIdentity, fingerprint
 from airflow_provider_evoimage.submission.record import SubmissionRecord
 from airflow_provider_evoimage.submission.submit import most_of
+from airflow_provider_evoimage.version_compat import AirflowTaskTimeout
 
 LOG: Any = logging.getLogger(__name__)
 
@@ -493,3 +495,56 @@ def test_each_line_is_held_under_a_name_of_its_own() -> None:
     budget = Budget(Decimal(100))
     hold_earlier(budget, [line(record=record(), charge=2.0), line(occurrence=1, record=record(), charge=5.0)])
     assert budget.left == 93
+
+
+def test_no_more_are_sent_at_a_time_than_allowed() -> None:
+    class Counting(Hook):
+        active, most = 0, 0
+
+        def submit(self, request: ImageRequest, key: str, *, submit_timeout: float) -> Submitted:
+            with lock:
+                self.active += 1
+                self.most = max(self.most, self.active)
+            # Others have the time to begin.
+            time.sleep(0.05)
+            with lock:
+                self.active -= 1
+            return super().submit(request, key, submit_timeout=submit_timeout)
+
+    lock, hook = threading.Lock(), Counting()
+    batch, items, _ = batch_of(*"abcdef", hook=hook, parallel=2)
+    batch.ensure(items)
+    assert (sorted(hook.accepted), hook.most) == (list("abcdef"), 2)
+
+
+def test_time_limit_of_the_task_starts_no_further_submission(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Blocking(Hook):
+        def submit(self, request: ImageRequest, key: str, *, submit_timeout: float) -> Submitted:
+            started.set()
+            assert ends.wait(30)
+            return super().submit(request, key, submit_timeout=submit_timeout)
+
+    def time_is_up(futures: Any) -> None:
+        assert started.wait(30)
+        # The first request ends only after the others have been given up.
+        threading.Timer(0.1, ends.set).start()
+        raise AirflowTaskTimeout("execution_timeout")
+
+    started, ends, hook = threading.Event(), threading.Event(), Blocking()
+    monkeypatch.setattr(submission, "wait", time_is_up)
+    batch, items, _ = batch_of("one", "two", "three", hook=hook)
+    with pytest.raises(AirflowTaskTimeout):
+        batch.ensure(items)
+    assert hook.accepted == ["one"]
+
+
+def test_item_in_doubt_whose_model_is_no_longer_listed_is_repeated_as_it_was_sent() -> None:
+    """Under another identity it would be a new request, while the first one may be paid for."""
+    hook = Hook()
+    batch, items, lines = batch_of("one", hook=hook)
+    earlier = replace(identity_of(items[0]), fingerprint="e" * 64)
+    sent(batch, items[0], **IN_DOUBT, fingerprint="e" * 64, key=earlier.idempotency_key)
+    batch.ensure(items)
+    kept = lines()[0].record
+    assert (kept.key, kept.fingerprint) == (earlier.idempotency_key, "e" * 64)
+    assert (lines()[0].state, kept.phase) == ("waiting", "submitted")
