@@ -36,9 +36,9 @@ class Screen:
         self.page, self.base = page, base
         self.problems: list[str] = []
         #: Statuses that a test expects of an address that holds this text.
-        # Airflow 3.1 asks for its settings before it has logged in.
-        is_3_1 = version("apache-airflow").startswith("3.1.")
-        self.expected: dict[str, int] = {"/ui/config": 401} if is_3_1 else {}
+        # Airflow 3.1 asks for its settings before it has logged in, and forgets then which page was asked for.
+        self._forgets_the_first_page = version("apache-airflow").startswith("3.1.")
+        self.expected: dict[str, int] = {"/ui/config": 401} if self._forgets_the_first_page else {}
         page.set_default_timeout(PATIENCE_MS)
         page.on("console", self._said)
         page.on("pageerror", self._raised)
@@ -83,6 +83,10 @@ class Screen:
 
     def open(self, path: str) -> None:
         """Go to a page of Airflow."""
+        if self._forgets_the_first_page:
+            self._forgets_the_first_page = False
+            self.page.goto(self.base)
+            self.page.get_by_role("link", name="Dags").first.wait_for()
         self.page.goto(f"{self.base}{path}")
 
     def open_frame(self, path: str) -> Frame:
