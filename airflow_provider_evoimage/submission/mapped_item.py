@@ -226,9 +226,7 @@ def _first(value: Any, count: int | None, context: Mapping[str, Any]) -> list[An
     value = _resolved(value, context)
     if isinstance(value, Mapping):
         return list(islice(value.items(), count))
-    return [
-        item if isinstance(item, _Unresolved) else _resolved(item, context) for item in _taken(value, count)
-    ]
+    return [_resolved(item, context) for item in _taken(value, count)]
 
 
 @dataclass(frozen=True)

@@ -74,25 +74,29 @@ def every_failure_code(bench: Bench) -> Row:
 def retries_edited(bench: Bench) -> Row:
     file = bench.airflow.dag_folders[1] / "fault_edited.py"
 
+    def is_known(retries: int) -> bool:
+        try:
+            found = bench.airflow.request("GET", "/dags/fault_edited/tasks/draw").json()
+        except LocalAirflowError:
+            return False
+        return bool(found["retries"] == retries)
+
     def write(retries: int) -> None:
         file.write_text(ONE_TASK.replace("RETRIES", str(retries)))
 
-        def is_known() -> bool:
-            try:
-                found = bench.airflow.request("GET", "/dags/fault_edited/tasks/draw").json()
-            except LocalAirflowError:
-                return False
-            return bool(found["retries"] == retries)
-
-        poll(is_known, seconds=60, what=f"retries={retries} to be known")
+    def wait_until_known(retries: int) -> None:
+        poll(lambda: is_known(retries), seconds=180, what=f"retries={retries} to be known")
 
     write(3)
+    wait_until_known(3)
     bench.airflow.unpause("fault_edited")
     run = bench.start("fault_edited", "A poster [[silence:30]] [[duration:2]]")
     bench.wait_for_count(lambda seen: seen["paid"] == 1, "the acceptance")
     bench.kill(run.instance(), only_runner=True)
     run.wait_for("up_for_retry")
     write(5)
+    bench.airflow.parse_again("fault_edited")
+    wait_until_known(5)
     bench.check(run.instance()["try_number"] == 1, "the second try had begun")
     return bench.row(
         "task process SIGKILL with POST in flight; retries 3 → 5 before the next try",

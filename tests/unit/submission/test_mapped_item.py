@@ -321,6 +321,16 @@ def test_argument_of_an_upstream_task_is_told_from_one_that_the_author_left_empt
         limit_is_given(upstream([row], as_kwargs=True), row, RuntimeError("no database"))
 
 
+@pytest.mark.parametrize("map_index", [None, -1])
+def test_task_that_is_not_mapped_has_nothing_from_upstream(map_index: int | None) -> None:
+    with DAG("campaign"):
+        limits = BaseOperator(task_id="limits").output
+        definition = EvoImageGenerateOperator.partial(task_id="draw", prompt="a").expand(max_credits=limits)
+    context = {"ti": TaskInstance(definition, map_index)}
+    assert not is_given_by_upstream(context, "max_credits")
+    refuse_rendered_data(context)
+
+
 def test_item_beyond_the_end_of_a_list_that_became_shorter_is_its_position() -> None:
     definition = upstream(["a mug"])
     assert of(definition, 1, ["a mug"]) == MappedItem("position 1")
