@@ -48,7 +48,6 @@ FAST_TAKEOVER = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
     "AIRFLOW__CORE__PARALLELISM": "8",
-    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
     # Two api-servers in one: with one, requests that wait for SQLite's lock keep its holder from finishing.
     "AIRFLOW__API__WORKERS": "2",
 }

@@ -61,11 +61,16 @@ def connection_not_found_at_the_resume(bench: Bench) -> Row:
     poll(lambda: "Fault matrix: resumed" in run.all_logs(), seconds=180, what="the task to resume")
     persistently(lambda: bench.airflow.request("DELETE", f"/connections/{bench.conn_id}"))
     hold.unlink()
-    poll(lambda: "finds no connection" in run.all_logs(), seconds=60, what="the error")
+
+    def raised() -> str | None:
+        """The line of the log with the whole exception; those before it tell it in short lines."""
+        lines = run.all_logs().splitlines()
+        return next((each for each in lines if "exc_value" in each and "finds no connection" in each), None)
+
+    error = poll(raised, seconds=180, what="the error")
     fields = {"connection_id": bench.conn_id, "conn_type": "evoimage", "host": bench.evolink.url}
     persistently(lambda: bench.airflow.request("POST", "/connections", json=fields | {"password": API_KEY}))
     (generation,) = bench.generations()
-    error = next(line for line in run.all_logs().splitlines() if "finds no connection" in line)
     bench.check(generation["id"] in error, "the error does not name what was paid")
     return bench.row(
         "Airflow finds no connection when the task resumes", paid=1, files=2, submissions=1, phase="resuming"

@@ -95,7 +95,6 @@ def retries_edited(bench: Bench) -> Row:
     bench.kill(run.instance(), only_runner=True)
     run.wait_for("up_for_retry")
     write(5)
-    bench.airflow.parse_again("fault_edited")
     wait_until_known(5)
     bench.check(run.instance()["try_number"] == 1, "the second try had begun")
     return bench.row(

@@ -119,11 +119,6 @@ class AirflowClient:
         except LocalAirflowError:
             self.request("PATCH", f"/connections/{conn_id}", json=body)
 
-    def parse_again(self, dag_id: str) -> None:
-        """Ask for the DAG's file to be parsed now, however seldom this Airflow looks at files that it knows."""
-        token = self.request("GET", f"/dags/{dag_id}").json()["file_token"]
-        self.request("PUT", f"/parseDagFile/{token}")
-
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Return queued, running, success or failed."""
         return str(self.request("GET", f"/dags/{dag_id}/dagRuns/{run_id}").json()["state"])
