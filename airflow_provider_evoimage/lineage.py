@@ -26,11 +26,13 @@ class NewImages:
 
     :param save_to: the folder as the user wrote it; None where nothing was saved.
     :param by_name: whether each name is a partition of the assets (Airflow 3.3 and later).
+    :param batch_manifest: URL of the manifest of a batch, with the connection; None where there is none.
     """
 
     manifests: Sequence[Manifest]
     save_to: str | None
     by_name: bool = False
+    batch_manifest: str | None = None
 
     @property
     def folder(self) -> str | None:
@@ -45,34 +47,44 @@ class NewImages:
         say), ``reused`` how many of the generations are those of an earlier run. ``evolink_task_ids`` and
         ``paths`` name the first 200 of each; a path is as in the manifest, with the connection, so that
         ObjectStoragePath opens it. ``labels`` are those that all have, and ``paths_by_name`` has the paths of the
-        first 200 names; both only where the DAG author gave some.
+        first 200 names; both only where the DAG author gave some. ``manifest`` is the URL of a batch's manifest.
         """
-        images = self._images
+        paths = [image["path"] for image in self._images if "path" in image]
+        lists: dict[str, Any] = {
+            "evolink_task_ids": [manifest["evolink_task_id"] for manifest in self.manifests][:MAX_LISTED],
+            "paths": paths[:MAX_LISTED],
+        }
+        if names := self.paths_by_name:
+            lists["paths_by_name"] = dict(islice(names.items(), MAX_LISTED))
+        return self.extra_of_partitions | lists
+
+    @property
+    def extra_of_partitions(self) -> dict[str, Any]:
+        """What the event of each partition says: as ``extra``, without the lists.
+
+        There are as many events as names, and Airflow gives all the same ``extra``. The paths of a name stand in the
+        batch manifest.
+        """
         charged = [manifest["usage"]["charged"] for manifest in self.manifests]
+        where = {} if self.batch_manifest is None else {"manifest": self.batch_manifest}
         return {
             "generations": len(self.manifests),
-            "images": len(images),
+            "images": len(self._images),
             "credits": None if None in charged else round(sum(each or 0 for each in charged), 6),
             "reused": sum("reused" in manifest for manifest in self.manifests),
-            "evolink_task_ids": [manifest["evolink_task_id"] for manifest in self.manifests][:MAX_LISTED],
-            "paths": [image["path"] for image in images if "path" in image][:MAX_LISTED],
-            **self._given(),
+            **self._shared_labels(),
+            **where,
         }
 
-    def _given(self) -> dict[str, Any]:
-        """Return the DAG author's labels that all generations share, and names with their paths, if there are any."""
-        given: dict[str, Any] = {}
+    def _shared_labels(self) -> dict[str, Any]:
+        """Return the DAG author's labels that all generations share, if there are any."""
         labels = [manifest.get("labels") or {} for manifest in self.manifests]
         shared = {
             key: value
             for key, value in (labels[0] if labels else {}).items()
             if all(each.get(key) == value for each in labels)
         }
-        if shared:
-            given["labels"] = shared
-        if names := self.paths_by_name:
-            given["paths_by_name"] = dict(islice(names.items(), MAX_LISTED))
-        return given
+        return {"labels": shared} if shared else {}
 
     @property
     def paths_by_name(self) -> dict[str, list[str]]:
@@ -98,7 +110,7 @@ class NewImages:
                         context["outlet_events"][outlet].add(Asset(self.folder), extra=self.extra)
                 elif isinstance(outlet, (Asset, AssetRef)):
                     event = context["outlet_events"][outlet]
-                    event.extra.update(self.extra)
+                    event.extra.update(self.extra_of_partitions if self.by_name else self.extra)
                     if self.by_name:
                         event.add_partitions(list(self.paths_by_name))
             except Exception as error:  # noqa: BLE001 (a paid image must not be lost)

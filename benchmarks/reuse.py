@@ -3,8 +3,9 @@
     python benchmarks/reuse.py [--entries 10000] [--requests 2000] [--rounds 3]
 
 Needs what `make test-stores` installs (`make bench-reuse` sees to it). A moto server on this machine is the S3: no
-network lies between, and moto itself takes some milliseconds for each request. Each folder holds so many sidecars,
-images of one byte and index entries, 100 to a run. Prints medians.
+network lies between, and moto itself takes some milliseconds for each request. So boto3 alone reads what the search
+reads when all is found, as many at a time: that time is the server's. Each folder holds so many sidecars, images of
+one byte and index entries, 100 to a run. Prints medians, and how busy the machine was.
 """
 
 from __future__ import annotations
@@ -138,6 +139,36 @@ def s3_folder(entries: int) -> Iterator[str]:
         yield root
 
 
+def bare_reads(root: str, entries: int, requests: int, rounds: int) -> float:
+    """Return the median seconds in which boto3 alone makes the requests of a search that finds all."""
+    from airflow_provider_evoimage.reuse.search import PARALLEL
+
+    connection = json.loads(os.environ["AIRFLOW_CONN_REUSE"])
+    client = s3_client(connection["extra"]["endpoint_url"], connections=PARALLEL)
+    prefix = root.removeprefix(f"s3://reuse@{BUCKET}/")
+    names = [
+        name for number in range(requests) for name, _ in files_of(root, number) if name.endswith(".json")
+    ]
+
+    def read(name: str) -> int:
+        return len(client.get_object(Bucket=BUCKET, Key=f"{prefix}/{name}")["Body"].read())
+
+    def listed(folder: str) -> int:
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/{folder}/")
+        return sum(len(page["Contents"]) for page in pages)
+
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        if listed("_index") != entries:
+            raise SystemExit("the index is not as it was filled")
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            list(pool.map(read, names))
+            list(pool.map(listed, sorted({name.partition("/")[0] for name in names} - {"_index"})))
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
 def main() -> None:
     """Measure, and print the table of docs/reuse.md."""
     parser = argparse.ArgumentParser()
@@ -145,13 +176,18 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    print(f"{os.cpu_count()} cores; load before: {os.getloadavg()[0]:.1f}")
     print("| store | all found | half found | none found | one request |")
     print("|---|---|---|---|---|")
     for name, folder in (("local files", local_folder), ("S3", s3_folder)):
         with folder(given.entries) as root:
             took = measured(root, given.entries, given.requests, given.rounds)
+            bare = bare_reads(root, given.entries, given.requests, given.rounds) if name == "S3" else None
         cells = (f"{took[each]:.2f} s" for each in ("all", "half", "none"))
         print(f"| {name} | {' | '.join(cells)} | {took['one'] * 1000:.1f} ms |", flush=True)
+        if bare is not None:
+            print(f"| S3, boto3 alone | {bare:.2f} s | | | |")
+        print(f"load after {name}: {os.getloadavg()[0]:.1f}", flush=True)
 
 
 if __name__ == "__main__":

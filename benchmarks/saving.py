@@ -114,12 +114,14 @@ def s3() -> Iterator[str]:
         process.wait()
 
 
-def s3_client(url: str) -> Any:
-    """Return boto3's own client."""
+def s3_client(url: str, *, connections: int = 10) -> Any:
+    """Return boto3's own client, which keeps so many connections open."""
     import boto3
+    from botocore.config import Config
 
     return boto3.client(
         "s3",
+        config=Config(max_pool_connections=connections),
         endpoint_url=url,
         region_name="us-east-1",
         aws_access_key_id="a",

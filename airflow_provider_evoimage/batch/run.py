@@ -422,6 +422,7 @@ class BatchRun:
             ],
             save_to=self._arguments.save_to,
             by_name=self._arguments.partition_by is not None,
+            batch_manifest=self._ledger.url,
         )
         made.announce(context, outlets, self._log)
         lines = list(self._lines.values())

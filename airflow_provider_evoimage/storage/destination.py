@@ -197,7 +197,7 @@ class Destination:
         :raises DestinationError: when the storage fails.
         """
         try:
-            return bytes((self._base / name).read_bytes())
+            return self._store.read((self._base / name).path)
         except Exception as error:
             if _may_mean_absent(error):
                 return None

@@ -146,9 +146,37 @@ def test_each_name_is_a_partition(
     requests = [{"name": name, "prompt": f"a {name}"} for name in ("mug", "torch", "mug")]
     task = TaskRun(batch(requests, tmp_path, partition_by="name", outlets=[asset]))
     monkeypatch.setattr(TaskRun, "context", property(lambda task: {"ti": task.ti, "outlet_events": events}))
-    task.run()
+    summary = task.run()
     assert paid(evolink) == 3
     events[asset].add_partitions.assert_called_once_with(["mug", "torch"])
+    # Airflow stores it once for each name, so it lists none.
+    assert events[asset].extra == {
+        "generations": 3,
+        "images": 3,
+        "credits": summary["credits"]["charged"],
+        "reused": 0,
+        "manifest": summary["manifest"],
+    }
+
+
+@pytest.mark.skipif(not HAS_ASSET_PARTITIONS, reason="Airflow < 3.3 has no asset partitions")
+def test_name_whose_image_is_reused_is_a_partition_and_one_that_failed_is_none(
+    evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asset, events = Asset("pictures"), OutletEvents()
+    monkeypatch.setattr(TaskRun, "context", property(lambda task: {"ti": task.ti, "outlet_events": events}))
+    requests = [{"name": "mug", "prompt": "a mug"}]
+    TaskRun(batch(requests, tmp_path, reuse=True)).run()
+    requests += [
+        {"name": "torch", "prompt": "a torch"},
+        {"name": "refused", "prompt": "a lamp [[fail:content_policy_violation]]"},
+    ]
+    made = batch(requests, tmp_path, reuse=True, partition_by="name", outlets=[asset])
+    TaskRun(made, run_id="scheduled__2026-05-02").run()
+    # The mug once, the others once each.
+    assert paid(evolink) == 3
+    events[asset].add_partitions.assert_called_once_with(["mug", "torch"])
+    assert events[asset].extra["reused"] == 1
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201])

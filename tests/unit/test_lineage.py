@@ -107,7 +107,28 @@ def test_event_of_renditions_names_the_files_and_charges_nothing_again():
 def test_page_names_every_field_of_an_event():
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "assets.md").read_text(encoding="utf-8")
     named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", page, flags=re.MULTILINE)))
-    assert named == list(saved_to("s3://bucket/a").extra)
+    (manifest,) = saved_to("s3://bucket/a").manifests
+    given = {**manifest, "name": "mug", "labels": {"campaign": "spring"}}
+    batch = NewImages(manifests=[given], save_to="s3://bucket/a", batch_manifest="s3://bucket/a/b.jsonl")
+    assert sorted(named) == sorted(batch.extra)
+
+
+def test_event_of_a_partition_lists_nothing():
+    (manifest,) = saved_to("s3://bucket/a").manifests
+    images = NewImages(
+        manifests=[{**manifest, "name": f"product {number}"} for number in range(2000)],
+        save_to="s3://bucket/a",
+        by_name=True,
+        batch_manifest="s3://bucket/a/b.jsonl",
+    )
+    asset, alias = Asset("pictures"), AssetAlias("pictures")
+    events = OutletEventAccessors()
+    images.announce({"outlet_events": events}, [asset, alias], LOG)
+    assert events[asset].extra == images.extra_of_partitions
+    assert set(events[asset].extra) == {"generations", "images", "credits", "reused", "manifest"}
+    # An alias has one event without a partition, so that one lists what every event lists.
+    (told,) = events[alias].asset_alias_events
+    assert len(told.extra["paths_by_name"]) == MAX_LISTED
 
 
 def test_unknown_charge_is_not_taken_for_none():

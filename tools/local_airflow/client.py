@@ -42,12 +42,22 @@ class AirflowClient:
         :param repeatable: also where it is no GET, a repetition after an error of the server does no harm: Airflow
             answers it with 409 where the first one has worked.
         """
-        if self._http is None:
-            self._http = self._log_in()
-        for attempt in range(ATTEMPTS if method == "GET" or repeatable else 1):
-            response = self._http.request(method, f"/api/v2{path}", **options)
-            if not response.is_server_error:
-                break
+        import httpx  # noqa: PLC0415 - only who asks Airflow needs it
+
+        attempts = ATTEMPTS if method == "GET" or repeatable else 1
+        for attempt in range(attempts):
+            if self._http is None:
+                self._http = self._log_in()
+            try:
+                response = self._http.request(method, f"/api/v2{path}", **options)
+            except (httpx.NetworkError, httpx.RemoteProtocolError):
+                # A busy server may drop a connection.
+                self.close()
+                if attempt + 1 == attempts:
+                    raise
+            else:
+                if not response.is_server_error:
+                    break
             time.sleep(0.3 * attempt)
         if not (response.is_success or (repeatable and attempt and response.status_code == CONFLICT)):
             raise LocalAirflowError(

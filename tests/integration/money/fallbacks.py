@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_evoimage.simulator import SimulatorServer
-from tests.integration.task_driver import KillAtLine, StateStore, TaskRun, generate
+from tests.integration.task_driver import KillAtLine, Killed, StateStore, TaskRun, generate
 
 FIRST, OTHER = "gpt-image-1", "gpt-image-1.5"
 #: Codes with which EvoLink refuses a submission because of its model.
@@ -67,3 +69,36 @@ class KillAtSecondVisit(KillAtLine):
             if self.visits == 1:
                 return self._traced
         return super()._traced(frame, event, argument)
+
+
+class KillThreadsAtLine(KillAtLine):
+    """Lets all threads of the worker die when one of them first comes to a line, and notes the lines of all.
+
+    A batch submits on threads of its own. A thread that waits for an answer dies when it would read it.
+    """
+
+    def __init__(self, line: tuple[str, int] | None = None) -> None:
+        super().__init__(line)
+        self._is_dead = False
+
+    def __enter__(self) -> KillAtLine:
+        threading.settrace(self._called)
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        threading.settrace(None)  # type: ignore[arg-type]
+
+    def _traced(self, frame: Any, event: str, argument: object) -> Any:
+        if self._is_dead and event == "line":
+            sys.settrace(None)
+            raise Killed("together with another thread")
+        try:
+            return super()._traced(frame, event, argument)
+        except Killed:
+            self._is_dead = True
+            raise
+
+
+class KillThreadsAtSecondVisit(KillAtSecondVisit, KillThreadsAtLine):
+    """The same at the second visit of a line, by whichever thread."""

@@ -365,6 +365,39 @@ def test_saved_image_reads_back_through_airflows_own_path(
     assert hashlib.sha256(path.read_bytes()).hexdigest() == image["sha256"]
 
 
+def test_small_file_is_read_as_it_is_now_and_an_absent_one_is_none(
+    store: RunningStore, folder: str, tmp_path: Path
+) -> None:
+    destination = Destination(f"{store.root}/{folder}")
+    name, local = "_index/ü 50% [1].json", tmp_path / "local"
+    assert destination.read_if_there(name) is None
+    for content in (b'{"v": 1}', b"", b"something longer"):
+        local.write_bytes(content)
+        destination.publish(local, name, "application/json")
+        assert destination.read_if_there(name) == content
+
+
+def test_small_file_of_s3_costs_one_request(
+    store: RunningStore, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if store.kind != "s3":
+        pytest.skip("of S3 alone: each request of a search in thousands of images has its price")
+    destination, local = Destination(f"{store.root}/{folder}"), tmp_path / "local"
+    local.write_bytes(b"{}")
+    destination.publish(local, "a.json", "application/json")
+    fs, requests = ObjectStoragePath(store.root).fs, []
+    call = type(fs)._call_s3
+
+    async def counted(self: Any, method: str, *given: Any, **fields: Any) -> Any:
+        requests.append(method)
+        return await call(self, method, *given, **fields)
+
+    monkeypatch.setattr(type(fs), "_call_s3", counted)
+    assert destination.read_if_there("a.json") == b"{}"
+    assert destination.read_if_there("b.json") is None
+    assert requests == ["get_object"] * 2
+
+
 def test_sftp_server_without_posix_rename_gets_whole_files_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from airflow.sdk import ObjectStoragePath
 from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 from pytest_mock import MockerFixture
@@ -20,6 +19,7 @@ from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
 )
 from airflow_provider_evoimage.storage.destination import Destination
+from airflow_provider_evoimage.storage.stores import Store
 
 NAME = "campaign/run/draw-0.png"
 CONTENT = b"the whole image" * 100
@@ -234,10 +234,10 @@ def test_local_folder_may_name_a_connection(folder: Path, downloaded: Path) -> N
 def test_sidecar_that_the_store_does_not_give_to_this_role_counts_as_absent(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def refuse(path: ObjectStoragePath) -> bytes:
+    def refuse(self: Store, path: str) -> bytes:
         raise error
 
-    monkeypatch.setattr(ObjectStoragePath, "read_bytes", refuse, raising=False)
+    monkeypatch.setattr(Store, "read", refuse)
     assert Destination(f"file://{folder}").read_json("a.json") is None
 
 
@@ -245,10 +245,10 @@ def test_sidecar_that_the_store_does_not_give_to_this_role_counts_as_absent(
 def test_sidecar_that_cannot_be_read_for_now_does_not_count_as_absent(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(path: ObjectStoragePath) -> bytes:
+    def fail(self: Store, path: str) -> bytes:
         raise error
 
-    monkeypatch.setattr(ObjectStoragePath, "read_bytes", fail, raising=False)
+    monkeypatch.setattr(Store, "read", fail)
     with pytest.raises(DestinationError, match=r"a\.json") as failed:
         Destination(f"file://{folder}").read_json("a.json")
     assert failed.value.retryable
