@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ pytestmark = [
 ]
 
 WORDS = "of a partitioned product"
-REQUESTS = [
+PRODUCTS = [
     {"name": "mug", "prompt": f"A front view {WORDS}"},
     # A second picture of the same product is in the same partition.
     {"name": "mug", "prompt": f"A back view {WORDS}"},
@@ -40,14 +39,14 @@ def events_of(airflow: LocalAirflow, run_id: str) -> list[dict[str, Any]]:
 def test_each_name_with_images_is_a_partition_and_starts_one_run(
     airflow: LocalAirflow, simulator: str, tmp_path: Path
 ) -> None:
-    requests, images = tmp_path / "requests.json", tmp_path / "images"
-    requests.write_text(json.dumps(REQUESTS), encoding="utf-8")
-    for listener in ("publish_product", "on_any_product"):
+    dag_id, follower = "evoimage_products", "evoimage_each_product"
+    for listener in (follower, "on_any_product"):
+        poll(lambda listener=listener: airflow.has_dag(listener), seconds=180, what=f"{listener} to be found")
         airflow.unpause(listener)
-    run_id = airflow.run("partitioned_batch", {"requests": requests.as_uri(), "save_to": images.as_uri()})
-    airflow.wait_for_success("partitioned_batch", run_id, deadline=180)
+    run_id = airflow.run(dag_id, {"products": PRODUCTS, "save_to": tmp_path.as_uri()})
+    airflow.wait_for_success(dag_id, run_id, deadline=180)
 
-    summary = airflow.xcom("partitioned_batch", run_id, "draw")
+    summary = airflow.xcom(dag_id, run_id, "draw")
     assert (summary["saved"], summary["failed"]) == (3, 1)
     assert len(generations(simulator, WORDS)) == 4
     events = events_of(airflow, run_id)
@@ -70,17 +69,12 @@ def test_each_name_with_images_is_a_partition_and_starts_one_run(
 
     runs = poll(started, seconds=120, what="a run for each product")
     assert [(run["dag_id"], run["state"], run["partition_key"]) for run in sorted(runs, key=_partition)] == [
-        ("publish_product", "success", name) for name in sorted(DRAWN)
+        (follower, "success", name) for name in sorted(DRAWN)
     ]
-    published = {
-        run["partition_key"]: airflow.xcom("publish_product", run["run_id"], "publish") for run in runs
-    }
-    assert {name: (told["product"], told["events"]) for name, told in published.items()} == {
-        name: (name, 1) for name in DRAWN
-    }
-    assert {name: len(told["paths"]) for name, told in published.items()} == {"mug": 2, "Café torch / 50%": 1}
-    paths = [path for told in published.values() for path in told["paths"]]
-    assert sorted(paths) == sorted(f"file://{path}" for path in images.rglob("*.png"))
+    published = {run["partition_key"]: airflow.xcom(follower, run["run_id"], "publish") for run in runs}
+    assert {name: len(paths) for name, paths in published.items()} == {"mug": 2, "Café torch / 50%": 1}
+    paths = [path for each in published.values() for path in each]
+    assert sorted(paths) == sorted(f"file://{path}" for path in tmp_path.rglob("*.png"))
 
     # Events with partitions are for DAGs that ask for partitions.
     assert airflow.request("GET", "/dags/on_any_product/dagRuns").json()["dag_runs"] == []
