@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -53,6 +54,9 @@ def shared_ssl_context() -> ssl.SSLContext:
     :raises EvoLinkUnreachableError: when ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` cannot be used.
     """
     try:
+        if named_file := os.environ.get("SSL_CERT_FILE"):
+            # httpx 0.27 takes its own certificates where there is no such file.
+            Path(named_file).open("rb").close()
         return httpx.create_ssl_context()
     except OSError as error:
         named = {each: os.environ[each] for each in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(each)}

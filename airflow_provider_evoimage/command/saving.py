@@ -47,7 +47,8 @@ def bars(console: Console) -> Progress:
         BarColumn(bar_width=30),
         TextColumn("{task.fields[count]}"),
         TimeElapsedColumn(),
-        console=console,
+        # Rich 13 ends also a disabled display with an empty line.
+        console=console if console.is_terminal else Console(quiet=True),
         transient=True,
         disable=not console.is_terminal,
     )
