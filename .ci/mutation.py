@@ -126,6 +126,8 @@ PARTS = {
         ),
         (
             "tests/unit/storage",
+            "tests/integration/test_reindex.py",
+            "tests/integration/test_reuse.py",
             "tests/integration/test_saving.py",
             "tests/integration/test_shared_names.py",
         ),

@@ -1,13 +1,21 @@
-"""What an ETag of S3's protocol says of an upload: something where it is made as Amazon's, else nothing."""
+"""What a store says of an upload is compared with what was sent: its size, its MD5, an ETag of S3's protocol."""
 
 from __future__ import annotations
 
 import hashlib
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
 
-from airflow_provider_evoimage.storage.stores import PIECE_BYTES, DamagedUploadError, _same_etag
+from airflow_provider_evoimage.storage.stores import (
+    PIECE_BYTES,
+    DamagedUploadError,
+    _ends_in_carriage_return,
+    _same_etag,
+    _same_md5,
+    _same_size,
+)
 
 SMALL = b"image" * 1000
 LARGE = bytes(2 * PIECE_BYTES + 1)
@@ -54,3 +62,26 @@ def test_other_md5_is_a_damaged_upload(tmp_path: Path, content: bytes, etag: str
     local.write_bytes(content)
     with pytest.raises(DamagedUploadError, match="ETag is ffff"):
         _same_etag(local, etag)
+
+
+@pytest.mark.parametrize(
+    ("content", "ends"), [(b"", False), (b"\r", True), (b"a\r", True), (b"\ra", False), (b"a\r\n", False)]
+)
+def test_carriage_return_is_seen_at_the_end_alone(tmp_path: Path, content: bytes, ends: bool) -> None:
+    local = tmp_path / "picture.webp"
+    local.write_bytes(content)
+    assert _ends_in_carriage_return(local) is ends
+
+
+def test_store_that_holds_other_bytes_than_were_sent_is_found_by_size_and_md5(tmp_path: Path) -> None:
+    local = tmp_path / "picture.webp"
+    local.write_bytes(b"abc")
+    md5 = b64encode(hashlib.md5(b"abc", usedforsecurity=False).digest()).decode()
+    _same_size(local, {"size": 3})
+    _same_md5(local, md5)
+    # A store may tell none.
+    _same_md5(local, None)
+    with pytest.raises(DamagedUploadError, match="holds 2 bytes where 3 were sent"):
+        _same_size(local, {"size": 2})
+    with pytest.raises(DamagedUploadError, match="MD5 is another"):
+        _same_md5(local, "another")
