@@ -53,13 +53,13 @@ def shared_ssl_context() -> ssl.SSLContext:
 
     :raises EvoLinkUnreachableError: when ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` cannot be used.
     """
+    named = {each: os.environ[each] for each in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(each)}
     try:
-        if named_file := os.environ.get("SSL_CERT_FILE"):
+        if "SSL_CERT_FILE" in named:
             # httpx 0.27 takes its own certificates where there is no such file.
-            Path(named_file).open("rb").close()
+            Path(named["SSL_CERT_FILE"]).open("rb").close()
         return httpx.create_ssl_context()
     except OSError as error:
-        named = {each: os.environ[each] for each in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(each)}
         given = ", ".join(f"{each}={value}" for each, value in named.items())
         raise _unusable_network(f"The CA certificates cannot be read ({given or error}): {error}.") from error
 
