@@ -3,8 +3,8 @@
     python benchmarks/reuse.py [--entries 10000] [--requests 2000] [--rounds 3]
 
 Needs what `make test-stores` installs (`make bench-reuse` sees to it). A moto server on this machine is the S3: no
-network lies between, and moto itself takes some milliseconds for each request. So boto3 alone reads what the search
-reads when all is found, as many at a time: that time is the server's. Each folder holds so many sidecars, images of
+network lies between, and moto itself takes some milliseconds for each request. So boto3 alone makes the same
+reads, with as many at a time: the search can be no faster than that. Each folder holds so many sidecars, images of
 one byte and index entries, 100 to a run. Prints medians, and how busy the machine was.
 """
 

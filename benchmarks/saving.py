@@ -115,7 +115,7 @@ def s3() -> Iterator[str]:
 
 
 def s3_client(url: str, *, connections: int = 10) -> Any:
-    """Return boto3's own client, which keeps so many connections open."""
+    """Return boto3's own client, with a pool of this many connections."""
     import boto3
     from botocore.config import Config
 

@@ -187,7 +187,7 @@ def _as_written(definition: Any, argument: str, default: Any) -> Any:
     """Return what the DAG gives a mapped operator as an argument that is the same for all items, else ``_MAPPED``."""
     if argument in definition.partial_kwargs:
         return definition.partial_kwargs[argument]
-    # Empty for a decorated function: what that is mapped over are arguments of the function.
+    # Empty for a decorated function, which is mapped over arguments of its own.
     rows = definition.expand_input.value
     if not isinstance(rows, Mapping) or argument in rows:
         return _MAPPED
