@@ -61,7 +61,7 @@ def position(airflow: LocalAirflow, name: str) -> dict[str, Any]:
 def told(airflow: LocalAirflow, name: str) -> Counter[str]:
     """How often each generation stands in the events of an asset."""
     found: Counter[str] = Counter()
-    for event in get(airflow, "/assets/events", asset_id=asset_id(airflow, name), limit=1000)["asset_events"]:
+    for event in airflow.asset_events(asset_id=asset_id(airflow, name)):
         found.update(each["evolink_task_id"] for each in event["extra"]["payload"]["generations"])
     return found
 

@@ -71,7 +71,7 @@ def test_alias_becomes_an_asset_of_the_folder_with_one_event_a_save(
 
 
 def asset_events(airflow: LocalAirflow, run_id: str) -> Iterator[dict[str, Any]]:
-    events = airflow.request("GET", "/assets/events", params={"source_run_id": run_id}).json()["asset_events"]
+    events = airflow.asset_events(source_run_id=run_id)
     return (event for event in events if event["source_run_id"] == run_id)
 
 

@@ -32,8 +32,8 @@ DRAWN = {"mug", "Café torch / 50%"}
 
 
 def events_of(airflow: LocalAirflow, run_id: str) -> list[dict[str, Any]]:
-    answer = airflow.request("GET", "/assets/events", params={"source_run_id": run_id, "limit": 1000}).json()
-    return [event for event in answer["asset_events"] if event["source_run_id"] == run_id]
+    events = airflow.asset_events(source_run_id=run_id)
+    return [event for event in events if event["source_run_id"] == run_id]
 
 
 def test_each_name_with_images_is_a_partition_and_starts_one_run(

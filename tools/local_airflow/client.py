@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 CONFLICT = 409
 TERMINAL_RUN_STATES = frozenset({"success", "failed"})
-# On SQLite a request may meet a locked database; one of the next 13 s does not.
-ATTEMPTS = 10
+# On SQLite a request may meet a locked database; one of the next seconds does not.
+SECONDS_OF_RETRIES = 15.0
 LOG_LINES_OF_A_FAILURE = 20
 
 Json = dict[str, Any]
@@ -36,16 +36,26 @@ class AirflowClient:
             self._http.close()
             self._http = None
 
-    def request(self, method: str, path: str, *, repeatable: bool = False, **options: Any) -> httpx.Response:
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        repeatable: bool = False,
+        seconds: float = SECONDS_OF_RETRIES,
+        **options: Any,
+    ) -> httpx.Response:
         """Send a request to `/api/v2` + path; anything but 2xx raises with Airflow's own words.
 
         :param repeatable: also where it is no GET, a repetition after an error of the server does no harm: Airflow
             answers it with 409 where the first one has worked.
+        :param seconds: how long to repeat a GET, or what is `repeatable`, after an error of the server.
         """
         import httpx  # noqa: PLC0415 - only who asks Airflow needs it
 
-        attempts = ATTEMPTS if method == "GET" or repeatable else 1
-        for attempt in range(attempts):
+        repeated = 0
+        end = time.monotonic() + (seconds if method == "GET" or repeatable else 0)
+        while True:
             if self._http is None:
                 self._http = self._log_in()
             try:
@@ -53,13 +63,14 @@ class AirflowClient:
             except (httpx.NetworkError, httpx.RemoteProtocolError):
                 # A busy server may drop a connection.
                 self.close()
-                if attempt + 1 == attempts:
+                if time.monotonic() >= end:
                     raise
             else:
-                if not response.is_server_error:
+                if not response.is_server_error or time.monotonic() >= end:
                     break
-            time.sleep(0.3 * attempt)
-        if not (response.is_success or (repeatable and attempt and response.status_code == CONFLICT)):
+            time.sleep(min(0.3 * repeated, 2.0))
+            repeated += 1
+        if not (response.is_success or (repeatable and repeated and response.status_code == CONFLICT)):
             raise LocalAirflowError(
                 f"Airflow answered {response.status_code} to {method} {path}: {response.text[:500]}"
             )
@@ -235,6 +246,19 @@ class AirflowClient:
         path = f"{_instance_path(dag_id, run_id, task_id)}/state-store"
         answer = self.request("GET", path, params={"map_index": map_index}).json()
         return {each["key"]: _from_json(each["value"]) for each in answer["task_state_store"]}
+
+    def asset_events(self, *, seconds: float = 120, **filters: Any) -> list[Json]:
+        """Return the events that match `asset_id`, `source_run_id` or another filter of Airflow's.
+
+        Airflow 3.3 answers with 500 while a run that one of these events has started is queued: its answer wants a
+        start date, which a queued run does not have.
+
+        :param seconds: how long to wait for the scheduler to start such runs.
+        """
+        params = {**filters, "limit": 1000}
+        return list(
+            self.request("GET", "/assets/events", seconds=seconds, params=params).json()["asset_events"]
+        )
 
     def clear(
         self, dag_id: str, run_id: str, task_ids: Sequence[str | tuple[str, int]], *, downstream: bool = True
