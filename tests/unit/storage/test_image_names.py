@@ -63,6 +63,20 @@ def test_sidecar_is_named_like_the_first_image(names_of: Any) -> None:
         assert names.sidecar(image) == "x-0.json"
 
 
+def test_sidecar_of_an_extra_image_is_that_of_its_generation(names_of: Any) -> None:
+    names = names_of("x.{ext}")
+    images = names.images_of(to_save(images=3, requested=1))
+    assert [names.sidecar(image) for image in images] == ["x.json"] * 3
+    assert len({names.name(image, "png") for image in images}) == 3
+
+
+def test_names_that_differ_after_a_dot_are_two(names_of: Any) -> None:
+    names = names_of("{name}.{ext}")
+    assert names.refused([to_save("a", name="v1.2"), to_save("b", name="v1.3")]) == {}
+    assert names.is_free("v1.4.png", task("c"))
+    assert not names.is_free("v1.3.png", task("c"))
+
+
 @pytest.mark.parametrize(("requested", "extra"), [(None, []), (0, [1, 2]), (1, [1, 2]), (2, [2]), (3, [])])
 def test_images_beyond_the_requested_number_are_extra(
     names_of: Any, requested: int | None, extra: list[int]

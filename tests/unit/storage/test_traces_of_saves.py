@@ -118,9 +118,28 @@ def test_sidecar_of_this_generation_or_of_none_is_no_earlier_one(sidecar: object
 
 
 def test_sidecar_of_another_generation_is_an_earlier_one_with_its_images() -> None:
-    earlier = EarlierSidecar.of({"evolink_task_id": OTHER, "images": [{"index": 1}]}, TASK)
+    sidecar = {"evolink_task_id": OTHER, "images": [{"index": 1}], "reusable_for": {"fingerprint": "f"}}
+    earlier = EarlierSidecar.of(sidecar, TASK)
     assert earlier is not None
     assert (earlier.entries, earlier.is_there) == ({1: {"index": 1}}, True)
+    assert earlier.reusable_for == {"fingerprint": "f"}
+
+
+def test_entry_of_the_index_goes_before_the_earlier_sidecar_that_it_leads_to(
+    folder: Path, existing: ExistingFiles, mocker: MockerFixture
+) -> None:
+    (folder / "a.json").write_text("{}")
+    there = []
+    remove = mocker.patch(
+        "airflow_provider_evoimage.storage.existing.remove_from_index",
+        side_effect=lambda *arguments: there.append((folder / "a.json").exists()),
+    )
+    earlier = EarlierSidecar(entries={}, reusable_for={"fingerprint": "f"})
+    for _ in range(2):
+        existing.remove_sidecar(earlier, "a.json")
+    remove.assert_called_once_with(existing.destination, {"fingerprint": "f"}, "a.json", existing.log)
+    assert there == [True]
+    assert not (folder / "a.json").exists()
 
 
 @pytest.mark.parametrize(
