@@ -213,7 +213,7 @@ def delay() -> str:
         f"## Requests, and how soon the end is known\n\n{DELAY_TASKS} tasks of 5 to 90 s (log-normal, median 21 s) "
         f"that begin within 10 s; {ROUNDS} rounds at the same time, each with an account of its own. Delay: from done "
         f"on the server to the trigger's event.\n\n{table(columns, cells)}\nWith the endpoint for many ids: "
-        f"1/{1 / share:.0f} of the 5 s poller's requests (goals: 1/10, median delay at most 1.5 s).\n"
+        f"1/{1 / share:.0f} of the 5 s poller's requests (goals: 1/15, median delay at most 1.0 s).\n"
     )
 
 

@@ -28,7 +28,7 @@ SHORTEST_INTERVAL = 3.5
 INTERVAL_SHARE = 0.1
 LONGEST_INTERVAL = 15.0
 # A poll that shares its request with others costs less, so poll more often: up to this many times.
-SHARED_SPEED_UP = 1.6
+SHARED_SPEED_UP = 2.4
 # The shortest interval, even when the progress says that the end is near.
 LEAST_INTERVAL = 1.0
 # Spread polls by up to this share of the interval, so that a thousand tasks do not poll at once.

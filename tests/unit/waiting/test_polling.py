@@ -83,7 +83,7 @@ def test_extra_polls_do_not_make_the_interval_grow() -> None:
     assert len(steps) == 1
 
 
-@pytest.mark.parametrize(("sharing", "speed_up"), [(0, 1), (1, 1), (2, 2**0.5), (4, 1.6), (50, 1.6)])
+@pytest.mark.parametrize(("sharing", "speed_up"), [(0, 1), (1, 1), (2, 2**0.5), (4, 2), (6, 2.4), (50, 2.4)])
 def test_polls_that_share_a_request_come_more_often(sharing: int, speed_up: float) -> None:
     alone = seconds_to(begun().next_poll(NOW + 60), NOW + 60)
     shared = seconds_to(begun().next_poll(NOW + 60, sharing=sharing), NOW + 60)
