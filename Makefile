@@ -6,6 +6,8 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Without stored bytecode each of some thousand processes of Airflow would compile this package again.
+export PYTHONDONTWRITEBYTECODE :=
 
 GATE_AIRFLOW := 3.3.2
 AIRFLOW ?= $(GATE_AIRFLOW)
@@ -15,8 +17,8 @@ PYTHON ?=
 TESTS ?= tests
 PYTEST_OPTIONS ?=
 # Tests that run side by side: most wait for something. Those with a real Airflow share one, see tests/system/shared.py.
-TESTS_AT_ONCE ?= 4
-SYSTEM_TESTS_AT_ONCE ?= 2
+TESTS_AT_ONCE ?= 3
+SYSTEM_TESTS_AT_ONCE ?= 3
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 UI_OPTIONS ?=
@@ -87,11 +89,12 @@ bench-reuse: ## how long a batch takes to find saved images, on local files and 
 	@$(IN_STORES) venv
 	$(STORES_VENV)/bin/python -P benchmarks/reuse.py $(BENCH_OPTIONS)
 
-test-faults: $(READY) ## every fault in a real Airflow, 20 to 25 minutes; writes docs/reliability.md
+test-faults: $(READY) ## every fault in a real Airflow, signals while one starts; half an hour; writes docs/reliability.md
+	$(RUN) pytest tests/faults/check_signals.py -v $(PYTEST_OPTIONS)
 	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
 
-test-thorough: $(READY) ## property tests with 2,000 new examples each instead of 100, deaths at every line; an hour or more
-	HYPOTHESIS_PROFILE=thorough $(RUN) pytest tests/unit tests/integration -m "hypothesis or any_line" -n $(TESTS_AT_ONCE) --timeout 3600 $(PYTEST_OPTIONS)
+test-thorough: $(READY) ## property tests with 2,000 new examples each instead of 100, deaths at every line, the largest batch; an hour or more
+	HYPOTHESIS_PROFILE=thorough $(RUN) pytest tests/unit tests/integration -m "hypothesis or any_line or long" -n $(TESTS_AT_ONCE) --timeout 3600 $(PYTEST_OPTIONS)
 
 test-compat: $(READY) ## all tests and example DAGs on each Airflow x Python; hours (COMPAT_OPTIONS=--first-examples takes less); writes docs
 	$(VENV)/bin/python -P .ci/compatibility.py --report $(COMPAT_OPTIONS)

@@ -26,6 +26,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 AIRFLOWS = ("3.1.8", "3.2.2", "3.3.2")
 PRE_RELEASE = "3.4.0b2"
 LOWEST = "3.1.8-lowest"
+EXAMPLE_TESTS = ("tests/system/test_example_dags.py", "tests/system/test_example_dag_that_watches.py")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _run(cell: Cell, *, first_examples: bool, keep: bool) -> tuple[Count, Count]
     run = [str(environment / "bin" / "python"), "-P", "-m", "pytest", "-q", "-n", "2"]
     short = ["--first-examples"] if first_examples else []
     tests = ["tests/unit", "tests/integration", "--dist", "worksteal", *short]
-    examples = ["tests/system/test_example_dags.py", "--dist", "loadgroup", "--timeout", "1200"]
+    examples = [*EXAMPLE_TESTS, "--dist", "loadgroup", "--timeout", "1200"]
     RESULTS.mkdir(parents=True, exist_ok=True)
     try:
         found = (_count([*run, *tests], cell), _count([*run, *examples], cell))

@@ -30,17 +30,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 class SharingTests(LoadScopeScheduling):
-    """Tests that share a fixture of their module run in one worker; all others go to whichever worker is free."""
+    """Tests that share a fixture run in one worker; all others go to whichever worker is free."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file if shares_fixtures(PROJECT / file) else nodeid
+        return shared_fixture(PROJECT / file) or nodeid
 
 
 @cache
-def shares_fixtures(module: Path) -> bool:
+def shared_fixture(module: Path) -> str:
+    """Return the same word for all modules whose tests belong in one worker; empty if they may run anywhere."""
+    text = module.read_text(encoding="utf-8")
+    if "private_airflow" in text:
+        return "private_airflow"
     # All faults that are selected happen side by side in one process.
-    return module.parent.name == "faults" or 'scope="module"' in module.read_text(encoding="utf-8")
+    return str(module) if module.parent.name == "faults" or 'scope="module"' in text else ""
 
 
 @pytest.fixture(scope="session", autouse=True)

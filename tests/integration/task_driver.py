@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,6 +84,11 @@ class KillAtLine:
                 sys.settrace(None)
                 raise Killed(f"{here[0]}:{here[1]}")
         return self._traced
+
+
+def lines_to_die_at(lines: list[tuple[str, int]], *, one_in: int) -> list[tuple[str, int]]:
+    """Return the lines at which the worker dies: all in `make test-thorough`, else one in so many."""
+    return lines if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else lines[::one_in]
 
 
 class StateStore:

@@ -33,7 +33,7 @@ from airflow_provider_evoimage.simulator.http import file_routes
 from airflow_provider_evoimage.simulator.service.faults import Fault
 from airflow_provider_evoimage.transport import Outgoing, Transport
 from tests.integration.fake_time import FakeTime
-from tests.integration.task_driver import KillAtLine, Killed, StateStore, TaskRun, generate
+from tests.integration.task_driver import KillAtLine, Killed, StateStore, TaskRun, generate, lines_to_die_at
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -344,7 +344,7 @@ def test_crash_at_any_line_before_the_wait_pays_once(
         TaskRun(make, store=maybe_store and StateStore(), map_index=0).start()
     lines = [line for line in tracer.lines if line[0] in FIRST_LEG]
     assert len(lines) > 100
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines_to_die_at(lines, one_in=10), start=1):
         task = TaskRun(make, store=maybe_store and StateStore(), map_index=number)
         before = paid(evolink)
         with KillAtLine(line), contextlib.suppress(Killed, TaskDeferred):

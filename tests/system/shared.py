@@ -125,3 +125,24 @@ def generations(simulator: str, words: str = "") -> list[Facts]:
     """Return the generations whose prompt holds these words: other tests use the same EvoLink."""
     made = httpx.get(f"{simulator}/_simulator/generations", trust_env=False).json()["data"]
     return [each for each in made if words in each["prompt"]]
+
+
+def made_elsewhere(simulator: str, prompt: str, hours: float) -> str:
+    """Have a generation made on the website some hours ago; returns its id."""
+    body = {"prompt": prompt, "age": hours * 3600}
+    answer = httpx.post(f"{simulator}/_simulator/generations", json=body, trust_env=False)
+    assert answer.status_code == 200
+    return answer.json()["id"]
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return those that still run."""
+    found = []
+    for process in processes:
+        try:
+            # is_running knows a reused pid from the old process.
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found

@@ -80,9 +80,9 @@ ask("changed", f"file://{FOLDER}/changed.json")
 ask("changed_while_waiting", f"file://{FOLDER}/changed_while_waiting.json")
 ask("instant", is_last=True, retries=20, retry_delay=timedelta(seconds=1))
 ask("no_triggerer", is_last=True)
-ask("late_rejects", response_timeout=2)
-ask("late_approves", response_timeout=2, on_timeout="approve")
-ask("late_fails", response_timeout=2, on_timeout="fail")
+ask("late_rejects", response_timeout=10)
+ask("late_approves", response_timeout=10, on_timeout="approve")
+ask("late_fails", response_timeout=10, on_timeout="fail")
 ask("hidden", f"file://{FOLDER}/hidden.json", is_last=True)
 
 with DAG("mapped", schedule=None):
@@ -382,7 +382,7 @@ def test_no_answer_means_what_the_dag_says(approvals: Approvals):
     approvals.ends("late_rejects", "skipped", "publish")
     assert approvals.published("late_approves") == approvals.paths
     assert approvals.approved("late_approves")["approval"]["by"] is None
-    approvals.failed_with("late_fails", "Nobody answered within 0:00:02")
+    approvals.failed_with("late_fails", "Nobody answered within 0:00:10")
 
 
 def test_each_mapped_task_asks_for_itself(approvals: Approvals):

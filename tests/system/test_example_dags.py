@@ -12,8 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from airflow_provider_evoimage.triggers.finished import IS_SUPPORTED
-from tests.system.shared import generations
+from tests.system.shared import generations, made_elsewhere
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.processes import poll
 
@@ -91,14 +90,6 @@ def test_example_dag_saves_what_it_paid_for(
     assert not list(tmp_path.rglob("*.part"))
 
 
-def made_elsewhere(simulator: str, prompt: str, hours: float) -> str:
-    """Have a generation made on the website some hours ago; returns its id."""
-    body = {"prompt": prompt, "age": hours * 3600}
-    answer = httpx.post(f"{simulator}/_simulator/generations", json=body, trust_env=False)
-    assert answer.status_code == 200
-    return answer.json()["id"]
-
-
 def test_account_images_are_kept_and_a_second_run_adds_nothing(
     airflow: LocalAirflow, simulator: str, tmp_path: Path
 ):
@@ -120,34 +111,6 @@ def test_account_images_are_kept_and_a_second_run_adds_nothing(
         assert names == [f"{task}-0.json", f"{task}-0.png"]
     # It only reads.
     assert len(generations(simulator, "A poster 20")) == 1
-
-
-@pytest.mark.skipif(not IS_SUPPORTED, reason="Airflow < 3.3 does not say when it has stored an event")
-def test_finished_generations_start_a_dag_that_saves_them(
-    private_airflow: LocalAirflow, private_simulator: str
-):
-    # It would save what all other tests have made, too.
-    airflow, simulator = private_airflow, private_simulator
-    dag_id = "evoimage_on_finished_generations"
-    airflow.unpause(dag_id)
-    listed = httpx.get(f"{simulator}/_simulator/counters", trust_env=False).json()["reads"]["list"]
-
-    def lists() -> int:
-        return httpx.get(f"{simulator}/_simulator/counters", trust_env=False).json()["reads"]["list"]
-
-    # The second look comes after the position was kept.
-    poll(lambda: lists() >= listed + 3, seconds=120, what="the account to be watched")
-    task = made_elsewhere(simulator, "A poster [[duration:60]]", 0)
-
-    def saved() -> bool:
-        runs = airflow.request("GET", f"/dags/{dag_id}/dagRuns").json()["dag_runs"]
-        done = [airflow.xcom(dag_id, run["dag_run_id"], "keep") for run in runs if run["state"] == "success"]
-        return any(task in each["evolink_task_ids"] for each in done)
-
-    try:
-        poll(saved, seconds=240, what="the DAG to save what has finished")
-    finally:
-        airflow.request("PATCH", f"/dags/{dag_id}", json={"is_paused": True})
 
 
 def test_channel_sizes_are_cut_from_one_paid_image(airflow: LocalAirflow, simulator: str, tmp_path: Path):

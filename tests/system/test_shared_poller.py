@@ -12,7 +12,8 @@ import pytest
 
 from airflow_provider_evoimage.client import Account, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
-from tests.system.test_local_airflow import alive, with_descendants
+from tests.system.shared import alive
+from tests.system.test_local_airflow import with_descendants
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.processes import poll
 

@@ -56,7 +56,7 @@ def poll(
         waited = time.monotonic() - start
         if waited > seconds:
             raise TimeoutError(f"Waited {seconds:.0f} s for {what}.")
-        time.sleep(min(max(0.25, waited / 20), 1.0) if interval is None else interval)
+        time.sleep(min(max(0.4, waited / 15), 2.0) if interval is None else interval)
 
 
 def free_ports(count: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from pathlib import Path
@@ -51,11 +50,6 @@ def purchases(evolink: SimulatorServer) -> list[str]:
     evolink.state.settle()
     made = evolink.state.generations.values()
     return [each.order.model for each in made if each.ends_as == "completed"]
-
-
-def tried(lines: list[Any]) -> list[Any]:
-    """Return the lines at which the worker dies: all in `make test-thorough`, else every tenth, as each takes long."""
-    return lines if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else lines[::10]
 
 
 class KillAtSecondVisit(KillAtLine):

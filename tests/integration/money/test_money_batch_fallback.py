@@ -27,9 +27,8 @@ from tests.integration.money.fallbacks import (
     let_all_models_work,
     let_first_model_fail,
     purchases,
-    tried,
 )
-from tests.integration.task_driver import KillAtLine, Killed, TaskRun, batch
+from tests.integration.task_driver import KillAtLine, Killed, TaskRun, batch, lines_to_die_at
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -184,7 +183,7 @@ def test_death_at_any_line_pays_one_model_for_each_item(
     assert len(found) > 400
     assert "submit.py" in {line[0] for line in found}
     wrong = {}
-    for number, line in enumerate(tried(found[part::4])):
+    for number, line in enumerate(lines_to_die_at(found[part::4], one_in=40)):
         evolink.reset()
         let_first_model_fail(evolink, code)
         folder = tmp_path / str(number)

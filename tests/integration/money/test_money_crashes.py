@@ -15,7 +15,15 @@ from airflow_provider_evoimage.exceptions import (
 )
 from airflow_provider_evoimage.simulator import SimulatorServer
 from tests.integration.money.crashes import STEPS, STEPS_WITHOUT_STORE, crash, only_id, paid
-from tests.integration.task_driver import KillAtLine, Killed, StateStore, TaskRun, first_leg, generate
+from tests.integration.task_driver import (
+    KillAtLine,
+    Killed,
+    StateStore,
+    TaskRun,
+    first_leg,
+    generate,
+    lines_to_die_at,
+)
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -170,7 +178,7 @@ def test_crash_at_any_line_after_the_wait_loses_and_pays_nothing(
     assert len(lines) > 100
     waited = json.dumps(store.record | {"phase": "submitted"})
     (link,) = evolink.state.links(evolink.state.generations[only_id(evolink)])
-    for number, line in enumerate(lines):
+    for number, line in enumerate(lines_to_die_at(lines, one_in=10)):
         folder = tmp_path / str(number)
         store.rows["evoimage"] = waited
         task.make = generate(save_to=str(folder))
@@ -196,7 +204,7 @@ def test_crash_at_any_line_of_the_first_try_pays_once(evolink: SimulatorServer, 
     lines = lines_of_a_try(StateStore() if has_store else None)
     assert len(lines) > 150
     outcomes = {}
-    for line in lines:
+    for line in lines_to_die_at(lines, one_in=10):
         evolink.reset()
         task = TaskRun(generate(), store=StateStore() if has_store else None)
         with KillAtLine(line), pytest.raises((Killed, TaskDeferred)):
