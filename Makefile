@@ -73,7 +73,7 @@ test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8
 test-stores: $(AZURITE) ## saving to real servers of S3, Google Cloud, Azure Blob and SFTP on this machine
 	@$(IN_STORES) test TESTS="$(if $(filter file,$(origin TESTS)),tests/integration/stores,$(TESTS))"
 
-test-ui: ## the pages in the Airflow UI in a real browser, 5 to 8 minutes; needs Chromium (AIRFLOW=3.1.8 as above)
+test-ui: ## the pages in the Airflow UI in a real browser, 4 to 8 minutes; needs Chromium (AIRFLOW=3.1.8 as above)
 	@$(IN_UI)
 	$(UI_VENV)/bin/python -P -m pytest tests/ui $(PYTEST_OPTIONS)
 
