@@ -110,6 +110,17 @@ def test_storage_that_fails_is_no_empty_folder(destination: Destination, mocker:
         assert failed.value.message.startswith(destination.url(name.strip("/")))
 
 
+def test_storage_that_does_not_say_whether_a_file_is_there_is_an_error_with_its_name(
+    destination: Destination, mocker: MockerFixture
+) -> None:
+    file = mocker.MagicMock(
+        **{"exists.side_effect": OSError("503 SlowDown"), "__str__.return_value": "s3://b/x.png"}
+    )
+    mocker.patch.object(destination, "_base", mocker.MagicMock(**{"__truediv__.return_value": file}))
+    with pytest.raises(DestinationError, match=r"^s3://b/x\.png cannot be written or read: 503 SlowDown"):
+        destination.exists("x.png")
+
+
 def test_absent_file_is_removed_all_the_same(destination: Destination, folder: Path) -> None:
     destination.remove("absent.json")
     destination.remove("b.json")
