@@ -219,3 +219,22 @@ def test_last_poll_after_the_deadline_has_little_time(clock: Clock) -> None:
     hook = hook_of(clock, 0)
     waited(hook, deadline=-10.0)
     assert hook.limits == [LAST_POLL_SECONDS]
+
+
+def test_what_is_due_first_is_read_first_where_a_request_takes_no_more(clock: Clock) -> None:
+    hook = hook_of(clock, *[1.0] * (3 * MAX_IDS_PER_BATCH))
+    waited(hook)
+    due = {
+        each: Wait(evolink_task_id=each, deadline=START + 600, poll_interval=10.0).begin(START)[1].at
+        for each in hook.ends
+    }
+    assert hook.reads[0][1] == sorted(due, key=due.__getitem__)[:MAX_IDS_PER_BATCH]
+
+
+def test_each_change_of_status_is_logged_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    waited(hook_of(clock, 100.0))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"EvoLink task {task(0)}: processing.",
+        f"EvoLink task {task(0)}: completed.",
+    ]
