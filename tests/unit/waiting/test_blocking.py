@@ -193,6 +193,13 @@ def test_key_that_is_refused_again_after_it_worked_is_read_again(clock: Clock) -
     assert (dict(event.endings), hook.reconnects) == ({task(0): "completed"}, 2)
 
 
+def test_key_that_is_refused_again_after_an_outage_ends_the_wait(clock: Clock) -> None:
+    hook = hook_of(clock, 100.0, errors=[refused(), EvoLinkUnreachableError("no route"), refused()])
+    event = waited(hook)
+    assert (dict(event.endings), event.reason) == ({task(0): "lost"}, "unauthorized")
+    assert hook.reconnects == 1
+
+
 def test_id_that_evolink_leaves_out_is_polled_again_while_the_others_end(clock: Clock) -> None:
     hook = hook_of(clock, 5, 5)
     hook.unknown = {task(1)}
