@@ -90,8 +90,7 @@ bench-reuse: ## how long a batch takes to find saved images, on local files and 
 	$(STORES_VENV)/bin/python -P benchmarks/reuse.py $(BENCH_OPTIONS)
 
 test-faults: $(READY) ## every fault in a real Airflow, signals while one starts; half an hour; writes docs/reliability.md
-	$(RUN) pytest tests/faults/check_signals.py -v $(PYTEST_OPTIONS)
-	$(RUN) pytest tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
+	$(RUN) pytest tests/faults/check_signals.py tests/faults/check_matrix.py -v -s --report docs/reliability.md $(PYTEST_OPTIONS)
 
 test-thorough: $(READY) ## property tests with 2,000 new examples each instead of 100, deaths at every line, the largest batch; an hour or more
 	HYPOTHESIS_PROFILE=thorough $(RUN) pytest tests/unit tests/integration -m "hypothesis or any_line or long" -n $(TESTS_AT_ONCE) --timeout 3600 $(PYTEST_OPTIONS)

@@ -3,9 +3,9 @@
     python benchmarks/reuse.py [--entries 10000] [--requests 2000] [--rounds 3]
 
 Needs what `make test-stores` installs (`make bench-reuse` sees to it). A moto server on this machine is the S3: no
-network lies between, and moto itself takes some milliseconds for each request. So boto3 alone makes the same
-reads, with as many at a time: the search can be no faster than that. Each folder holds so many sidecars, images of
-one byte and index entries, 100 to a run. Prints medians, and how busy the machine was.
+network lies between, and moto itself takes some milliseconds for each request. So boto3 alone makes the same reads, as
+many at a time: the search cannot be faster than that. Each folder holds ``--entries`` sidecars, as many images of one
+byte and as many index entries, 100 to a run. Prints medians, and how busy the machine was.
 """
 
 from __future__ import annotations

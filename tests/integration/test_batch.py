@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from airflow_provider_evoimage.batch.items import ITEM_FIELDS, MAX_ITEMS
 from airflow_provider_evoimage.batch.ledger import State
 from airflow_provider_evoimage.client import EvoLinkClient
 from airflow_provider_evoimage.simulator import SimulatorServer
-from tests.integration.task_driver import StateStore, TaskRun, batch
+from tests.integration.task_driver import StateStore, TaskRun, batch, is_thorough
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -43,7 +42,7 @@ def test_largest_batch_leaves_little_in_airflow(
     evolink: SimulatorServer, store: StateStore, tmp_path: Path
 ) -> None:
     # The largest takes half a minute.
-    items = MAX_ITEMS if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else MAX_ITEMS // 4
+    items = MAX_ITEMS if is_thorough() else MAX_ITEMS // 4
     evolink.state.configure({"credits": 1_000_000})
     # Most fail, in runs of numbers that do not meet, and have names that JSON writes at length.
     requests = [

@@ -126,8 +126,7 @@ def test_channel_sizes_are_cut_from_one_paid_image(airflow: LocalAirflow, simula
     (sheet,) = manifest["contact_sheets"]
     assert Image.open(sheet["path"].removeprefix("file://")).size == (sheet["width"], sheet["height"])
 
-    events = airflow.asset_events(source_run_id=run_id)
-    (event,) = [each for each in events if each["source_run_id"] == run_id]
+    (event,) = airflow.asset_events(source_run_id=run_id)
     assert event["source_task_id"] == "cut"
     assert event["extra"] == {
         "generations": 1,

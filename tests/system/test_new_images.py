@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +69,11 @@ def test_alias_becomes_an_asset_of_the_folder_with_one_event_a_save(
     }
 
 
-def asset_events(airflow: LocalAirflow, run_id: str) -> Iterator[dict[str, Any]]:
-    events = airflow.asset_events(source_run_id=run_id)
-    return (event for event in events if event["source_run_id"] == run_id)
-
-
 def test_each_mapped_task_gives_its_own_event_and_links_alone_give_none_of_a_folder(
     airflow: LocalAirflow, run: tuple[str, Path]
 ):
     run_id, folder = run
-    events = list(asset_events(airflow, run_id))
+    events = airflow.asset_events(source_run_id=run_id)
     drawn = [event for event in events if event["source_task_id"] == "draw"]
     assert sorted(event["source_map_index"] for event in drawn) == [0, 1]
     assert sorted(path for event in drawn for path in event["extra"]["paths"]) == sorted(
@@ -92,7 +86,9 @@ def test_renditions_are_told_as_files_of_their_own_that_cost_nothing(
     airflow: LocalAirflow, run: tuple[str, Path]
 ):
     run_id, folder = run
-    (event,) = [each for each in asset_events(airflow, run_id) if each["source_task_id"] == "cut"]
+    (event,) = [
+        each for each in airflow.asset_events(source_run_id=run_id) if each["source_task_id"] == "cut"
+    ]
     manifests = airflow.xcom("lineage", run_id, "cut")
     paths = [
         each["path"] for manifest in manifests for image in manifest["images"] for each in image["renditions"]

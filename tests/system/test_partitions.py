@@ -31,11 +31,6 @@ PRODUCTS = [
 DRAWN = {"mug", "Café torch / 50%"}
 
 
-def events_of(airflow: LocalAirflow, run_id: str) -> list[dict[str, Any]]:
-    events = airflow.asset_events(source_run_id=run_id)
-    return [event for event in events if event["source_run_id"] == run_id]
-
-
 def test_each_name_with_images_is_a_partition_and_starts_one_run(
     airflow: LocalAirflow, simulator: str, tmp_path: Path
 ) -> None:
@@ -49,7 +44,7 @@ def test_each_name_with_images_is_a_partition_and_starts_one_run(
     summary = airflow.xcom(dag_id, run_id, "draw")
     assert (summary["saved"], summary["failed"]) == (3, 1)
     assert len(generations(simulator, WORDS)) == 4
-    events = events_of(airflow, run_id)
+    events = airflow.asset_events(source_run_id=run_id)
     assert sorted(event["partition_key"] for event in events) == sorted(DRAWN)
     for event in events:
         assert event["source_task_id"] == "draw"
@@ -63,7 +58,9 @@ def test_each_name_with_images_is_a_partition_and_starts_one_run(
 
     def started() -> list[dict[str, Any]]:
         """Return the runs that Airflow says these events started, once all have ended."""
-        runs = [run for event in events_of(airflow, run_id) for run in event["created_dagruns"]]
+        runs = [
+            run for event in airflow.asset_events(source_run_id=run_id) for run in event["created_dagruns"]
+        ]
         ended = all(run["state"] in {"success", "failed"} for run in runs)
         return runs if ended and len(runs) >= len(DRAWN) else []
 

@@ -35,7 +35,7 @@ PNG_HEAD, PNG_REST = PNG[:33], PNG[33:]
 
 
 def packed_texts(count: int) -> bytes:
-    """Return so many texts of a megabyte each, packed."""
+    """Return ``count`` compressed texts of a megabyte each."""
     return png_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b" * 1_000_000)) * count
 
 
