@@ -1,11 +1,14 @@
 """What saving costs: memory, and speed beside a bare download loop and boto3, in one run.
 
     python benchmarks/saving.py [--rounds 5] [--images 10] [--megabytes 50] [--parallel 4]
+    python benchmarks/saving.py --only loop s3 --images 100 --megabytes 3 --late 0.1
 
 Needs what `make test-stores` installs (`make bench-saving` sees to it). A simulated EvoLink gives the images, a
 moto server is the S3; both are processes of their own on this machine. Each measurement is a fresh process,
 which saves one small image first, so that what is measured is saving and not importing. Prints medians: the time
 that passed, and the processor's time of the saving process, which says more while the machine does other work.
+With `--late` EvoLink and S3 begin each answer that many seconds late, as servers far away do. The loop is what a user
+writes first: one image after the other.
 """
 
 from __future__ import annotations
@@ -42,8 +45,12 @@ PACKAGES = ("apache-airflow", "httpx", "s3fs", "boto3", "moto")
 # The servers
 
 
-def serve(images: int, megabytes: int) -> None:
+def serve(images: int, megabytes: int, late: float) -> None:
     """Be an EvoLink that has made the images; print where, and their ids and links; then wait."""
+    import asyncio
+
+    from starlette.applications import Starlette
+
     from airflow_provider_evoimage.client import Account, EvoLinkClient
     from airflow_provider_evoimage.evolink.request import ImageRequest
     from airflow_provider_evoimage.simulator import SimulatorServer
@@ -51,6 +58,13 @@ def serve(images: int, megabytes: int) -> None:
 
     large, small = noise_png(megabytes), drawing.draw
     drawing.draw = lambda picture: small(picture) if "small" in str(picture) else large
+    answer = Starlette.__call__
+
+    async def answer_late(*arguments: Any) -> None:
+        await asyncio.sleep(late)
+        await answer(*arguments)
+
+    Starlette.__call__ = answer_late  # type: ignore[method-assign]
     with (
         SimulatorServer(speed=1) as server,
         EvoLinkClient(Account(base_url=server.url, api_key=API_KEY)) as client,
@@ -86,9 +100,9 @@ def noise_png(megabytes: int) -> bytes:
 
 
 @contextmanager
-def evolink(images: int, megabytes: int) -> Iterator[dict[str, Any]]:
+def evolink(images: int, megabytes: int, late: float) -> Iterator[dict[str, Any]]:
     """Start the EvoLink in a process of its own."""
-    command = [sys.executable, "-P", __file__, "serve", str(images), str(megabytes)]
+    command = [sys.executable, "-P", __file__, "serve", str(images), str(megabytes), str(late)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # noqa: S101
         try:
@@ -97,14 +111,30 @@ def evolink(images: int, megabytes: int) -> Iterator[dict[str, Any]]:
             process.kill()
 
 
+def serve_s3(port: int, late: float) -> None:
+    """Be an S3 until the end of this process."""
+    from moto.server import ThreadedMotoServer
+    from werkzeug.serving import WSGIRequestHandler
+
+    answer = WSGIRequestHandler.run_wsgi
+
+    def answer_late(handler: WSGIRequestHandler) -> None:
+        time.sleep(late)
+        answer(handler)
+
+    WSGIRequestHandler.run_wsgi = answer_late  # type: ignore[method-assign]
+    ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False).start()
+    threading.Event().wait()
+
+
 @contextmanager
-def s3() -> Iterator[str]:
+def s3(late: float) -> Iterator[str]:
     """Start a moto server; yield its address."""
     from tools.local_airflow.processes import free_ports, poll
 
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-P", __file__, "serve_s3", str(port), str(late)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         poll(lambda: _bucket_is_made(url), seconds=60, what="moto")
@@ -181,6 +211,20 @@ def boto3_upload(files: Sequence[Path], url: str, parallel: int) -> None:
         list(pool.map(lambda path: client.upload_file(str(path), BUCKET, f"boto3/{path.name}"), files))
 
 
+def user_loop(links: Sequence[str], url: str) -> None:
+    """Download one image after the other, and put each into S3."""
+    import httpx
+
+    bucket = s3_client(url)
+    with httpx.Client(headers={"User-Agent": "benchmark-of-saving/1"}) as client:
+        for number, link in enumerate(links):
+            answer = client.get(link)
+            answer.raise_for_status()
+            bucket.put_object(
+                Bucket=BUCKET, Key=f"loop/{number}.png", Body=answer.content, ContentType="image/png"
+            )
+
+
 class PeakMemory:
     """The most memory (RSS) of this process within the block, over that at its start; bytes."""
 
@@ -216,6 +260,7 @@ def measure(what: str, given: dict[str, Any]) -> None:
         "bare+boto3": lambda tasks, links: boto3_upload(
             bare_loop(links, folder / "bare", parallel), url, parallel
         ),
+        "loop": lambda tasks, links: user_loop(links, url),
     }
     way = ways[what]
     way(tasks[:1], links[:1])
@@ -260,12 +305,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--megabytes", type=int, default=50)
     parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--late", type=float, default=0.0, help="seconds until an answer begins")
     options = parser.parse_args()
     results: dict[str, list[dict[str, float]]] = {what: [] for what in options.only}
     with (
         tempfile.TemporaryDirectory(prefix="benchmark-of-saving-") as home,
-        evolink(options.images, options.megabytes) as made,
-        s3() as url,
+        evolink(options.images, options.megabytes, options.late) as made,
+        s3(options.late) as url,
     ):
         given = made | {"s3": url, "home": home, "folder": f"{home}/images", "parallel": options.parallel}
         for number in range(options.rounds):
@@ -297,13 +343,14 @@ def print_table(results: dict[str, list[dict[str, float]]], options: argparse.Na
         "file": "this provider to file://",
         "bare+boto3": "bare httpx loop, then boto3.upload_file",
         "s3": "this provider to s3://",
+        "loop": "loop of httpx.get and boto3.put_object",
     }
     for what, title in ((what, rows[what]) for what in results):
         print(
             f"{title:<42} {seconds[what]:6.2f} s  {total / seconds[what]:5.0f} MB/s"
             f"  {cpu[what]:5.2f} s of CPU  RSS +{grown[what]:.0f} MB"
         )
-    for ours, other in (("file", "bare"), ("s3", "bare+boto3")):
+    for ours, other in (("file", "bare"), ("s3", "bare+boto3"), ("s3", "loop")):
         if {ours, other} <= seconds.keys():
             print(f"{ours}:// at {seconds[other] / seconds[ours]:.2f} x the speed of the {rows[other]}")
     print(
@@ -314,8 +361,10 @@ def print_table(results: dict[str, list[dict[str, float]]], options: argparse.Na
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["serve", images, megabytes]:
-            serve(int(images), int(megabytes))
+        case ["serve", images, megabytes, late]:
+            serve(int(images), int(megabytes), float(late))
+        case ["serve_s3", port, late]:
+            serve_s3(int(port), float(late))
         case ["measure", what, given]:
             measure(what, json.loads(given))
         case _:

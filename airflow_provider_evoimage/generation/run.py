@@ -354,8 +354,13 @@ class GenerationRun:
     def _keep_request(self, described: Mapping[str, Any]) -> None:
         """Keep the request for the leg after the wait, before it is paid for.
 
+        Where Airflow has a store, the record in it holds the request; where the images are saved, they are delivered
+        also if no XCom can be written. With both this XCom follows the POST.
+
         :raises EvoImageError: when Airflow does not store it; the result would not fare better.
         """
+        if self._keeper.has_store and self._saver is not None:
+            return
         try:
             self._ti.xcom_push(key=XCOM_REQUEST, value=described)
         except Exception as error:
@@ -559,8 +564,8 @@ class GenerationRun:
                 self._references.remove()
             raise
         self._requested = RequestSummary.in_manifest(submission.sent)
-        if not kept or submission.sent is not kept[-1]:
-            # Resumed, or repeated as an earlier try had sent it: Airflow deleted what that try kept.
+        if self._keeper.has_store or not kept or submission.sent is not kept[-1]:
+            # Or resumed, or repeated as an earlier try had sent it: Airflow deleted what that try kept.
             self._show(XCOM_REQUEST, self._requested.kept())
         return generation
 

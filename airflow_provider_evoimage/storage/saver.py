@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
 import json
+import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,13 +53,10 @@ from airflow_provider_evoimage.storage.progress import (
     temporary_folder_failed,
     write_temporary,
 )
+from airflow_provider_evoimage.storage.save_threads import SaveThreads
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
-
-
-# Time for uploads in progress when a task is stopped; everything else stops at once.
-_LAST_UPLOADS_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,46 +148,42 @@ class ImageSaver:
 
     def save_each(self, generations: Sequence[GenerationToSave]) -> list[SaveOutcome]:
         """Save everything that can be saved; return the outcome of each generation, in order."""
+        if not generations:
+            return []
         refused = self._image_names.refused(generations)
-        planned = [
-            SaveOutcome(errors=[refused[number]]) if number in refused else self._planned(each)
-            for number, each in enumerate(generations)
-        ]
-        plans = [each for each in planned if isinstance(each, _Plan)]
-        outcomes = iter(self._save_planned(plans) if plans else [])
+        with (
+            self._result_client() as client,
+            _temporary_folder(generations[0].generation) as folder,
+            SaveThreads(self.parallel, abandon=client.abandon) as threads,
+        ):
+            planning = [
+                None if number in refused else threads.for_small_file(self._planned, each)
+                for number, each in enumerate(generations)
+            ]
+            planned = [
+                SaveOutcome(errors=[refused[number]]) if future is None else future.result()
+                for number, future in enumerate(planning)
+            ]
+            plans = [each for each in planned if isinstance(each, _Plan)]
+            if self.may_follow_a_kill and self.destination.leaves_parts:
+                self.destination.remove_parts(self._names_written(plans), self.log)
+            images = [
+                [threads.for_image(self._save_one, client, image, folder, plan) for image in plan.images]
+                for plan in plans
+            ]
+            # A sidecar is written while the images of the next generations are on their way.
+            ends = [
+                threads.for_small_file(self._end, plan, *self._brought(futures), folder)
+                for plan, futures in zip(plans, images, strict=True)
+            ]
+            outcomes = iter([each.result() for each in ends])
         return [next(outcomes) if isinstance(each, _Plan) else each for each in planned]
 
-    def _save_planned(self, plans: Sequence[_Plan]) -> list[SaveOutcome]:
-        if self.may_follow_a_kill and self.destination.leaves_parts:
-            self.destination.remove_parts(self._names_written(plans), self.log)
-        with self._result_client() as client, _temporary_folder(plans[0].generation) as folder:
-            pool = ThreadPoolExecutor(self.parallel, thread_name_prefix="evoimage-save")
-            work: list[list[Future[dict[str, Any]]]] = []
-            try:
-                for plan in plans:
-                    work.append([])
-                    for image in plan.images:
-                        # Each in its own copy of the context, so that log lines find their task.
-                        run = contextvars.copy_context().run
-                        work[-1].append(pool.submit(run, self._save_one, client, image, folder, plan))
-                outcomes = [
-                    self._outcome(plan, futures, folder) for plan, futures in zip(plans, work, strict=True)
-                ]
-            except Exception:
-                pool.shutdown()
-                raise
-            except BaseException:
-                # Airflow's execution_timeout, or the task was stopped: do not wait for downloads.
-                client.abandon()
-                pool.shutdown(wait=False, cancel_futures=True)
-                running = [future for futures in work for future in futures if not future.cancelled()]
-                wait(running, timeout=_LAST_UPLOADS_SECONDS)
-                raise
-            pool.shutdown()
-            return outcomes
-
-    def _outcome(self, plan: _Plan, futures: Sequence[Future[dict[str, Any]]], folder: Path) -> SaveOutcome:
-        saved = []
+    def _brought(
+        self, futures: Sequence[Future[dict[str, Any]]]
+    ) -> tuple[list[dict[str, Any]], list[EvoImageError]]:
+        """Wait for the images of one generation; return those that are saved, and the errors of the others."""
+        saved: list[dict[str, Any]] = []
         errors: list[EvoImageError] = []
         for future in futures:
             try:
@@ -200,6 +193,16 @@ class ImageSaver:
             else:
                 if self.on_image is not None:
                     self.on_image(saved[-1])
+        return saved, errors
+
+    def _end(
+        self,
+        plan: _Plan,
+        saved: Sequence[dict[str, Any]],
+        errors: Sequence[EvoImageError],
+        folder: Path,
+    ) -> SaveOutcome:
+        """Describe the images of one generation beside them."""
         lost = [error for error in errors if isinstance(error, LinkExpiredError)]
         if saved and lost and len(lost) == len(errors):
             self._finish_with_lost(plan, saved, lost, folder)
@@ -231,8 +234,10 @@ class ImageSaver:
             each = replace(each, requested=each.requested.completed_by(RequestSummary.in_manifest(sidecar)))
         else:
             self._refuse_anothers_name(sidecar, sidecar_name)
+        # A single object that may be overwritten needs no record: it is simply fetched again.
+        is_recorded = len(images) > 1 or self.if_exists == "error" or self.destination.leaves_parts
         # A record and a sidecar exist together only if a save was killed between writing them.
-        begun = progress.found() if self.may_follow_a_kill or not before else {}
+        begun = progress.found() if is_recorded and (self.may_follow_a_kill or not before) else {}
         return _Plan(
             to_save=each,
             images=images,
@@ -240,10 +245,7 @@ class ImageSaver:
             has_sidecar=bool(before),
             earlier=EarlierSidecar.of(sidecar, task) if self.if_exists == "overwrite" else None,
             written_before=before or begun,
-            # A single object that may be overwritten needs no record: it is simply fetched again.
-            progress=progress
-            if len(images) > 1 or self.if_exists == "error" or self.destination.leaves_parts
-            else None,
+            progress=progress if is_recorded else None,
         )
 
     def _refuse_anothers_name(self, sidecar: object, name: str) -> None:
@@ -448,9 +450,11 @@ class ImageSaver:
                     # A task that saves at the same time may have come first.
                     self._refuse_anothers_name(present, name)
                 described = {**without_links(manifest), "made_by": self._owner(plan, present)}
-                sidecar = folder / "manifest.json"
+                sidecar = folder / f"manifest-{secrets.token_hex(4)}.json"
                 write_temporary(sidecar, json.dumps(described, indent=2, ensure_ascii=False))
                 self.destination.publish(sidecar, name, "application/json")
+                # Some stores move it.
+                sidecar.unlink(missing_ok=True)
             if plan.progress is not None:
                 plan.progress.ends()
         except SaveError as error:

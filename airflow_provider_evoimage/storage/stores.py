@@ -292,23 +292,29 @@ class S3Objects(ObjectStore):
         return bytes(self.fs.cat_file(path, **({"max_concurrency": 1} if has_pieces else {})))
 
     def _upload(self, local: Path, target: str, content_type: str) -> None:
-        self.fs.put_file(
-            str(local),
-            target,
-            ContentType=content_type,
-            chunksize=PIECE_BYTES,
-            max_concurrency=_PIECES_AT_ONCE,
-        )
         bucket, _, key = target.partition("/")
-        try:
-            head = self.fs.call_s3("head_object", Bucket=bucket, Key=key)
-        except PermissionError:  # A role that may write and not read.
-            return
-        _same_size(local, {"size": head["ContentLength"]})
+        if local.stat().st_size < PIECE_BYTES:
+            # The answer has the ETag, which s3fs keeps to itself.
+            body = local.read_bytes()
+            there = self.fs.call_s3("put_object", Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+            self.fs.invalidate_cache(target)
+        else:
+            self.fs.put_file(
+                str(local),
+                target,
+                ContentType=content_type,
+                chunksize=PIECE_BYTES,
+                max_concurrency=_PIECES_AT_ONCE,
+            )
+            try:
+                there = self.fs.call_s3("head_object", Bucket=bucket, Key=key)
+            except PermissionError:  # A role that may write and not read.
+                return
+            _same_size(local, {"size": there["ContentLength"]})
         # With KMS or customer keys the ETag is no MD5.
-        encrypted = str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
-        if not encrypted and "SSECustomerAlgorithm" not in head:
-            _same_etag(local, str(head.get("ETag", "")).strip('"'))
+        encrypted = str(there.get("ServerSideEncryption", "")).startswith("aws:kms")
+        if not encrypted and "SSECustomerAlgorithm" not in there:
+            _same_etag(local, str(there.get("ETag", "")).strip('"'))
 
 
 # gcsfs sends what is smaller in one multipart request, the rest in a resumable upload.

@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from itertools import islice, product
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from airflow_provider_evoimage.evolink.signed_urls import unsigned
@@ -34,6 +34,10 @@ _NOT_DRAWN = frozenset(
 
 # Arguments of the operator for people alone; an argument of this name of a function may well change its prompt.
 _FOR_PEOPLE = frozenset({"name", "labels"})
+
+
+# Of a context: the items that were read.
+_ITEMS = "evoimage_mapped_items"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def mapped_item(context: Mapping[str, Any]) -> MappedItem:
     if expand_input is None:
         return MappedItem(f"position {map_index}")
     try:
-        items = _items(expand_input, map_index + 1, context)
+        items = _items_so_far(expand_input, context)
         if len(items) > map_index:
             _raise_if_unresolved(items[map_index])
     except Exception as error:
@@ -91,7 +95,7 @@ def refuse_rendered_data(context: Mapping[str, Any]) -> None:
     if isinstance(row, Mapping):
         return
     try:
-        given = _first(rows, ti.map_index + 1, context)[ti.map_index]
+        given = _items_so_far(expand_input, context)[ti.map_index]
     except Exception:  # noqa: BLE001 (mapped_item says what is wrong with the list)
         return
     for name, value in given.items() if isinstance(given, Mapping) else ():
@@ -123,7 +127,7 @@ def is_given_by_upstream(context: Mapping[str, Any], argument: str) -> bool:
     if isinstance(row, Mapping):
         return _is_output(row.get(argument))
     try:
-        given = _first(value, ti.map_index + 1, context)[ti.map_index]
+        given = _items_so_far(expand_input, context)[ti.map_index]
     except Exception as error:
         raise _unreadable_list(error) from error
     return isinstance(given, Mapping) and argument in given
@@ -211,6 +215,17 @@ def _expand_input(task: Any) -> Any:
     if hasattr(definition, "_get_specified_expand_input"):
         return definition._get_specified_expand_input()  # noqa: SLF001
     return getattr(definition.get_closest_mapped_task_group(), "_expand_input", None)
+
+
+def _items_so_far(expand_input: Any, context: Mapping[str, Any]) -> list[Any]:
+    """Return the items up to that of this task instance; fewer where the list has become shorter.
+
+    They are read once in the life of a context, as each reading is a request to Airflow.
+    """
+    if _ITEMS not in context:
+        cast("dict[str, Any]", context)[_ITEMS] = _items(expand_input, context["ti"].map_index + 1, context)
+    found: list[Any] = context[_ITEMS]
+    return found
 
 
 def _items(expand_input: Any, count: int, context: Mapping[str, Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -124,7 +124,7 @@ class SubmissionRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON; what was added to the format later is left out where it is empty."""
         # A list: Airflow's store takes no tuple.
-        plain = {**asdict(self), "tried": [each.to_json() for each in self.tried]}
+        plain = {**vars(self), "tried": [each.to_json() for each in self.tried]}
         return {
             name: value
             for name, value in plain.items()

@@ -15,8 +15,11 @@ Answers each line with the exit codes. Processes are forked, as importing Airflo
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -26,6 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import airflow_provider_evoimage
 from airflow_provider_evoimage.storage.destination import Destination
 from airflow_provider_evoimage.transport import Outgoing, Transport
 from tests.integration.task_driver import StateStore, TaskRun, batch, generate
@@ -111,6 +115,11 @@ def forked(asked: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
+    # Operators import what only a running task needs when they run; each fork would do it anew.
+    for module in pkgutil.walk_packages(airflow_provider_evoimage.__path__, "airflow_provider_evoimage."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    gc.freeze()
     # A fork of several threads may inherit a lock that nobody opens.
     assert threading.active_count() == 1
     answers = os.fdopen(os.dup(1), "w")

@@ -978,7 +978,7 @@ def test_task_that_is_ended_waits_for_no_download(tmp_path: Path, monkeypatch: p
                 assert requested.acquire(timeout=30)
             raise Ended
 
-        monkeypatch.setattr(ImageSaver, "_outcome", ended)
+        monkeypatch.setattr(ImageSaver, "_brought", ended)
         try:
             with pytest.raises(Ended):
                 TaskRun(save(TASK, tmp_path), task_id="save").run()
@@ -987,7 +987,7 @@ def test_task_that_is_ended_waits_for_no_download(tmp_path: Path, monkeypatch: p
             host.shutdown()
         # Those that were under way, and none of the eight that waited for their turn.
         assert len(host.requested) == 4
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("evoimage-save")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("evoimage-s")]
     assert files_in(tmp_path) == []
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.airflow_with_users import AirflowWithUsers
 from tests.system.shared import Facts, SharedAirflow, shared_by_workers
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.evolink import running_simulator, simulator_connection
@@ -203,3 +204,19 @@ def private_airflow(
         env=FAST_TAKEOVER,
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def airflow_with_users(
+    tmp_path_factory: pytest.TempPathFactory, simulator: str
+) -> Iterator[AirflowWithUsers]:
+    """An Airflow with log-in; its tests run one after the other, and may stop its components."""
+    folder = tmp_path_factory.mktemp("with-users")
+    (folder / "dags").mkdir()
+    with LocalAirflow(
+        folder / "home",
+        dags=folder / "dags",
+        connections=simulator_connection(simulator),
+        env=AirflowWithUsers.environment(folder, "approvals", "pages"),
+    ) as running:
+        yield AirflowWithUsers(running, folder)

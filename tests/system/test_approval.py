@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tools.local_airflow.airflow import LocalAirflow
-from tools.local_airflow.evolink import simulator_connection
+from tests.system.airflow_with_users import AirflowWithUsers
 from tools.local_airflow.processes import poll
 
 # Longer than any state needs, as the machine may be busy.
@@ -40,13 +38,13 @@ from airflow_provider_evoimage.operators.approval import EvoImageApprovalOperato
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
 
-FOLDER = os.environ["APPROVALS_FOLDER"]
+FOLDER = os.environ["TEST_FOLDER"] + "/approvals"
 OUT = f"file://{FOLDER}/images"
 GIVEN = f"file://{FOLDER}/given.json"
 
 with DAG("draws", schedule=None, default_args={"retries": 3, "retry_delay": timedelta(seconds=1)}):
     draw = EvoImageGenerateOperator(
-        task_id="draw", model="gpt-image-1.5", prompt="A red bicycle", save_to=OUT, quality="low", n=4
+        task_id="draw", model="gpt-image-1.5", prompt="A blue tram", save_to=OUT, quality="low", n=4
     )
     EvoImageRenditionsOperator(
         task_id="cut", images=draw.output, save_to=OUT + "/cut", renditions=["meta.square"]
@@ -92,27 +90,12 @@ with DAG("mapped", schedule=None):
 
 
 class Approvals:
-    """A real Airflow with log-in, and runs of DAGs that ask."""
+    """Runs of DAGs that ask, and what is answered."""
 
-    def __init__(self, airflow: LocalAirflow, folder: Path) -> None:
-        self.airflow, self.folder = airflow, folder
-        file = airflow.home / "simple_auth_manager_passwords.json.generated"
-        passwords = json.loads(
-            poll(lambda: file.is_file() and file.read_text(), seconds=30, what="passwords")
-        )
-        self.anonymous = httpx.Client(base_url=airflow.url, timeout=120, trust_env=False)
-        self.users = {name: self._logged_in(name, password) for name, password in passwords.items()}
+    def __init__(self, found: AirflowWithUsers) -> None:
+        self.airflow, self.anonymous, self.users = found.airflow, found.anonymous, found.users
+        self.folder = found.folder / "approvals"
         self.given: dict[str, Any] = {}
-
-    def _logged_in(self, name: str, password: str) -> httpx.Client:
-        body = {"username": name, "password": password}
-        token = self.anonymous.post("/auth/token", json=body).json()["access_token"]
-        return httpx.Client(
-            base_url=self.airflow.url,
-            timeout=120,
-            trust_env=False,
-            headers={"Authorization": f"Bearer {token}"},
-        )
 
     def start(self, dag_id: str) -> None:
         self.airflow.unpause(dag_id, seconds=DEADLINE)
@@ -184,31 +167,18 @@ class Approvals:
 
 
 @pytest.fixture(scope="module")
-def approvals(simulator: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Approvals]:
-    folder = tmp_path_factory.mktemp("approvals")
-    (folder / "dags").mkdir()
-    (folder / "dags" / "approvals.py").write_text(DAG_FILE)
-    environment = {
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,ada:user,bob:user,viewer:viewer",
-        "AIRFLOW__EVOIMAGE__IMAGE_ROOTS": json.dumps([f"file://{folder}/images"]),
-        # A busy machine is no fault of the operator.
-        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
-        "APPROVALS_FOLDER": str(folder),
-    }
-    with LocalAirflow(
-        folder / "home", dags=folder / "dags", connections=simulator_connection(simulator), env=environment
-    ) as airflow:
-        found = Approvals(airflow, folder)
-        airflow._http = found.users["admin"]
-        found.start(DRAWS)
-        airflow.wait_for_success(DRAWS, RUN, deadline=DEADLINE)
-        hidden = airflow.xcom(DRAWS, RUN, "draw_hidden")
-        (folder / "hidden.json").write_text(json.dumps(hidden))
-        found.given = airflow.xcom(DRAWS, RUN, "cut")
-        found.give("given", slice(4))
-        found.give("three", slice(3))
-        yield found
+def approvals(airflow_with_users: AirflowWithUsers) -> Approvals:
+    found = Approvals(airflow_with_users)
+    found.folder.mkdir()
+    airflow_with_users.add_dags("approvals", DAG_FILE)
+    found.start(DRAWS)
+    found.airflow.wait_for_success(DRAWS, RUN, deadline=DEADLINE)
+    hidden = found.airflow.xcom(DRAWS, RUN, "draw_hidden")
+    (found.folder / "hidden.json").write_text(json.dumps(hidden))
+    found.given = found.airflow.xcom(DRAWS, RUN, "cut")
+    found.give("given", slice(4))
+    found.give("three", slice(3))
+    return found
 
 
 def pictures(body: str) -> list[str]:

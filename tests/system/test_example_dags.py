@@ -166,6 +166,7 @@ def test_approved_campaign_publishes_what_a_person_chose(
     airflow.request(
         "PATCH",
         f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails",
+        repeatable=True,
         json={"chosen_options": ["1", "3"], "params_input": {"comment": None}},
     )
     airflow.wait_for_success(dag_id, run_id, deadline=180)

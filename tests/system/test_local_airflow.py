@@ -3,28 +3,14 @@
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
-from tests.system.shared import alive
 from tools.local_airflow.airflow import LocalAirflow
-from tools.local_airflow.processes import LocalAirflowError, poll, session_processes
+from tools.local_airflow.processes import LocalAirflowError, poll
 
 pytestmark = pytest.mark.system
 
 DAGS = Path(__file__).parent / "dags"
-
-
-def with_descendants(process: psutil.Process) -> list[psutil.Process]:
-    return [process, *process.children(recursive=True)]
-
-
-def listens(port: str) -> bool:
-    return any(
-        each.laddr.port == int(port)
-        for each in psutil.net_connections("tcp")
-        if each.status == psutil.CONN_LISTEN
-    )
 
 
 def test_comes_up_healthy(airflow: LocalAirflow):
@@ -72,30 +58,6 @@ def test_clear_runs_the_task_again_and_set_state_ends_it(airflow: LocalAirflow):
     airflow.clear("harness_waiting", run, ["wait"])
     airflow.wait_for_success("harness_waiting", run, deadline=180)
     assert airflow.task_instance("harness_waiting", run, "wait")["try_number"] == 2
-
-
-def test_stopping_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    nobodys_home = tmp_path / "empty home"
-    nobodys_home.mkdir()
-    monkeypatch.setenv("HOME", str(nobodys_home))
-    # What the caller has set for an Airflow of its own must not reach ours.
-    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "NoSuchExecutor")
-
-    with LocalAirflow(tmp_path / "a folder with spaces", dags=DAGS) as own:
-        started = [
-            each
-            for component in own.components.values()
-            for each in with_descendants(psutil.Process(component.pid))
-        ]
-        sessions = {component.pid for component in own.components.values()}
-        ports = [value for name, value in own.environment.items() if name.endswith("_PORT")]
-        assert len(started) > len(sessions)
-        assert all(listens(port) for port in ports)
-
-    assert alive(started) == []
-    # With them their ports are free again; another program may have taken one by now.
-    assert session_processes(sessions) == []
-    assert list(nobodys_home.iterdir()) == []
 
 
 def test_failed_start_shows_the_last_lines_of_the_log(tmp_path: Path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pytest
 from PIL import Image
 
 from airflow_provider_evoimage.plugins import cards
+from tests.system.airflow_with_users import AirflowWithUsers
 from tools.local_airflow.airflow import LocalAirflow
-from tools.local_airflow.evolink import simulator_connection
 from tools.local_airflow.processes import poll
 
 pytestmark = pytest.mark.system
@@ -30,7 +29,7 @@ from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
 
-OUT = os.environ["PICTURES_OUT"]
+OUT = "file://" + os.environ["TEST_FOLDER"] + "/pages/images"
 
 with DAG("pictures", schedule=None):
     hero = EvoImageGenerateOperator(task_id="hero", prompt="A <b>red</b> bicycle", save_to=OUT, quality="low", n=2)
@@ -51,26 +50,12 @@ with DAG("pictures", schedule=None):
 
 
 class Pages:
-    """A real Airflow with log-in, and what was made in it."""
+    """What was made in an Airflow, and who may see it."""
 
-    def __init__(self, airflow: LocalAirflow, out: Path) -> None:
-        self.airflow, self.out = airflow, out
-        file = airflow.home / "simple_auth_manager_passwords.json.generated"
-        self.passwords = json.loads(
-            poll(lambda: file.is_file() and file.read_text(), seconds=30, what="passwords")
-        )
-        self.anonymous = httpx.Client(base_url=airflow.url, timeout=30, trust_env=False)
-        self.viewer, self.admin = self._logged_in("viewer"), self._logged_in("admin")
-
-    def _logged_in(self, name: str) -> httpx.Client:
-        body = {"username": name, "password": self.passwords[name]}
-        token = self.anonymous.post("/auth/token", json=body).json()["access_token"]
-        return httpx.Client(
-            base_url=self.airflow.url,
-            timeout=30,
-            trust_env=False,
-            headers={"Authorization": f"Bearer {token}"},
-        )
+    def __init__(self, found: AirflowWithUsers) -> None:
+        self.airflow, self.anonymous = found.airflow, found.anonymous
+        self.viewer, self.admin = found.users["viewer"], found.users["admin"]
+        self.out = found.folder / "pages" / "images"
 
     def get(self, path: str, **parameters: Any) -> httpx.Response:
         return self.viewer.get(f"/evoimage/{path}", params=parameters)
@@ -101,26 +86,13 @@ def of(task_id: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pages(simulator: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
-    folder = tmp_path_factory.mktemp("pages")
-    (folder / "dags").mkdir()
-    (folder / "dags" / "pictures.py").write_text(DAG_FILE)
-    out = folder / "images"
-    environment = {
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,viewer:viewer",
-        "AIRFLOW__EVOIMAGE__IMAGE_ROOTS": json.dumps([f"file://{out}"]),
-        "PICTURES_OUT": f"file://{out}",
-    }
-    with LocalAirflow(
-        folder / "home", dags=folder / "dags", connections=simulator_connection(simulator), env=environment
-    ) as airflow:
-        found = Pages(airflow, out)
-        airflow._http = found.admin
-        airflow.unpause(DAG)
-        airflow.trigger(DAG, run_id=RUN)
-        poll(lambda: ended(airflow), seconds=180, what="the tasks to end")
-        yield found
+def pages(airflow_with_users: AirflowWithUsers) -> Pages:
+    found = Pages(airflow_with_users)
+    airflow_with_users.add_dags("pictures", DAG_FILE)
+    found.airflow.unpause(DAG)
+    found.airflow.trigger(DAG, run_id=RUN)
+    poll(lambda: ended(found.airflow), seconds=180, what="the tasks to end")
+    return found
 
 
 def ended(airflow: LocalAirflow) -> bool:
@@ -269,9 +241,11 @@ def test_gallery_pages_filters_and_searches(pages: Pages):
     assert keys == [(each["task_id"], each["map_index"]) for each in whole]
     found = pages.get("api/list", text="RED bicycle").json()["cards"]
     assert [each["task_id"] for each in found] == ["hero"]
-    assert [each["task_id"] for each in pages.get("api/list", state="failed").json()["cards"]] == ["refused"]
+    assert [
+        each["task_id"] for each in pages.get("api/list", state="failed", dag_id=DAG).json()["cards"]
+    ] == ["refused"]
     assert pages.get("api/list", dag_id="other").json()["cards"] == []
-    assert len(pages.get("api/list", hours=1).json()["cards"]) == len(whole)
+    assert len(pages.get("api/list", hours=1, limit=100).json()["cards"]) == len(whole)
     assert pages.get("api/list", before="nonsense").status_code == 400
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +16,9 @@ import httpx
 import psutil
 import pytest
 
+from tests.system.shared import alive
 from tools.local_airflow.client import AirflowClient
-from tools.local_airflow.processes import poll
+from tools.local_airflow.processes import poll, session_processes
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -33,16 +36,29 @@ def ended_at_last(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def test_enter_stops_everything_that_was_started(tmp_path: Path):
+    nobodys_home = tmp_path / "empty home"
+    nobodys_home.mkdir()
+    # What the caller has set for an Airflow of its own must not reach ours.
+    environment = {
+        **os.environ,
+        "HOME": str(nobodys_home),
+        "AIRFLOW__CORE__EXECUTOR": "NoSuchExecutor",
+    }
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    for name in ("approved_campaign.py", "on_new_images.py"):
+        shutil.copy(PROJECT / "example_dags" / name, dags)
     command = [sys.executable, "-u", "-m", "tools.local_airflow.ui"]
     output = tmp_path / "output.txt"
     with (
         output.open("w") as written,
         subprocess.Popen(
-            [*command, "--dags", str(PROJECT / "example_dags"), "--home", str(tmp_path / "home")],
+            [*command, "--dags", str(dags), "--home", str(tmp_path / "a folder with spaces")],
             stdin=subprocess.PIPE,
             stdout=written,
             stderr=subprocess.STDOUT,
             cwd=PROJECT,
+            env=environment,
             text=True,
         ) as running,
         ended_at_last(running),
@@ -72,8 +88,11 @@ def test_enter_stops_everything_that_was_started(tmp_path: Path):
         client.close()
         started = psutil.Process(running.pid).children(recursive=True)
         assert len(started) >= 5
+        sessions = {os.getsid(each.pid) for each in psutil.Process(running.pid).children()}
 
         running.communicate("\n", timeout=120)
 
     assert running.returncode == 0
-    assert [process for process in started if process.is_running() and process.status() != "zombie"] == []
+    assert alive(started) == []
+    assert session_processes(sessions) == []
+    assert list(nobodys_home.iterdir()) == []

@@ -43,6 +43,18 @@ def test_xcom_that_cannot_be_written_before_the_post_stops_the_try_unpaid(
     assert paid(evolink) == 1
 
 
+def test_xcom_that_cannot_be_written_keeps_no_image_from_its_folder(
+    evolink: SimulatorServer, store: StateStore, tmp_path: Path
+) -> None:
+    task = TaskRun(generate(save_to=str(tmp_path)), store=store)
+    refuse_xcoms(task)
+    manifest = task.run()
+    assert paid(evolink) == 1
+    assert Path(manifest["images"][0]["path"].removeprefix("file://")).exists()
+    # The record has what the XCom could not keep.
+    assert manifest["request"]["prompt"] == "a red fox"
+
+
 @pytest.mark.parametrize("keeps_records", [True, False], ids=["3.3", "3.2"])
 def test_xcom_that_cannot_be_written_after_the_post_is_a_warning_that_follows_the_id(
     evolink: SimulatorServer,

@@ -314,6 +314,15 @@ def spoil_uploads(
         return put_file(str(other), *arguments, **named)
 
     monkeypatch.setattr(fs, "put_file", spoiled)
+    if store.kind == "s3":
+        call_s3 = fs.call_s3
+
+        def spoiled_call(method: str, **named: Any) -> Any:
+            if "Body" in named:
+                named["Body"] = change(named["Body"])
+            return call_s3(method, **named)
+
+        monkeypatch.setattr(fs, "call_s3", spoiled_call)
 
 
 def test_upload_that_arrives_damaged_is_an_error_and_no_file(
@@ -334,7 +343,9 @@ def test_upload_that_arrives_short_is_an_error_and_no_file(
     if store.kind in {"file", "azure"}:
         pytest.skip("there is no upload of a whole file that could be cut")
     spoil_uploads(store, monkeypatch, lambda content: content[:-1])
-    with pytest.raises(DestinationError, match=r"holds [\d,]+ bytes where [\d,]+ were sent"):
+    # Of a small file in S3 the answer tells the checksum alone.
+    told = "arrived damaged" if store.kind == "s3" else r"holds [\d,]+ bytes where [\d,]+ were sent"
+    with pytest.raises(DestinationError, match=told):
         save_to(finished())
     assert names_below(store, folder) == []
 

@@ -163,7 +163,7 @@ def test_lost_images_are_described_only_if_nothing_else_failed(tmp_path: Path, m
             future = mocker.Mock()
             future.result.side_effect = [end or {"index": 0, "path": "p"}]
             futures.append(future)
-        return saving._outcome(plan, futures, tmp_path)
+        return saving._end(plan, *saving._brought(futures), tmp_path)
 
     lost, failed = LinkExpiredError("dead"), DownloadError("down")
     assert outcome(None, lost, failed).errors == [lost, failed]

@@ -236,6 +236,19 @@ def test_item_of_a_long_list_costs_a_bounded_number_of_requests(shape: str) -> N
     assert found.digest != of(definition, 498, results).digest
 
 
+def test_list_is_read_once_in_a_leg() -> None:
+    pulled = [{"prompt": "a mug"}, {"prompt": "a shoe"}]
+    results = LazyXComSequence(pulled)
+    with DAG("campaign"):
+        rows = BaseOperator(task_id="rows").output
+        definition = EvoImageGenerateOperator.partial(task_id="draw").expand_kwargs(rows)
+    context = {"ti": TaskInstance(definition.unmap(pulled[1]), 1, results)}
+    refuse_rendered_data(context)
+    assert not is_given_by_upstream(context, "max_credits")
+    assert mapped_item(context) == mapped_item(context)
+    assert results.requests == 1
+
+
 def rendered(definition: Any, row: dict[str, Any], pulled: Any, **changed: Any) -> dict[str, Any]:
     """Return the context of a task whose arguments Airflow rendered."""
     running = definition.unmap(row)
