@@ -39,8 +39,9 @@ MANY_GENERATIONS = "{dag_id}/{run_id}/{task_id}{map_suffix}-{item}-{index}.{ext}
 #: The same where all of an account is saved: equal in every run.
 INGESTED_GENERATION = "{model}/{evolink_task_id}-{index}.{ext}"
 
-#: Images that are fetched at one time.
-PARALLEL_DOWNLOADS = 4
+#: Images that are fetched at one time, by one task and by a batch.
+PARALLEL_DOWNLOADS = 8
+BATCH_PARALLEL_DOWNLOADS = 16
 
 IfExists = Literal["overwrite", "skip", "error"]
 IF_EXISTS: tuple[IfExists, ...] = ("overwrite", "skip", "error")

@@ -35,7 +35,17 @@ def serve(late: float) -> None:
     from starlette.applications import Starlette
 
     from airflow_provider_evoimage.simulator import SimulatorServer
+    from airflow_provider_evoimage.simulator.drawing import images as drawing
 
+    # Drawn once: a real service does not draw on this machine.
+    drawn: list[bytes] = []
+    draw = drawing.draw
+
+    def draw_once(picture: drawing.Picture) -> bytes:
+        drawn[:] = drawn or [draw(picture)]
+        return drawn[0]
+
+    drawing.draw = draw_once
     answer = Starlette.__call__
 
     async def answer_late(*arguments: Any) -> None:
@@ -112,8 +122,8 @@ def main() -> None:
         os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
         found = run(url, options.items, folder)
     print(
-        f"{options.items:,} items, answers {options.late * 1000:.0f} ms late, "
-        f"{SECONDS_OF_A_GENERATION:.0f} s a generation: the slowest had ended after {found['until']:.1f} s, the task {found['after']:.1f} s later "
+        f"{options.items:,} items, answers {options.late * 1000:.0f} ms late, {SECONDS_OF_A_GENERATION:.0f} s a "
+        f"generation: the slowest had ended after {found['until']:.1f} s, the task {found['after']:.1f} s later "
         f"(goal for 2,000: {GOAL_SECONDS} s); {found['cpu']:.1f} s of CPU."
     )
     print(", ".join(f"{each} {version(each)}" for each in PACKAGES), f"Python {platform.python_version()}")

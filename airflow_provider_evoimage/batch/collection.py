@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from airflow_provider_evoimage.batch.ledger import BatchLedger, ItemError, LedgerLine, saved
@@ -56,11 +59,9 @@ class BatchCollection:
             for line in self.lines.values()
             if line.evolink_task_id in endings and line.state == "waiting"
         }
-        ids = iter([each for each in endings if each in by_id])
-        while chunk := list(islice(ids, CHUNK)):
+        for chunk, found in self._read([each for each in endings if each in by_id]):
             # A later try may have newer images under the same names.
             self.ledger.require_latest_try()
-            found = self.hook.get_generations(chunk)
             ended = []
             for evolink_task_id in chunk:
                 line, generation = by_id[evolink_task_id], found.get(evolink_task_id)
@@ -73,6 +74,18 @@ class BatchCollection:
             # A storage that takes no manifest takes no images: end this try, and let a retry go on from the ledger.
             self.ledger.write(self.lines.values())
             self.log.info("%s.", progress_in_words(self.lines.values()).capitalize())
+
+    def _read(self, ids: Sequence[str]) -> Iterator[tuple[list[str], Mapping[str, Generation]]]:
+        """Read generations chunk by chunk, the next one while the caller works on this one."""
+        chunks = [list(ids[start : start + CHUNK]) for start in range(0, len(ids), CHUNK)]
+        with ThreadPoolExecutor(1, thread_name_prefix="evoimage-read") as reader:
+            run = copy_context().run
+            upcoming = [reader.submit(partial(run, self.hook.get_generations, each)) for each in chunks[:1]]
+            for chunk, following in zip_longest(chunks, chunks[1:]):
+                found = upcoming.pop().result()
+                if following:
+                    upcoming.append(reader.submit(partial(run, self.hook.get_generations, following)))
+                yield chunk, found
 
     def _save(self, ended: Iterable[tuple[LedgerLine, Generation]]) -> None:
         to_save = []

@@ -32,7 +32,13 @@ from airflow_provider_evoimage.batch.summary import (
     ranges_in_words,
     summary_of,
 )
-from airflow_provider_evoimage.defaults import DEFAULT_FALLBACK_AFTER, MANY_GENERATIONS, OnClear, Provenance
+from airflow_provider_evoimage.defaults import (
+    BATCH_PARALLEL_DOWNLOADS,
+    DEFAULT_FALLBACK_AFTER,
+    MANY_GENERATIONS,
+    OnClear,
+    Provenance,
+)
 from airflow_provider_evoimage.evolink.pricing import estimate_with_prompt
 from airflow_provider_evoimage.exceptions import (
     BatchFailedError,
@@ -163,6 +169,7 @@ class BatchRun:
             alt_text=alt_text_of(arguments.alt_text),
             made_by=self._made_by,
             log=log,
+            parallel=BATCH_PARALLEL_DOWNLOADS,
             may_follow_a_kill=self._ti.try_number > 1,
             before_file=self._ledger.require_latest_try_after_pause,
             logs_each_image=False,

@@ -307,6 +307,7 @@ class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, HasTypedOutput,
         from airflow_provider_evoimage.waiting.blocking import wait_on_worker
         from airflow_provider_evoimage.waiting.polling import Wait
 
+        is_resumed = False
         while waiting := run.waiting:
             self._waiting_for = len(waiting)
             if time.time() >= deadline:
@@ -329,8 +330,10 @@ class EvoImageBatchOperator(NamedWhenMapped, HidesSecretsOfUrls, HasTypedOutput,
                 self.log,
                 save_every=self._save_every(run),
                 save_after=self.save_after,
+                is_resumed=is_resumed,
             )
             self._collect(run, event, deadline)
+            is_resumed = len(run.waiting) < len(waiting)
         self._waiting_for = 0
         return self._finish(context, run)
 

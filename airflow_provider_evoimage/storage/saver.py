@@ -6,7 +6,7 @@ import json
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -160,17 +160,18 @@ class ImageSaver:
                 None if number in refused else threads.for_small_file(self._planned, each)
                 for number, each in enumerate(generations)
             ]
-            planned = [
-                SaveOutcome(errors=[refused[number]]) if future is None else future.result()
-                for number, future in enumerate(planning)
-            ]
+            planned: list[_Plan | SaveOutcome] = []
+            images: list[list[Future[dict[str, Any]]]] = []
+            for number, plan in enumerate(self._without_parts(planning)):
+                planned.append(SaveOutcome(errors=[refused[number]]) if plan is None else plan)
+                if isinstance(plan, _Plan):
+                    images.append(
+                        [
+                            threads.for_image(self._save_one, client, each, folder, plan)
+                            for each in plan.images
+                        ]
+                    )
             plans = [each for each in planned if isinstance(each, _Plan)]
-            if self.may_follow_a_kill and self.destination.leaves_parts:
-                self.destination.remove_parts(self._names_written(plans), self.log)
-            images = [
-                [threads.for_image(self._save_one, client, image, folder, plan) for image in plan.images]
-                for plan in plans
-            ]
             # A sidecar is written while the images of the next generations are on their way.
             ends = [
                 threads.for_small_file(self._end, plan, *self._brought(futures), folder)
@@ -178,6 +179,18 @@ class ImageSaver:
             ]
             outcomes = iter([each.result() for each in ends])
         return [next(outcomes) if isinstance(each, _Plan) else each for each in planned]
+
+    def _without_parts(
+        self, planning: Sequence[Future[_Plan | SaveOutcome] | None]
+    ) -> Iterable[_Plan | SaveOutcome | None]:
+        """Give each plan as soon as it is made; all together where a kill may have left parts to remove first."""
+        made = (None if future is None else future.result() for future in planning)
+        if not (self.may_follow_a_kill and self.destination.leaves_parts):
+            return made
+        plans = list(made)
+        names = self._names_written([each for each in plans if isinstance(each, _Plan)])
+        self.destination.remove_parts(names, self.log)
+        return plans
 
     def _brought(
         self, futures: Sequence[Future[dict[str, Any]]]

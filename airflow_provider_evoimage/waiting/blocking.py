@@ -34,26 +34,29 @@ def wait_on_worker(
     *,
     save_every: int | None = None,
     save_after: float = 0.0,
+    is_resumed: bool = False,
 ) -> WaitEvent:
     """Poll generations until all have ended, or until there is enough to save; return how they ended.
 
     :param waits: one for each generation, not begun.
-    :param save_every: return as soon as this many have ended; None waits for all.
+    :param save_every: return when this many have ended and each was read once, as more may have; None waits for all.
     :param save_after: return this many seconds after the first has ended, even if fewer have.
+    :param is_resumed: poll all at once first: they were waited for before.
     """
     waiting: dict[str, Wait] = {}
     next_poll_at: dict[str, float] = {}
     for each in waits:
         waiting[each.evolink_task_id], first = each.begin(time.time())
-        next_poll_at[each.evolink_task_id] = first.at
+        next_poll_at[each.evolink_task_id] = time.time() if is_resumed else first.at
     endings: dict[str, Ending] = {}
     reason = ""
     first_ended_at = time.time()
     has_reconnected = False
+    unread = set(waiting)
     while next_poll_at:
         if endings and save_every is not None:
             is_time = time.time() >= first_ended_at + save_after
-            if len(endings) >= save_every or is_time:
+            if is_time or (len(endings) >= save_every and not unread):
                 break
         time.sleep(max(0.0, min(next_poll_at.values()) - time.time()))
         due = sorted(next_poll_at, key=next_poll_at.__getitem__)[:MAX_IDS_PER_BATCH]
@@ -63,6 +66,7 @@ def wait_on_worker(
             has_reconnected = True
             hook.reconnect()
             continue
+        unread.difference_update(seen)
         for evolink_task_id, found in seen.items():
             has_reconnected = has_reconnected and isinstance(found, EvoImageError)
             wait = waiting[evolink_task_id]

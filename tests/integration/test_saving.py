@@ -19,6 +19,7 @@ import structlog
 from airflow.sdk import ObjectStoragePath
 from PIL import Image
 
+from airflow_provider_evoimage.defaults import PARALLEL_DOWNLOADS
 from airflow_provider_evoimage.evolink import answers
 from airflow_provider_evoimage.exceptions import (
     DestinationError,
@@ -974,7 +975,7 @@ def test_task_that_is_ended_waits_for_no_download(tmp_path: Path, monkeypatch: p
         threading.Thread(target=host.serve_forever, daemon=True).start()
 
         def ended(*arguments: Any) -> None:
-            for _ in range(4):
+            for _ in range(PARALLEL_DOWNLOADS):
                 assert requested.acquire(timeout=30)
             raise Ended
 
@@ -985,8 +986,8 @@ def test_task_that_is_ended_waits_for_no_download(tmp_path: Path, monkeypatch: p
         finally:
             host.closing.set()
             host.shutdown()
-        # Those that were under way, and none of the eight that waited for their turn.
-        assert len(host.requested) == 4
+        # Those that were under way, and none of those that waited for their turn.
+        assert len(host.requested) == PARALLEL_DOWNLOADS < host.images
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("evoimage-s")]
     assert files_in(tmp_path) == []
 

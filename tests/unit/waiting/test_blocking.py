@@ -112,6 +112,20 @@ def test_wait_returns_as_soon_as_enough_have_ended(clock: Clock, save_every: int
     assert (len(event.endings), event.waiting) == (ended, 3 - ended)
 
 
+def test_wait_reads_all_once_before_it_returns_with_enough(clock: Clock) -> None:
+    count = 3 * MAX_IDS_PER_BATCH
+    event = waited(hook_of(clock, *[0.0] * count), save_every=1, save_after=10_000.0, poll_interval=2.0)
+    assert len(event.endings) == count
+
+
+@pytest.mark.parametrize(("is_resumed", "waited_for"), [(True, 0.0), (False, 30.0)])
+def test_resumed_wait_polls_at_once(clock: Clock, is_resumed: bool, waited_for: float) -> None:
+    hook = hook_of(clock, 0)
+    waited(hook, poll_interval=30.0, is_resumed=is_resumed)
+    ((at, _),) = hook.reads
+    assert waited_for <= at <= waited_for * 1.3
+
+
 def test_wait_returns_some_time_after_the_first_has_ended(clock: Clock) -> None:
     hook = hook_of(clock, 45, 100, 200)
     event = waited(hook, save_every=3, save_after=100.0)
