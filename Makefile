@@ -41,7 +41,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-compat test-mutation bench bench-saving bench-reuse bench-renditions bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
+.PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-compat test-mutation bench bench-saving bench-late bench-reuse bench-renditions bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -84,6 +84,11 @@ screenshots: ## pictures of the pages from a real run, into docs/pictures; needs
 bench-saving: ## memory and speed of saving, beside a bare download loop and boto3; 3 minutes
 	@$(IN_STORES) venv
 	$(STORES_VENV)/bin/python -P benchmarks/saving.py $(BENCH_OPTIONS)
+
+bench-late: ## saving to S3 and a batch of 2,000 where everything answers 100 ms late; 4 minutes
+	@$(IN_STORES) venv
+	$(STORES_VENV)/bin/python -P benchmarks/saving.py --only loop s3 --images 100 --megabytes 3 --late 0.1 --parallel 8 --rounds 2
+	$(STORES_VENV)/bin/python -m benchmarks.late_batch
 
 bench-reuse: ## how long a batch takes to find saved images, on local files and S3; writes nothing
 	@$(IN_STORES) venv

@@ -13,7 +13,6 @@ import pytest
 from airflow_provider_evoimage.client import Account, EvoLinkClient
 from airflow_provider_evoimage.evolink.request import ImageRequest
 from tests.system.shared import alive
-from tests.system.test_local_airflow import with_descendants
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.processes import poll
 
@@ -23,6 +22,10 @@ DAG_ID = "shared_poller"
 SINGLE, MANY = 6, 60
 # Of each wait, before and after the restart.
 POLLS = 3
+
+
+def with_descendants(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
 
 
 def submitted(simulator: str) -> str:
