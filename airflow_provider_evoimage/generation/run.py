@@ -202,8 +202,6 @@ class GenerationRun:
                 return manifest
             generation = self._ensure(requests, identities, references, max_credits)
         self.waiting_for = generation
-        # Log the id first, so that it is known whatever fails from here on.
-        self._log_accepted(generation)
         # Before the wait, so that it shows meanwhile; Airflow deletes it when another try starts.
         self._show(XCOM_EVOLINK_TASK_ID, generation.evolink_task_id)
         if not self._arguments.wait_for_completion:
@@ -564,6 +562,8 @@ class GenerationRun:
                 self._references.remove()
             raise
         self._requested = RequestSummary.in_manifest(submission.sent)
+        # Log the id first, so that it is known whatever fails from here on.
+        self._log_accepted(generation)
         if self._keeper.has_store or not kept or submission.sent is not kept[-1]:
             # Or resumed, or repeated as an earlier try had sent it: Airflow deleted what that try kept.
             self._show(XCOM_REQUEST, self._requested.kept())

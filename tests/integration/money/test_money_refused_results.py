@@ -44,11 +44,14 @@ def test_xcom_that_cannot_be_written_before_the_post_stops_the_try_unpaid(
 
 
 def test_xcom_that_cannot_be_written_keeps_no_image_from_its_folder(
-    evolink: SimulatorServer, store: StateStore, tmp_path: Path
+    evolink: SimulatorServer, store: StateStore, tmp_path: Path, log_lines: list[dict[str, object]]
 ) -> None:
     task = TaskRun(generate(save_to=str(tmp_path)), store=store)
     refuse_xcoms(task)
     manifest = task.run()
+    events = [str(line["event"]) for line in log_lines]
+    warned = next(n for n, event in enumerate(events) if "cannot be written" in event)
+    assert any(only_id(evolink) in str(line) for line in log_lines[:warned])
     assert paid(evolink) == 1
     assert Path(manifest["images"][0]["path"].removeprefix("file://")).exists()
     # The record has what the XCom could not keep.
