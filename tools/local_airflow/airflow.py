@@ -105,6 +105,7 @@ class LocalAirflow(AirflowClient):
         plugins = self.home / "plugins"
         plugins.mkdir(exist_ok=True)
         (plugins / "trusted_hosts.py").write_text(_TRUSTED_HOSTS, encoding="utf-8")
+        (plugins / "imported_early.py").write_text(_IMPORTED_EARLY, encoding="utf-8")
         self.migrate()
         for name in COMPONENTS:
             self._launch(name)
@@ -235,6 +236,22 @@ class TrustedHosts(AirflowPlugin):
             "args": [],
         }
     ]
+'''
+
+
+# A task's process is forked from the scheduler's: it does not import again what that one has imported.
+_IMPORTED_EARLY = '''"""Imports in the scheduler what tasks need."""
+
+import sys
+from importlib import import_module
+from pkgutil import walk_packages
+
+import airflow_provider_evoimage as package
+
+if "scheduler" in sys.argv:
+    for module in walk_packages(package.__path__, f"{package.__name__}."):
+        if not {"__main__", "command", "plugins", "simulator"} & set(module.name.split(".")):
+            import_module(module.name)
 '''
 
 
