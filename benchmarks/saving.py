@@ -1,7 +1,7 @@
 """What saving costs: memory, and speed beside a bare download loop and boto3, in one run.
 
     python benchmarks/saving.py [--rounds 5] [--images 10] [--megabytes 50] [--parallel 4]
-    python benchmarks/saving.py --only loop s3 --images 100 --megabytes 3 --late 0.1
+    python benchmarks/saving.py --only loop s3 --images 100 --megabytes 3 --late 0.1 --parallel 8
 
 Needs what `make test-stores` installs (`make bench-saving` sees to it). A simulated EvoLink gives the images, a
 moto server is the S3; both are processes of their own on this machine. Each measurement is a fresh process,

@@ -78,14 +78,17 @@ class BatchCollection:
     def _read(self, ids: Sequence[str]) -> Iterator[tuple[list[str], Mapping[str, Generation]]]:
         """Read generations chunk by chunk, the next one while the caller works on this one."""
         chunks = [list(ids[start : start + CHUNK]) for start in range(0, len(ids), CHUNK)]
-        with ThreadPoolExecutor(1, thread_name_prefix="evoimage-read") as reader:
-            run = copy_context().run
+        reader, run = ThreadPoolExecutor(1, thread_name_prefix="evoimage-read"), copy_context().run
+        try:
             upcoming = [reader.submit(partial(run, self.hook.get_generations, each)) for each in chunks[:1]]
             for chunk, following in zip_longest(chunks, chunks[1:]):
                 found = upcoming.pop().result()
                 if following:
                     upcoming.append(reader.submit(partial(run, self.hook.get_generations, following)))
                 yield chunk, found
+        finally:
+            # A task that is ended waits for no answer that nobody will use.
+            reader.shutdown(wait=False, cancel_futures=True)
 
     def _save(self, ended: Iterable[tuple[LedgerLine, Generation]]) -> None:
         to_save = []

@@ -386,7 +386,7 @@ class BatchLedger:
 
 def _one_line(row: Mapping[str, Any]) -> str:
     text = json.dumps(row, ensure_ascii=False)
-    # Some times faster than `translate` where the text is not ASCII.
+    # Several times as fast as `translate` where the text is not ASCII.
     for character, escape in _LINE_BREAKS.items():
         text = text.replace(character, escape)
     return text
