@@ -96,6 +96,11 @@ def lines_to_die_at(lines: list[tuple[str, int]], *, one_in: int) -> list[tuple[
     return lines if is_thorough() else lines[::one_in]
 
 
+def parts_of_lines(count: int) -> range:
+    """Number the tests that share the lines of one path: one does where only a sample of the lines is tried."""
+    return range(count if is_thorough() else 1)
+
+
 class StateStore:
     """Airflow's task state store: JSON values that survive tries and clears.
 

@@ -163,8 +163,6 @@ def airflow(
             # Tests ask it side by side. With one api-server, requests that wait for SQLite's lock keep its holder from
             # finishing.
             "AIRFLOW__API__WORKERS": "2",
-            # Unchanged files are parsed every 5 minutes: with Airflow's 30 s some thirty files keep a core busy.
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.resolve()}/airflow.db?timeout=10",
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
             # Only of DAGs that say so.

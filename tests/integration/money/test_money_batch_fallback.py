@@ -28,7 +28,7 @@ from tests.integration.money.fallbacks import (
     let_first_model_fail,
     purchases,
 )
-from tests.integration.task_driver import KillAtLine, Killed, TaskRun, batch, lines_to_die_at
+from tests.integration.task_driver import KillAtLine, Killed, TaskRun, batch, lines_to_die_at, parts_of_lines
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
 
@@ -166,9 +166,11 @@ OURS = {
 }
 
 
-# Each part tries every fourth line.
+PARTS = parts_of_lines(4)
+
+
 @pytest.mark.any_line
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kill", [KillThreadsAtLine, KillThreadsAtSecondVisit], ids=["first", "second"])
 @pytest.mark.parametrize("code", ["model_unavailable", "service_error"])
 def test_death_at_any_line_pays_one_model_for_each_item(
@@ -183,7 +185,7 @@ def test_death_at_any_line_pays_one_model_for_each_item(
     assert len(found) > 400
     assert "submit.py" in {line[0] for line in found}
     wrong = {}
-    for number, line in enumerate(lines_to_die_at(found[part::4], one_in=40)):
+    for number, line in enumerate(lines_to_die_at(found[part :: len(PARTS)], one_in=40)):
         evolink.reset()
         let_first_model_fail(evolink, code)
         folder = tmp_path / str(number)

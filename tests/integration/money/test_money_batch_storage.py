@@ -115,7 +115,7 @@ def test_ledger_that_fails_after_the_submission_names_what_it_lacks(
 def test_frozen_process_writes_nothing_over_its_successor(
     evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, mode: str
 ) -> None:
-    prompts = [f"a poster {number}" for number in range(60)]
+    prompts = [f"a poster {number}" for number in range(24)]
     frozen = TaskRun(batch(prompts, tmp_path, on_clear=mode, deferrable=False), retries=3)
     successor = TaskRun(batch(prompts, tmp_path, on_clear=mode), retries=3)
     successor.ti.try_number = 1

@@ -43,6 +43,7 @@ from tests.integration.task_driver import (
     first_leg,
     generate,
     lines_to_die_at,
+    parts_of_lines,
 )
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
@@ -219,9 +220,11 @@ def lives(task: TaskRun) -> bool:
     return True
 
 
-# Each part tries every third line.
+PARTS = parts_of_lines(3)
+
+
 @pytest.mark.any_line
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kill", [KillAtLine, KillAtSecondVisit], ids=["first", "second"])
 @pytest.mark.parametrize("has_store", [True, False], ids=["3.3", "3.1"])
 @pytest.mark.parametrize("code", ["model_not_found", "service_error"])
@@ -231,7 +234,7 @@ def test_death_at_any_line_pays_one_model_at_the_most(
     lines = lines_of_first_try(code, tmp_path / "traced", has_store, evolink)
     assert len(lines) > 150
     wrong = {}
-    for number, line in enumerate(lines_to_die_at(lines[part::3], one_in=30)):
+    for number, line in enumerate(lines_to_die_at(lines[part :: len(PARTS)], one_in=30)):
         evolink.reset()
         let_first_model_fail(evolink, code)
         store = StateStore() if has_store else None
