@@ -100,6 +100,12 @@ class FileNames:
         """Whether two items of a mapped task never have one name."""
         return not self.fields.isdisjoint({"map_index", "map_suffix", "evolink_task_id"})
 
+    @property
+    def name_their_task(self) -> bool:
+        """Whether no two tasks of a DAG run have one name, unless they save the same generation."""
+        names_task = "task_id" in self.fields and not self.fields.isdisjoint({"map_index", "map_suffix"})
+        return names_task or "evolink_task_id" in self.fields
+
     def planned(
         self, made_by: Mapping[str, Any], *, item: int, own_name: str, model: str, images: int, of: str
     ) -> list[str]:

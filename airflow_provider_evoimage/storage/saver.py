@@ -71,6 +71,7 @@ class SaveOutcome:
 class _Plan:
     """The plan to save one generation.
 
+    :param sidecar: what lies under the sidecar's name; of this generation or another one, or None.
     :param has_sidecar: whether this generation already has a sidecar: an earlier save was complete.
     :param earlier: the sidecar of another generation whose files are overwritten.
     :param written_before: files that an earlier try of this save wrote or began to write, by index.
@@ -79,6 +80,7 @@ class _Plan:
     to_save: GenerationToSave
     images: Sequence[ImageToSave]
     sidecar_name: str
+    sidecar: object
     has_sidecar: bool
     earlier: EarlierSidecar | None
     written_before: Mapping[int, Mapping[str, Any]]
@@ -255,6 +257,7 @@ class ImageSaver:
             to_save=each,
             images=images,
             sidecar_name=sidecar_name,
+            sidecar=sidecar,
             has_sidecar=bool(before),
             earlier=EarlierSidecar.of(sidecar, task) if self.if_exists == "overwrite" else None,
             written_before=before or begun,
@@ -458,10 +461,12 @@ class ImageSaver:
             self.before_file()
         try:
             if self.if_exists != "skip" or self._has_changed(plan, saved):
-                present = self.destination.read_json(name)
-                if not _belongs_to(present, plan.generation.evolink_task_id):
+                present = plan.sidecar
+                if not self.names.name_their_task:
                     # A task that saves at the same time may have come first.
-                    self._refuse_anothers_name(present, name)
+                    present = self.destination.read_json(name)
+                    if not _belongs_to(present, plan.generation.evolink_task_id):
+                        self._refuse_anothers_name(present, name)
                 described = {**without_links(manifest), "made_by": self._owner(plan, present)}
                 sidecar = folder / f"manifest-{secrets.token_hex(4)}.json"
                 write_temporary(sidecar, json.dumps(described, indent=2, ensure_ascii=False))

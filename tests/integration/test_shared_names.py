@@ -19,6 +19,7 @@ from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
 from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.storage.destination import Destination
 from tests.integration.task_driver import StateStore, TaskRun, generate, save
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
@@ -155,6 +156,54 @@ def test_second_task_of_a_run_leaves_the_files_of_the_first_alone(
     other.clear()
     other.run()
     assert len(list(tmp_path.rglob("*.png"))) == evolink.state.counters.paid == 2
+
+
+def save_with_another_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any], **arguments: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """Let another task's sidecar come just after this one's image; return the manifest, and the JSON files read."""
+    read: list[str] = []
+    publish, read_json = Destination.publish, Destination.read_json
+
+    def published(destination: Destination, local: Path, name: str, content_type: str) -> str:
+        url = publish(destination, local, name, content_type)
+        if name.endswith(".png"):
+            (tmp_path / name).with_suffix(".json").write_text(json.dumps(other))
+        return url
+
+    def counted(destination: Destination, name: str) -> Any:
+        read.append(name)
+        return read_json(destination, name)
+
+    monkeypatch.setattr(Destination, "publish", published)
+    monkeypatch.setattr(Destination, "read_json", counted)
+    task = TaskRun(generate(save_to=str(tmp_path), **arguments), retries=0, store=StateStore())
+    return task.run(), [name for name in read if "saving" not in name]
+
+
+OTHER = {
+    "evolink_task_id": "task-unified-1-other",
+    "made_by": {"dag_id": "campaign", "run_id": "run", "task_id": "draw_blue", "map_index": -1},
+}
+
+
+def test_task_that_saves_at_the_same_time_and_comes_first_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {**OTHER, "made_by": {**OTHER["made_by"], "run_id": TaskRun(generate()).ti.run_id}}  # type: ignore[dict-item]
+    with pytest.raises(NameTakenError, match="draw_blue"):
+        save_with_another_at_the_same_time(tmp_path, monkeypatch, other, filename_template=SAME)
+    (sidecar,) = tmp_path.rglob("hero-0.json")
+    assert json.loads(sidecar.read_text()) == other
+
+
+def test_sidecar_that_no_other_task_can_have_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, read = save_with_another_at_the_same_time(tmp_path, monkeypatch, OTHER)
+    (sidecar,) = [each for each in tmp_path.rglob("*.json") if not each.name.startswith(".")]
+    assert json.loads(sidecar.read_text())["evolink_task_id"] == manifest["evolink_task_id"]
+    assert [each for each in read if each.endswith(sidecar.name)] == read[:1]
 
 
 def test_rerun_of_the_same_task_replaces_its_files(evolink: SimulatorServer, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_evoimage.defaults import MANY_GENERATIONS, ONE_GENERATION
+from airflow_provider_evoimage.defaults import INGESTED_GENERATION, MANY_GENERATIONS, ONE_GENERATION
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.storage.file_names import NAME_FIELDS, FileNames
 
@@ -226,6 +226,22 @@ def test_dots_at_the_beginning_of_a_part_are_left_out_and_at_its_end_kept() -> N
 def test_field_of_its_own_tells_tasks_apart(field: str) -> None:
     assert FileNames(f"{{{field}}}-{{index}}.{{ext}}").tells_tasks_apart
     assert not FileNames("{dag_id}-{index}.{ext}").tells_tasks_apart
+
+
+@pytest.mark.parametrize(
+    ("template", "names_it"),
+    [
+        (ONE_GENERATION, True),
+        (MANY_GENERATIONS, True),
+        (INGESTED_GENERATION, True),
+        ("{task_id}-{map_index}.{ext}", True),
+        ("{task_id}-{index}.{ext}", False),
+        ("{dag_id}/{run_id}/{map_index}-{index}.{ext}", False),
+        ("{name}.{ext}", False),
+    ],
+)
+def test_names_of_a_task_are_its_own_where_they_name_it(template: str, names_it: bool) -> None:
+    assert FileNames(template).name_their_task is names_it
 
 
 MADE_BY = {"dag_id": "campaign", "run_id": "run", "task_id": "draw", "map_index": 3}
