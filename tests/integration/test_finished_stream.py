@@ -82,8 +82,9 @@ class Watcher:
         """Let it look some more times, and see that there is nothing to tell."""
         before = evolink.state.counters.reads["list"]
         task = asyncio.ensure_future(anext(self.events))  # type: ignore[arg-type]
-        while evolink.state.counters.reads["list"] < before + looks and not task.done():
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while evolink.state.counters.reads["list"] < before + looks and not task.done():
+                await asyncio.sleep(0.01)
         assert not task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -91,8 +92,9 @@ class Watcher:
     async def begin(self) -> None:
         """Look until the first position is kept, and die."""
         task = asyncio.ensure_future(anext(self.events))  # type: ignore[arg-type]
-        while POSITION_KEY not in self.store.rows and not task.done():
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while POSITION_KEY not in self.store.rows and not task.done():
+                await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await self.close()
