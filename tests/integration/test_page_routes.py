@@ -1,4 +1,4 @@
-"""The pages' routes on Airflow's own database and logins, without its processes: what is shown, to whom, page by page."""
+"""The pages' routes on Airflow's own database and logins, without its processes: what is shown, and to whom."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     with pytest.MonkeyPatch.context() as patch, SimulatorServer(speed=200) as evolink:
         patch.setenv(
             "AIRFLOW__API_AUTH__JWT_SECRET",
-            "a secret of the tests, of 64 bytes and of no other use at all....",
+            "of these tests alone " * 4,
         )
         patch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "reader:viewer")
         patch.setenv("AIRFLOW__EVOIMAGE__IMAGE_ROOTS", json.dumps([f"file://{images}"]))
