@@ -144,7 +144,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
         patch.setenv(CONNECTION, connection(evolink))
         patch.setattr(settings, "NonScopedSession", sessions)
         patch.setattr(settings, "Session", scoped_session(sessions))
-        patch.setattr(airflow_app._AuthManagerState, "instance", None)
+        if hasattr(airflow_app, "_AuthManagerState"):
+            patch.setattr(airflow_app._AuthManagerState, "instance", None)
+        else:  # Airflow 3.1.
+            patch.setattr(airflow_app, "auth_manager", None)
         patch.setattr(task_runner, "SUPERVISOR_COMMS", Airflow(), raising=False)
         patch.setattr(plugin, "_loaded", [])
         logins: Any = airflow_app.create_auth_manager()
