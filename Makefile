@@ -41,7 +41,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-compat test-mutation bench bench-saving bench-late bench-reuse bench-renditions bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
+.PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-compat test-coverage test-mutation bench bench-saving bench-late bench-reuse bench-renditions bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -102,6 +102,13 @@ test-thorough: $(READY) ## property tests with 2,000 new examples each instead o
 
 test-compat: $(READY) ## all tests and example DAGs on each Airflow x Python; hours (COMPAT_OPTIONS=--first-examples takes less); writes docs
 	$(VENV)/bin/python -P .ci/compatibility.py --report $(COMPAT_OPTIONS)
+
+test-coverage: ## unit and integration tests in random order; fails below 95 % of the package's branches; about 10 minutes
+	@$(MAKE) --no-print-directory venv VENV=.venv-coverage REQUIREMENTS=.ci/requirements/coverage.txt
+	@# Tests that kill a worker at any line trace lines themselves: coverage.py sees nothing of them.
+	rm -rf build/coverage
+	.venv-coverage/bin/python -P -m pytest tests/unit tests/integration -m "not any_line" -n $(TESTS_AT_ONCE) --dist worksteal --cov --cov-report= $(PYTEST_OPTIONS)
+	.venv-coverage/bin/python -P .ci/branch_coverage.py
 
 test-mutation: ## change each decision, and see whether a test notices; 60 to 90 minutes (MUTATION_OPTIONS=--all: hours)
 	@$(MAKE) --no-print-directory venv VENV=.venv-mutation REQUIREMENTS=.ci/requirements/mutation.txt

@@ -378,3 +378,17 @@ def test_command_ends_with_1_if_fewer_credits_are_left(
     assert ended.returncode == code, ended.stderr
     assert json.loads(ended.stdout)["account"]
     assert ("fewer than 1,000.5000" in ended.stderr) is bool(code)
+
+
+def test_sensor_that_must_not_fail_is_skipped_at_its_first_look(evolink: SimulatorServer) -> None:
+    evolink.state.configure({"api_keys": ["another"]})
+    with pytest.raises(AirflowSkipException, match="must not fail"):
+        first_leg(TaskRun(sense(min_credits=500, soft_fail=True)))
+    with pytest.raises(AuthenticationError):
+        first_leg(TaskRun(sense(min_credits=500)))
+
+
+def test_outage_at_the_first_look_is_waited_out(evolink: SimulatorServer) -> None:
+    evolink.state.faults.post("credits", Fault(kind="status", status=503, times=9))
+    task = TaskRun(sense(min_credits=500))
+    assert task.go_on(first_leg(task))["credits"] == 1000

@@ -703,3 +703,34 @@ def test_signed_part_of_a_link_is_in_no_message() -> None:
         fetched(f"http://127.0.0.1:{port}/a.png?signature=secret", evolink_host="127.0.0.1")
     assert "secret" not in str(failed.value)
     assert "127.0.0.1" in str(failed.value)
+
+
+async def test_credits_that_are_left_are_the_same_to_both_clients(
+    connect: Callable[..., EvoLinkClient], evolink: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect()
+    for number in range(3):
+        client.submit(
+            ImageRequest.build(model="gpt-image-1.5", prompt="a fox [[instant]]", quality="low"),
+            f"{KEY}-{number}",
+        )
+    async with AsyncEvoLinkClient(Account(base_url=evolink.url, api_key=API_KEY)) as other:
+        plain = await other.get_credits_left(with_pace=False)
+        assert (plain, plain.per_day) == (client.get_credits_left(with_pace=False), None)
+        whole = await other.get_credits_left(with_pace=True)
+        assert whole == client.get_credits_left(with_pace=True)
+        # No more pages are read than an account of many images is worth.
+        monkeypatch.setattr("airflow_provider_evoimage.client.MOST_PAGES", 1)
+        monkeypatch.setattr("airflow_provider_evoimage.evolink.protocol.MAX_IDS_PER_BATCH", 1)
+        part = await other.get_credits_left(with_pace=True)
+        assert part == client.get_credits_left(with_pace=True)
+    assert whole.per_day
+    assert part.per_day == pytest.approx(whole.per_day / 3)
+
+
+def test_receipt_that_cannot_be_read_is_no_missing_one(
+    connect: Callable[..., EvoLinkClient], evolink: SimulatorServer
+) -> None:
+    evolink.state.configure({"api_keys": {"another-key": "default"}})
+    with pytest.raises(AuthenticationError):
+        connect().get_upload_receipt("upload-0123456789")

@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk import DAG, task
 
 from airflow_provider_evoimage.decorators.evoimage import EvoImageDecoratedOperator
-from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.exceptions import GenerationTimeoutError, InvalidRequestError
 from airflow_provider_evoimage.simulator import SimulatorServer
 from tests.integration.fake_time import FakeTime
 from tests.integration.task_driver import StateStore, TaskRun, first_leg
@@ -77,7 +77,7 @@ def test_retry_calls_the_function_again_and_pays_once(evolink: SimulatorServer):
 
     run = TaskRun(decorated(card, model="gpt-image-1", quality="low", timeout=60), store=StateStore())
     for _ in range(2):
-        with pytest.raises(Exception, match="goes on waiting"):
+        with pytest.raises(GenerationTimeoutError, match="goes on waiting"):
             run.run()
 
     assert len(calls) == 2

@@ -13,6 +13,7 @@ from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.simulator.service.accounts import Caller, key_hash
 from airflow_provider_evoimage.simulator.service.faults import Fault, read_script
 from airflow_provider_evoimage.simulator.service.orders import read_order
+from airflow_provider_evoimage.triggers import finished_stream
 from airflow_provider_evoimage.triggers.finished import IS_SUPPORTED
 from airflow_provider_evoimage.triggers.finished_stream import POSITION_KEY, FinishedStream
 from tests.integration.fake_time import FakeTime
@@ -82,8 +83,9 @@ class Watcher:
         """Let it look some more times, and see that there is nothing to tell."""
         before = evolink.state.counters.reads["list"]
         task = asyncio.ensure_future(anext(self.events))  # type: ignore[arg-type]
-        while evolink.state.counters.reads["list"] < before + looks and not task.done():
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while evolink.state.counters.reads["list"] < before + looks and not task.done():
+                await asyncio.sleep(0.01)
         assert not task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -91,8 +93,9 @@ class Watcher:
     async def begin(self) -> None:
         """Look until the first position is kept, and die."""
         task = asyncio.ensure_future(anext(self.events))  # type: ignore[arg-type]
-        while POSITION_KEY not in self.store.rows and not task.done():
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while POSITION_KEY not in self.store.rows and not task.done():
+                await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await self.close()
@@ -203,3 +206,67 @@ async def test_key_that_was_changed_meanwhile_is_read_again(
     fake_time.on_sleep = change
     assert await Watcher(store).told(1) == [task]
     assert refused == 2
+
+
+@pytest.mark.parametrize("has_batch", [True, False])
+async def test_running_generation_beyond_the_list_is_asked_for_itself(
+    make: Make,
+    evolink: SimulatorServer,
+    fake_time: FakeTime,
+    monkeypatch: pytest.MonkeyPatch,
+    has_batch: bool,
+) -> None:
+    monkeypatch.setattr(finished_stream, "MAX_IDS_PER_BATCH", 2)
+    monkeypatch.setattr(finished_stream, "MOST_PAGES", 1)
+    evolink.state.configure({"batch": has_batch})
+    store = Store()
+    slow, unknown = make(60), make(60)
+    await Watcher(store).begin()
+    # EvoLink has forgotten one of them.
+    del evolink.state.generations[unknown]
+    watcher = Watcher(store)
+    newer = [make(), make()]
+    assert sorted(await watcher.told(2)) == sorted(newer)
+    assert await watcher.told(1) == [slow]
+    await watcher.close()
+
+
+async def test_position_that_cannot_be_read_begins_anew(
+    make: Make, evolink: SimulatorServer, fake_time: FakeTime, log_lines: list[Any]
+) -> None:
+    store = Store()
+    make()
+    await store.aset(POSITION_KEY, {"v": "of another release"})
+    watcher = Watcher(store)
+    await watcher.quiet(evolink)
+    assert "cannot be read" in str(log_lines)
+    task = make()
+    assert await Watcher(store).told(1) == [task]
+
+
+async def test_position_is_kept_once_airflows_database_is_back(
+    make: Make, evolink: SimulatorServer, fake_time: FakeTime
+) -> None:
+    class Busy(Store):
+        failures = 0
+
+        async def aset(self, key: str, value: Any) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise OSError("the database is busy")
+            await super().aset(key, value)
+
+    store = Busy()
+    await Watcher(store).begin()
+    watcher, task = Watcher(store), make()
+    ids, position = await watcher.next()
+    assert ids == [task]
+    store.failures = 1
+    await watcher.confirm(position)
+    assert store.rows[POSITION_KEY] == position
+    store.failures = 1000
+    with pytest.raises(OSError, match="busy"):
+        await watcher.confirm(position | {"running": []} | {"listed_from": 0.0})
+    # A stored position is not written again.
+    await watcher.confirm(position)
+    await watcher.close()

@@ -17,6 +17,7 @@ import pytest
 
 from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.evolink.answers import Generation
+from airflow_provider_evoimage.exceptions import ContentPolicyError
 from airflow_provider_evoimage.simulator import SimulatorServer
 from tests.integration.fake_time import FakeTime
 from tests.integration.task_driver import TaskRun, generate, sense
@@ -177,7 +178,7 @@ def test_delivered_generation_is_counted_once(counted: list[Any], tmp_path: Path
 def test_generation_that_was_only_submitted_is_counted_by_its_sensor(counted: list[Any], script: str):
     submitted = TaskRun(generate(prompt=f"a red fox{script}", wait_for_completion=False)).run()
     assert "evoimage.generations" not in [name for _, name, *_ in counted]
-    with pytest.raises(Exception, match="content_policy_violation") if script else contextlib.nullcontext():
+    with pytest.raises(ContentPolicyError) if script else contextlib.nullcontext():
         TaskRun(sense(submitted), task_id="sense", retries=0).run()
 
     (outcome,) = (tags["outcome"] for _, name, _, tags in counted if name == "evoimage.generations")
@@ -190,7 +191,7 @@ def test_failed_generation_is_counted_as_failed(
     counted: list[Any], evolink: SimulatorServer, fake_time: FakeTime, submitted: Callable[..., str]
 ):
     del fake_time, submitted
-    with pytest.raises(Exception, match="content_policy_violation"):
+    with pytest.raises(ContentPolicyError):
         TaskRun(generate(prompt="a red fox [[fail:content_policy_violation]]"), retries=0).run()
 
     outcomes = [tags["outcome"] for _, name, _, tags in counted if name == "evoimage.generations"]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.command.app import app
 from airflow_provider_evoimage.decorators.evoimage import EvoImageDecoratedOperator
-from airflow_provider_evoimage.exceptions import InvalidRequestError
+from airflow_provider_evoimage.exceptions import BudgetExceededError, EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.lineage import NewImages
 from airflow_provider_evoimage.manifest import credits_of
 from airflow_provider_evoimage.operators import batch as batch_module
@@ -219,7 +219,7 @@ def test_function_may_return_arguments_of_the_task(
 def test_limit_of_a_function_holds(evolink: SimulatorServer) -> None:
     with pytest.raises(InvalidRequestError, match="max_credits"):
         TaskRun(drawn(max_credits=None)).run()
-    with pytest.raises(Exception, match="more than max_credits"):
+    with pytest.raises(BudgetExceededError, match="more than max_credits"):
         TaskRun(drawn(max_credits=0.01)).run()
     assert evolink.state.counters.submissions == 0
 
@@ -229,7 +229,7 @@ def test_arguments_that_cannot_be_stored_stop_the_try_before_it_pays(
 ) -> None:
     task = TaskRun(drawn(save_to=str(tmp_path)))
     task.ti.on = lambda moment: (_ for _ in ()).throw(RuntimeError("no backend"))
-    with pytest.raises(Exception, match="evoimage_arguments"):
+    with pytest.raises(EvoImageError, match="evoimage_arguments"):
         task.start()
     assert evolink.state.counters.submissions == 0
 

@@ -15,7 +15,7 @@ from airflow.exceptions import TaskDeferred
 from PIL import Image
 
 import airflow_provider_evoimage
-from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
+from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
 from airflow_provider_evoimage.simulator import SimulatorServer
@@ -430,7 +430,7 @@ def test_record_is_required_before_a_post_where_images_may_be_reused(
 
     store.on = refuse
     task = TaskRun(generate(save_to=str(tmp_path / "images"), reuse=True), store=store)
-    with pytest.raises(Exception, match="record that must precede"):
+    with pytest.raises(EvoImageError, match="record that must precede"):
         task.start()
     assert paid(evolink) == 0
 

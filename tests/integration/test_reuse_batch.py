@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import airflow_provider_evoimage
-from airflow_provider_evoimage.exceptions import DestinationError
+from airflow_provider_evoimage.exceptions import BatchFailedError, DestinationError
 from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
 from airflow_provider_evoimage.simulator import SimulatorServer
 from airflow_provider_evoimage.storage.destination import Destination
@@ -217,11 +217,11 @@ def test_clear_of_an_incomplete_batch_keeps_what_was_reused(evolink: SimulatorSe
     night(tmp_path, ["a shoe"], "one").run()
     items = ["a shoe", "a mug [[fail:content_policy_violation]]"]
     task = night(tmp_path, items, "two", on_item_failure="fail")
-    with pytest.raises(Exception, match="no images"):
+    with pytest.raises(BatchFailedError, match="no images"):
         task.run()
     before = paid(evolink)
     task.clear()
-    with pytest.raises(Exception, match="no images"):
+    with pytest.raises(BatchFailedError, match="no images"):
         task.run()
     assert [line.get("reused") is not None for line in lines_of(tmp_path, "two")] == [True, False]
     # Only the failed one is asked for again.

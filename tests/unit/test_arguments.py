@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from airflow_provider_evoimage.arguments import absolute_url, poll_seconds, seconds
+from airflow_provider_evoimage import arguments
+from airflow_provider_evoimage.arguments import (
+    MOST_VARIANT_CHARACTERS,
+    absolute_url,
+    poll_seconds,
+    require_memory_of_models,
+    seconds,
+    storable_argument,
+    variant_of,
+)
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 
 
@@ -34,3 +46,37 @@ def test_path_below_the_current_folder_is_refused(url: str) -> None:
 )
 def test_storage_url_is_let_through(url: str) -> None:
     assert absolute_url("save_to", url) == url.strip()
+
+
+def test_fallback_models_need_a_place_to_remember_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_memory_of_models(["gpt-image-1"], None if arguments.HAS_TASK_STATE_STORE else "file:///images")
+    monkeypatch.setattr(arguments, "HAS_TASK_STATE_STORE", False)
+    require_memory_of_models(None, None)
+    require_memory_of_models(["gpt-image-1"], "file:///images")
+    with pytest.raises(InvalidRequestError, match="save_to below Airflow"):
+        require_memory_of_models(["gpt-image-1"], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stored"),
+    [
+        ("labels", {"a": "b"}, {"a": "b"}),
+        ("max_credits", Decimal("1.5"), "1.5"),
+        ("max_credits", 2, 2),
+        ("save_to", Path("/images"), "/images"),
+        ("name", "mug", "mug"),
+    ],
+)
+def test_argument_of_a_function_is_stored_as_json(name: str, value: Any, stored: Any) -> None:
+    assert storable_argument(name, value) == stored
+
+
+@pytest.mark.parametrize(("value", "found"), [(None, None), ("", None), (3, "3"), ("b", "b")])
+def test_variant_is_short_text_or_a_number(value: Any, found: str | None) -> None:
+    assert variant_of(value) == found
+
+
+@pytest.mark.parametrize("value", [True, 1.5, ["a"], "a" * (MOST_VARIANT_CHARACTERS + 1)])
+def test_other_variant_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="variant"):
+        variant_of(value)

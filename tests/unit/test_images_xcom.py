@@ -115,3 +115,19 @@ def test_push_that_fails_is_a_warning(caplog: pytest.LogCaptureFixture):
 def test_push_that_fails_hides_no_error():
     with pytest.raises(GenerationFailedError), ImagesXCom(TaskInstance(fails=True), LOG).telling_failures():
         raise GenerationFailedError("It failed.")
+
+
+def test_long_texts_are_halved_before_anything_is_left_out():
+    error = {"message": "m" * 3000, "on_retry": "r" * 3000, "retryable": True}
+    value = within_limit({"v": 1, "state": "failed", "prompt": "p" * 3000, "error": error})
+    assert 40 >= len(value["prompt"]) > 0
+    assert 0 < len(value["error"]["message"]) < 3000
+    assert value["error"]["retryable"] is True
+    assert len(json.dumps(value).encode()) <= MAX_BYTES
+
+
+def test_value_that_cannot_be_shortened_keeps_its_counts():
+    value = within_limit(
+        {"v": 1, "state": "made", "images": 3, "saved": 2, "credits": 1.5, "model": "m" * 3000}
+    )
+    assert value == {"v": 1, "state": "made", "images": 3, "saved": 2, "credits": 1.5}

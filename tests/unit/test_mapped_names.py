@@ -137,3 +137,9 @@ def test_name_never_raises():
 
     assert named(mapped(Odd, prompt=["x"]), {"prompt": "x"}) == "#3"
     assert DEFAULT_TEMPLATE.startswith("{{")
+
+
+def test_argument_name_comes_first_and_what_is_no_text_is_left_out():
+    definition = mapped(partial={"prompt": "A fox"}, name=["Blue mug", "12"])
+    assert [named(definition, {"name": each}) for each in ("Blue mug", "12")] == ["Blue mug", "“12”"]
+    assert named(mapped(partial={"prompt": "A fox"}, image_urls=[None]), {"image_urls": None}) == "#3"

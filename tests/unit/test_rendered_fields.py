@@ -154,3 +154,11 @@ def test_parts_that_are_hidden(value: object, expected: list[str]):
 def test_short_path_of_a_callback_is_shown():
     assert list(secrets_of("https://hooks.example/image", is_callback=True)) == []
     assert list(secrets_of("https://hooks.example/in?token=1", is_callback=True)) == ["token=1"]
+
+
+def test_lists_in_lists_without_end_are_given_up():
+    value: Any = "https://a.example/i.png?token=letmein-please"
+    assert list(secrets_of([[value]])) == ["token=letmein-please"]
+    for _ in range(30):
+        value = [value]
+    assert list(secrets_of(value)) == []

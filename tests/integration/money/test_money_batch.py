@@ -18,6 +18,7 @@ from airflow_provider_evoimage.batch import collection, submission
 from airflow_provider_evoimage.exceptions import (
     BatchFailedError,
     BatchIncompleteError,
+    InsufficientCreditsError,
     InvalidRequestError,
     PriceUnknownError,
     UnrepeatableSubmissionError,
@@ -279,7 +280,7 @@ def test_model_without_a_known_price_is_refused_under_a_limit(
 
 def test_balance_is_checked_before_anything_is_paid(evolink: SimulatorServer, tmp_path: Path) -> None:
     evolink.state.configure({"credits": 2})
-    with pytest.raises(Exception, match="are missing"):
+    with pytest.raises(InsufficientCreditsError, match="are missing"):
         TaskRun(batch(PROMPTS, tmp_path, check_credits=True)).run()
     assert paid(evolink) == 0
 

@@ -61,6 +61,23 @@ def deliveries(customer, **expected):
         time.sleep(0.02)
 
 
+def look_again(customer):
+    """Wait until the courier has looked twice for what is due, and has sent all that it found."""
+    callbacks, looks = customer.state.callbacks, []
+    look = callbacks.due
+
+    def noted(now):
+        looks.append(now)
+        return look(now)
+
+    callbacks.due = noted
+    deadline = time.monotonic() + SECONDS
+    while len(looks) < 2 or any(each.under_way for each in callbacks.deliveries):
+        assert time.monotonic() < deadline, looks
+        time.sleep(0.02)
+    del callbacks.due
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [("", "completed"), ("[[fail:service_error]]", "failed"), ("[[cancelled]]", "cancelled")],
@@ -96,12 +113,12 @@ def test_failing_receiver_is_tried_again_after_1_2_and_4_seconds(caller):
         for attempts, pause in ((1, 1), (2, 2), (3, 4)):
             deliveries(caller, attempts=attempts, outcome="waiting")
             caller.pass_time(pause - 0.01)
-            time.sleep(0.15)
+            look_again(caller)
             deliveries(caller, attempts=attempts)
             caller.pass_time(0.02)
         delivery = deliveries(caller, attempts=4, outcome="failed")
         caller.pass_time()
-        time.sleep(0.15)
+        look_again(caller)
     assert delivery["statuses"] == [500] * 4
     assert len(receiver.bodies) == 4
 
@@ -155,5 +172,5 @@ def test_replayed_submission_sends_nothing_twice(caller):
             caller.submit("fox", key="airflow-fox-0123456789", callback_url=url)
         caller.pass_time()
         deliveries(caller, outcome="delivered")
-        time.sleep(0.15)
+        look_again(caller)
     assert len(receiver.bodies) == 1

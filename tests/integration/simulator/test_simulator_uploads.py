@@ -5,7 +5,6 @@ import http.server
 import io
 import tempfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from airflow_provider_evoimage.simulator.service import uploads
 from airflow_provider_evoimage.simulator.service.names import Names
+from tests.crowded_lock import CrowdedLock
 
 UPLOAD_ID = "upload-0123456789"
 CUT = (httpx.RemoteProtocolError, httpx.ReadError)
@@ -346,13 +346,14 @@ def test_reset_removes_the_files_from_disk(customer):
 
 
 def test_first_uploads_at_the_same_time_all_stay(monkeypatch):
-    files, make = uploads.Uploads(Names()), tempfile.TemporaryDirectory
+    files, make, lock = uploads.Uploads(Names()), tempfile.TemporaryDirectory, CrowdedLock(8)
 
-    def make_slowly(**options):
-        time.sleep(0.05)
+    def make_while_others_come(**options):
+        lock.wait_for_all()
         return make(**options)
 
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", make_slowly)
+    monkeypatch.setattr(files, "_making_directory", lock)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", make_while_others_come)
     with ThreadPoolExecutor(8) as pool:
         kept = list(pool.map(files.keep, [io.BytesIO(b"an image") for _ in range(8)]))
     assert [file.read_bytes() for file in kept] == [b"an image"] * 8

@@ -497,24 +497,27 @@ def test_each_line_is_held_under_a_name_of_its_own() -> None:
     assert budget.left == 93
 
 
-def test_no_more_are_sent_at_a_time_than_allowed() -> None:
-    class Counting(Hook):
-        active, most = 0, 0
-
+def test_no_more_are_sent_at_a_time_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Paired(Hook):
         def submit(self, request: ImageRequest, key: str, *, submit_timeout: float) -> Submitted:
-            with lock:
-                self.active += 1
-                self.most = max(self.most, self.active)
-            # Others have the time to begin.
-            time.sleep(0.05)
-            with lock:
-                self.active -= 1
+            threads.add(threading.get_ident())
+            assert all_are_queued.wait(30)
+            # Two are sent at the same time, or this breaks.
+            pair.wait(30)
             return super().submit(request, key, submit_timeout=submit_timeout)
 
-    lock, hook = threading.Lock(), Counting()
+    def wait(futures: Any) -> Any:
+        # Every thread that is allowed has started, as none has come to an end yet.
+        all_are_queued.set()
+        return wait_for_futures(futures)
+
+    wait_for_futures = submission.wait
+    monkeypatch.setattr(submission, "wait", wait)
+    threads: set[int] = set()
+    all_are_queued, pair, hook = threading.Event(), threading.Barrier(2), Paired()
     batch, items, _ = batch_of(*"abcdef", hook=hook, parallel=2)
     batch.ensure(items)
-    assert (sorted(hook.accepted), hook.most) == (list("abcdef"), 2)
+    assert (sorted(hook.accepted), len(threads)) == (list("abcdef"), 2)
 
 
 def test_time_limit_of_the_task_starts_no_further_submission(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
 from airflow_provider_evoimage.command import tables
 from airflow_provider_evoimage.command.estimates import EstimatedRequest, priced
@@ -161,3 +161,38 @@ def test_links_that_are_over_are_told():
         tables.generation_table(generation, now=1_780_000_001), 80
     )
     assert "the links died 2026-05-29" in drawn(tables.generation_table(generation, now=1_790_000_000), 80)
+
+
+SOME = {"id": "task-unified-1757156400-abc", "status": "processing", "progress": 40}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (SOME, ["processing (40 %)", "model", "unknown"]),
+        (SOME | {"progress": None}, ["processing"]),
+        (SOME | {"usage": {"credits_reserved": 2}}, ["reserved", "2.0000 credits"]),
+        (SOME | {"usage": {"credits_used": 70}}, ["70.0000 credits (1.03 USD)"]),
+        (SOME | {"status": "failed", "error": {"code": "x", "message": "no"}}, ["billed", "x: no"]),
+        (SOME | {"created": 1757156400}, ["2025-09-06 11:00:00 UTC"]),
+    ],
+)
+def test_facts_of_a_generation_are_those_that_are_known(answer: dict[str, Any], words: list[str]):
+    output = drawn(Group(*(text for _, text in tables._facts(Generation.read(answer), 1757156500.0))), 80)
+    names = " ".join(name for name, _ in tables._facts(Generation.read(answer), 1757156500.0))
+    assert [each for each in words if each not in f"{names} {output}"] == []
+
+
+def test_links_of_a_generation_live_until_a_time_or_have_died():
+    answer = SOME | {"status": "completed", "results": ["https://x.example/a.png"]}
+    ended = Generation.read(answer | {"completed": 1757156400, "created": 1757156300})
+    lifetimes = [tables._lifetime(ended, now) for now in (1757156500.0, 1757156400.0 + 90_000)]
+    if ended.expires_at is not None:
+        assert ["live until" in lifetimes[0], "died" in lifetimes[1]] == [True, True]
+    assert tables._lifetime(Generation(evolink_task_id="a"), 0.0) == ""
+
+
+def test_unknown_charges_are_counted_below_the_list():
+    output = " ".join(drawn(tables.generations_table([Generation.read(SOME)]), 80).split())
+    assert "1 generation; charged: 0.0000 credits" in output
+    assert "charge unknown or not settled: 1" in output

@@ -12,6 +12,7 @@ from airflow_provider_evoimage.evolink.answers import (
     Credits,
     Generation,
     GenerationError,
+    GenerationPage,
     GenerationState,
     Usage,
 )
@@ -733,3 +734,21 @@ def test_id_that_is_another_place_in_a_path_is_refused_where_it_is_read(evolink_
 def test_amount_that_no_account_can_have_is_no_charge(amount):
     usage = Generation.read({"id": TASK, "usage": {"credits_used": amount, "credits_reserved": amount}}).usage
     assert (usage.credits_used, usage.credits_reserved) == (None, None)
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"data": None}, {"data": {"id": "task-1"}}])
+def test_list_that_is_none_is_unreadable(data: object):
+    with pytest.raises(UnreadableAnswerError, match="no list of tasks"):
+        GenerationPage.read(data)
+
+
+def test_key_is_redacted_in_any_place_of_json_and_with_escapes():
+    body = rb'{"a": [1, null, "sk\u002devo"], "sk\u002devo": {"b": 2}, "c": "\u2026"}'
+    found = protocol.redacted(Answer(status=200, headers={"x": "sk-evo"}, body=body), "sk-evo")
+    assert json.loads(found.body) == {"a": [1, None, "***"], "***": {"b": 2}, "c": "…"}
+    assert found.headers == {"x": "***"}
+    harmless = Answer(status=200, headers={}, body=rb'{"a": "\u002d", "b": 1.50}')
+    assert protocol.redacted(harmless, "sk-evo") is harmless
+    # Nobody can tell what is in it.
+    deep = b"[" * 100_000 + rb'"\u002d"' + b"]" * 100_000
+    assert protocol.redacted(Answer(status=200, headers={}, body=deep), "sk-evo").body in {b"", deep}

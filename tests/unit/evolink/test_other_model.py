@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from airflow_provider_evoimage.evolink import other_model
 from airflow_provider_evoimage.evolink.model_facts import MODELS
 from airflow_provider_evoimage.evolink.other_model import quality_for, size_for
 from airflow_provider_evoimage.exceptions import InvalidRequestError
@@ -67,3 +70,11 @@ def test_every_size_that_is_found_is_one_of_the_model(model: str, other: str) ->
             continue
         assert found is not None
         assert MODELS[other].allows_size(found)
+
+
+def test_quality_below_all_of_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = replace(MODELS["gpt-image-1"], qualities=("high",), disputed_qualities=())
+    monkeypatch.setattr(other_model, "facts_of", lambda model: facts)
+    assert quality_for("gpt-image-1", "high") == "high"
+    with pytest.raises(InvalidRequestError, match="no counterpart"):
+        quality_for("gpt-image-1", "low")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from airflow_provider_evoimage.evolink.answers import Credits
 from airflow_provider_evoimage.hooks import evoimage
 from airflow_provider_evoimage.hooks.evoimage import EvoImageHook
+from tests.crowded_lock import CrowdedLock
 
 
 @pytest.fixture
@@ -22,13 +22,14 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> EvoImageHook:
 
 
 def test_threads_share_one_client(hook: EvoImageHook, monkeypatch: pytest.MonkeyPatch):
-    make = evoimage.EvoLinkClient
+    make, lock = evoimage.EvoLinkClient, CrowdedLock(8)
 
-    def make_slowly(*arguments: Any) -> evoimage.EvoLinkClient:
-        time.sleep(0.02)
+    def make_while_others_ask(*arguments: Any) -> evoimage.EvoLinkClient:
+        lock.wait_for_all()
         return make(*arguments)
 
-    monkeypatch.setattr(evoimage, "EvoLinkClient", make_slowly)
+    monkeypatch.setattr(evoimage, "_MAKING_CLIENT", lock)
+    monkeypatch.setattr(evoimage, "EvoLinkClient", make_while_others_ask)
     with ThreadPoolExecutor(8) as pool:
         clients = set(pool.map(lambda _: hook.get_conn(), range(8)))
     assert clients == {hook.get_conn()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -130,3 +131,26 @@ async def test_position_is_not_kept_where_an_event_was_not_stored(monkeypatch: p
 
 async def _no_sleep(seconds: float) -> None:
     del seconds
+
+
+@needs_airflow_3_3
+async def test_each_find_of_the_shared_stream_is_an_event() -> None:
+    class Watched:
+        def __getitem__(self, asset: Asset) -> object:
+            return {"account": object()}[asset.name]
+
+    async def found() -> AsyncIterator[Any]:
+        yield [{"evolink_task_id": "task-1"}]
+        yield [{"evolink_task_id": "task-2"}, {"evolink_task_id": "task-3"}]
+
+    trigger = EvoImageFinishedTrigger(asset="account", model="gpt-image-2")
+    trigger.asset_state_store = Watched()  # type: ignore[assignment]
+    events = [event.payload async for event in trigger.filter_shared_stream(found())]
+    assert [[each["evolink_task_id"] for each in event["generations"]] for event in events] == [
+        ["task-1"],
+        ["task-2", "task-3"],
+    ]
+    assert {event["v"] for event in events} == {finished.EVENT_VERSION}
+    producer = EvoImageFinishedTrigger.create_shared_stream_producer(trigger.serialize()[1])
+    assert isinstance(producer, FinishedStream)
+    assert (producer._asset, producer._models) == ("account", ("gpt-image-2",))

@@ -131,3 +131,10 @@ def test_event_of_another_version_or_shape_is_refused(change: dict[str, Any]) ->
     event = WaitEvent(endings={TASK: "completed"}).to_json()
     with pytest.raises(EvoImageError):
         WaitEvent.read(event | change)
+
+
+def test_event_of_several_generations_is_none_of_a_single_one() -> None:
+    assert WaitEvent(endings={"task-a": "completed"}).only_task == "task-a"
+    for endings in ({}, {"task-a": "completed", "task-b": "failed"}):
+        with pytest.raises(EvoImageError):
+            _ = WaitEvent(endings=endings).only_task  # type: ignore[arg-type]
