@@ -247,7 +247,6 @@ PARTS = {
             "tests/integration/test_reuse_batch.py",
             f"{_MONEY}batch.py",
             f"{_MONEY}batch_doubts.py",
-            f"{_MONEY}batch_storage.py",
         ),
     ),
     "triggers": Part(
