@@ -209,6 +209,7 @@ PARTS = {
         (
             "tests/unit/evolink/test_other_model.py",
             "tests/unit/evolink/test_usage.py",
+            "tests/unit/submission/test_fallback.py",
             "tests/unit/submission/test_month_budget.py",
             "tests/integration/test_budgets.py",
             f"{_MONEY}fallback.py",

@@ -40,7 +40,9 @@ def groups(found: Costs) -> dict[tuple[str, ...], tuple[int, int, int, float]]:
 def test_groups_are_summed_by_every_fact_the_dearest_first(tmp_path: Path):
     sidecar(tmp_path, "a")
     sidecar(tmp_path, "b", 0.1)
-    sidecar(tmp_path, "c", 0.2, model="gpt-image-1.5", made_by={"dag_id": "blog", "task_id": "cut"}, labels=None)
+    sidecar(
+        tmp_path, "c", 0.2, model="gpt-image-1.5", made_by={"dag_id": "blog", "task_id": "cut"}, labels=None
+    )
     sidecar(tmp_path, "d", 9, model=None, created=None, made_by="edited", labels=["edited"])
     names = ("model", "day", "month", "dag", "task", "campaign")
     found = costs_below(str(tmp_path), names)

@@ -58,7 +58,11 @@ def test_lists_stay_short_however_much_is_saved_or_fails():
     assert len(summary["paths"]) == MAX_LISTED
     assert (summary["saved"], summary["failed"]) == (MAX_LISTED + 5, MAX_LISTED + 5)
     assert [each["evolink_task_id"] for each in summary["failures"]] == [f"failed-{n}" for n in range(20)]
-    assert summary["failures"][0] == {"evolink_task_id": "failed-0", "kind": "DownloadError", "message": "x" * 200}
+    assert summary["failures"][0] == {
+        "evolink_task_id": "failed-0",
+        "kind": "DownloadError",
+        "message": "x" * 200,
+    }
     assert summary["expiring"] == [f"old-{number}" for number in range(20)]
     assert len(outcome._first) == 20
 
@@ -67,7 +71,8 @@ def test_summary_has_every_count_and_a_copy_of_who_made_it():
     counts: dict[str, Any] = {
         name: number
         for number, name in enumerate(
-            ("found", "known", "own", "young", "without_images", "failed", "saved", "images", "bytes"), start=1
+            ("found", "known", "own", "young", "without_images", "failed", "saved", "images", "bytes"),
+            start=1,
         )
     }
     summary = IngestOutcome(**counts, credits=2.5).summary(MADE_BY)
@@ -82,7 +87,9 @@ def test_what_is_shown_and_announced_is_what_was_saved():
     outcome.add(manifest())
     outcome.failed_with("b", EvoImageError("gone"))
     shown = outcome.shown
-    assert {name: shown[name] for name in ("images", "saved", "credits", "items", "items_saved", "items_failed")} == {
+    assert {
+        name: shown[name] for name in ("images", "saved", "credits", "items", "items_saved", "items_failed")
+    } == {
         "images": 2,
         "saved": 2,
         "credits": 1.5,

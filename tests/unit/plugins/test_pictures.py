@@ -203,7 +203,9 @@ def test_files_with_one_version_have_thumbnails_of_their_own(tmp_path: Path):
     assert thumbnails.get(picture(tmp_path / "b.png", size=(100, 300)), "v1") != first
 
 
-def test_cache_is_closed_to_others_and_not_used_if_it_is_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_cache_is_closed_to_others_and_not_used_if_it_is_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = tmp_path / "new" / "cache"
     where = picture(tmp_path / "a.png")
     Thumbnails(folder).get(where, "v1")
@@ -251,5 +253,7 @@ def test_every_mode_has_a_thumbnail(tmp_path: Path, mode: str, kept: str):
         image.save(path, "PNG", transparency=0)
     else:
         image.save(path, "JPEG" if mode == "CMYK" else "PNG")
-    with Image.open(io.BytesIO(Thumbnails(tmp_path / "cache").get(Location.read(f"file://{path}"), ""))) as small:
+    with Image.open(
+        io.BytesIO(Thumbnails(tmp_path / "cache").get(Location.read(f"file://{path}"), ""))
+    ) as small:
         assert (small.mode, small.size) == (kept, (384, 307))

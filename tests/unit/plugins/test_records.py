@@ -31,7 +31,9 @@ class Database:
         models: tuple[Any, ...] = (DagRun, TaskInstance, XComModel)
         self.tables = {
             model: Table(
-                model.__tablename__, MetaData(), *(Column(each.name, each.type) for each in model.__table__.columns)
+                model.__tablename__,
+                MetaData(),
+                *(Column(each.name, each.type) for each in model.__table__.columns),
             )
             for model in models
         }
@@ -122,7 +124,9 @@ def test_newest_come_first_with_what_airflow_knows_of_them(database: Database):
     database.xcom(1, minutes=1)
     database.task(1)
     database.xcom(2, minutes=2, map_index=4, value={"images": 3})
-    database.task(2, map_index=4, operator="_PythonDecoratedOperator", custom="@task.evoimage", state="failed")
+    database.task(
+        2, map_index=4, operator="_PythonDecoratedOperator", custom="@task.evoimage", state="failed"
+    )
     database.xcom(2, minutes=3, key="return_value")
     (second, first), place = newest()
     assert place is None
@@ -154,7 +158,14 @@ def test_task_instance_that_is_gone_keeps_its_images(database: Database):
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6, 7])
 def test_pages_hold_every_task_once_though_many_have_one_time(database: Database, limit: int):
-    for number, task_id, map_index in [(1, "a", -1), (1, "b", 0), (1, "b", 1), (2, "a", -1), (2, "b", 0), (3, "a", -1)]:
+    for number, task_id, map_index in [
+        (1, "a", -1),
+        (1, "b", 0),
+        (1, "b", 1),
+        (2, "a", -1),
+        (2, "b", 0),
+        (3, "a", -1),
+    ]:
         database.xcom(number, task_id, map_index=map_index, minutes=number // 3)
     found: list[Any] = []
     before = None
@@ -177,7 +188,9 @@ def test_nobody_sees_tasks_of_a_dag_that_is_not_permitted(database: Database):
     assert len(newest()[0]) == 2
 
 
-def test_search_looks_at_so_many_rows_and_says_where_to_go_on(database: Database, monkeypatch: pytest.MonkeyPatch):
+def test_search_looks_at_so_many_rows_and_says_where_to_go_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(records, "SEARCHED_ROWS", 6)
     monkeypatch.setattr(records, "_ROWS_AT_ONCE", 2)
     for minutes in range(10):
