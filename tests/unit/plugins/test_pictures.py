@@ -84,8 +84,9 @@ def test_pipe_and_folder_hold_up_nothing(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     for name in ("pipe.png", "folder.png"):
-        with pytest.raises(NotShownError):
+        with pytest.raises(NotShownError, match="no file") as refused:
             open_picture(Location.read(f"file://{tmp_path}/{name}"))
+        assert refused.value.status == 415
 
 
 def test_unknown_connection_is_refused_before_the_storage_is_asked():

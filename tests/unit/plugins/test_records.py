@@ -209,6 +209,17 @@ def test_search_looks_at_so_many_rows_and_says_where_to_go_on(
     assert len(asked) == len(set(asked)) == 10
 
 
+def test_page_that_ends_with_its_last_row_has_a_next_one(database: Database):
+    for minutes in range(4):
+        database.xcom(1, f"t{minutes}", minutes=minutes)
+    found, before = newest(limit=1, matches=lambda task: task.task_id != "t3")
+    assert [task.task_id for task in found] == ["t2"]
+    assert before is not None
+    assert [task.task_id for task in newest(before=before)[0]] == ["t1", "t0"]
+    found, before = newest(limit=1, matches=lambda task: task.task_id == "t0", before=None)
+    assert ([task.task_id for task in found], before) == (["t0"], None)
+
+
 @pytest.mark.parametrize(
     ("kept", "read"),
     [
