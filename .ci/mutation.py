@@ -28,7 +28,9 @@ _WORDS = re.compile(r"""f?"(?:[^"\\]|\\.)*"|f?'(?:[^'\\]|\\.)*'|\bNone\b""")
 _MAKE_MUTANTS = "from mutmut.__main__ import *; copy_src_dir(); copy_also_copy_files(); create_mutants(1)"
 # Held by `make test-stores`, which needs servers, and clients of 1.7 GB; and rows of the table of channels, made while
 # its module is imported, before a change is switched on: test_channels.py compares them with docs/renditions.md.
-_NOT_TRIED_HERE = re.compile(r"ǁ(SftpFiles|S3Objects|GoogleObjects|AzureBlobs)ǁ|channels\.x__(google|banner)__")
+_NOT_TRIED_HERE = re.compile(
+    r"ǁ(SftpFiles|S3Objects|GoogleObjects|AzureBlobs)ǁ|channels\.x__(google|banner)__"
+)
 _MONEY = "tests/integration/money/test_money_"
 # Each takes 3 to 50 seconds.
 _SLOW = " or ".join(

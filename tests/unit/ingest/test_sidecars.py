@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_evoimage.evolink.answers import Generation
-from airflow_provider_evoimage.exceptions import DestinationError, InvalidRequestError
+from airflow_provider_evoimage.exceptions import DestinationError
 from airflow_provider_evoimage.ingest import sidecars
 from airflow_provider_evoimage.ingest.account_list import ListedGeneration
-from airflow_provider_evoimage.ingest.run import require_lasting_names
 from airflow_provider_evoimage.ingest.sidecars import generations_saved_below, sidecars_named
 from airflow_provider_evoimage.storage.destination import Destination
 
@@ -83,7 +82,11 @@ class Folder:
 def test_threads_find_the_connections_of_the_task():
     WHOSE.set("the task's")
     folder: Any = Folder()
-    assert sidecars_named(folder, ["a", "", "b"]) == [{"evolink_task_id": "a"}, None, {"evolink_task_id": "b"}]
+    assert sidecars_named(folder, ["a", "", "b"]) == [
+        {"evolink_task_id": "a"},
+        None,
+        {"evolink_task_id": "b"},
+    ]
     assert folder.read == ["the task's"] * 3
 
 
@@ -102,11 +105,3 @@ def test_age_of_a_generation_is_that_of_evolinks_clock():
     assert (listed.evolink_task_id, listed.model, listed.created) == ("a", "m", created.timestamp())
     assert listed.age(created.timestamp() + 60) == 60
     assert ListedGeneration.of(Generation(evolink_task_id="a")).age(SINCE) == 0
-
-
-def test_names_of_files_tell_all_images_apart_and_stay_the_same():
-    require_lasting_names("{model}/{evolink_task_id}-{index}.{ext}")
-    with pytest.raises(InvalidRequestError, match=r"lacks \{evolink_task_id\}, \{index\}:"):
-        require_lasting_names("{model}.{ext}")
-    with pytest.raises(InvalidRequestError, match=r"holds \{item\}, \{run_id\}, which differs"):
-        require_lasting_names("{run_id}/{item}-{evolink_task_id}-{index}.{ext}")
