@@ -247,6 +247,7 @@ PARTS = {
         ),
         (
             "tests/unit/batch",
+            "tests/unit/test_stored_formats.py",
             "tests/integration/test_batch.py",
             "tests/integration/test_batch_budget.py",
             "tests/integration/test_reuse_batch.py",
