@@ -274,6 +274,42 @@ PARTS = {
             "tests/integration/test_trigger.py",
         ),
     ),
+    "requests": Part(
+        (
+            "arguments",
+            "evolink/answers",
+            "evolink/errors",
+            "evolink/hosts",
+            "evolink/json_values",
+            "evolink/protocol",
+            "evolink/request",
+            "images/result_file",
+            "labels",
+            "retry_policy",
+        ),
+        (
+            "tests/unit/evolink",
+            "tests/unit/images/test_result_file.py",
+            "tests/unit/test_arguments.py",
+            "tests/unit/test_labels.py",
+            "tests/unit/test_retry_policy.py",
+        ),
+    ),
+    "references": Part(
+        (
+            "images/reference_file",
+            "references/files",
+            "references/reading",
+            "references/sources",
+            "references/task",
+            "references/uploads",
+        ),
+        (
+            "tests/unit/references",
+            "tests/integration/test_references.py",
+            "tests/integration/test_uploads.py",
+        ),
+    ),
     "pages": Part(
         ("plugins/ledgers", "plugins/pictures", "plugins/records", "plugins/roots"),
         ("tests/unit/plugins",),
