@@ -111,7 +111,9 @@ def by_an_xml_parser(packet: bytes, local_name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode", "options"), VARIANTS, ids=lambda value: " ".join(value) if isinstance(value, dict) else value
+    ("kind", "mode", "options"),
+    VARIANTS,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value,
 )
 def test_mark_is_there_for_others_and_pixels_are_the_same(
     tmp_path: Path, kind: str, mode: str, options: dict[str, object]
