@@ -250,6 +250,7 @@ PARTS = {
             "tests/unit/test_stored_formats.py",
             "tests/integration/test_batch.py",
             "tests/integration/test_batch_budget.py",
+            "tests/integration/test_names_and_labels.py",
             "tests/integration/test_reuse_batch.py",
             f"{_MONEY}batch.py",
             f"{_MONEY}batch_doubts.py",
