@@ -170,7 +170,7 @@ class LedgerLine:
         """Describe the request as it was sent, where a model of the item's present list got it."""
         if self.record is None or not self.record.tried:
             return item.requested
-        sent = [fingerprint(each) == self.record.fingerprint for each in item.others]
+        sent = [fingerprint(each, item.variant) == self.record.fingerprint for each in item.others]
         if True not in sent:
             return self.requested
         return item.requested_at(Position(sent.index(True) + 1, self.record.tried))

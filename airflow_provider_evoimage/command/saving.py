@@ -59,7 +59,8 @@ def finished(
 ) -> Generation:
     """Read a generation that has images; wait for it when ``timeout`` (seconds) is given.
 
-    :raises GenerationUnfinishedError: when it still runs, and waiting was not requested or has timed out.
+    :raises GenerationUnfinishedError: when it still runs, and waiting was not requested.
+    :raises GenerationTimeoutError: when it still runs at the end of the wait.
     :raises EvoImageError: when it failed, was cancelled, or cannot be read.
     """
     with bars(console) as progress:

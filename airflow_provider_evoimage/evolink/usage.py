@@ -25,7 +25,7 @@ class WeekOfUse:
         self._seen: set[str] = set()
         self._charged = 0.0
         self._knows_charge = False
-        self._ended = 0
+        self._has_ended = False
         self._oldest = now
         self._has_older = False
 
@@ -40,7 +40,7 @@ class WeekOfUse:
                 continue
             self._oldest = min(self._oldest, began)
             if each.is_terminal:
-                self._ended += 1
+                self._has_ended = True
                 charged = each.usage.credits_used
                 self._knows_charge = self._knows_charge or charged is not None
                 self._charged += max(charged or 0.0, 0.0)
@@ -53,7 +53,7 @@ class WeekOfUse:
         Of an account whose list goes back less far, the mean of that time, but of a day at least: too high a mean for
         one that has just begun, which is the careful side.
         """
-        if self._ended and not self._knows_charge:
+        if self._has_ended and not self._knows_charge:
             return None
         seconds = WEEK_SECONDS if self._has_older else max(self._now - self._oldest, DAY_SECONDS)
         return self._charged / (min(seconds, WEEK_SECONDS) / DAY_SECONDS)

@@ -110,13 +110,11 @@ class ImageRoots:
     def read(cls, setting: str | None) -> ImageRoots:
         """Read the setting: a JSON list of URLs, or one URL."""
         text = (setting or "").strip()
-        listed: object = [text] if text and not text.startswith("[") else None
-        if listed is None:
-            try:
-                listed = json.loads(text or "[]")
-            except ValueError:
-                return cls((), ("[evoimage] image_roots is no JSON list of URLs.",))
-        if not isinstance(listed, list):
+        if text and not text.startswith("["):
+            return cls(*_read_all([text]))
+        try:
+            listed: list[object] = json.loads(text or "[]")
+        except ValueError:
             return cls((), ("[evoimage] image_roots is no JSON list of URLs.",))
         return cls(*_read_all(listed))
 

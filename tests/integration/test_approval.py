@@ -113,19 +113,20 @@ def local(path: str) -> Path:
 
 
 def test_chosen_images_are_handed_over_with_what_was_decided(airflow: Airflow, drawn: dict[str, Any]):
-    manifest = Asking(drawn).answered("1", "3", comment="calm")
+    manifest = Asking(drawn).answered("1", "3", comment="schön ruhig")
     assert [image["index"] for image in manifest["images"]] == [0, 2]
     assert manifest["approval"] == {
         "by": ADA,
         "at": "2026-11-27T10:00:00+00:00",
         "chosen": [1, 3],
-        "comment": "calm",
+        "comment": "schön ruhig",
         "sha256": [
             hashlib.sha256(local(image["path"]).read_bytes()).hexdigest() for image in manifest["images"]
         ],
     }
     CHECK.validate(manifest)
     sidecar = local(drawn["images"][0]["path"]).with_suffix(".ask.approval.json")
+    assert "schön ruhig" in sidecar.read_text()
     kept = json.loads(sidecar.read_text())
     CHECK.validate(kept)
     assert (kept["approval"], kept["made_by"]["task_id"]) == (manifest["approval"], "ask")
@@ -209,6 +210,8 @@ def test_file_that_is_gone_is_a_failure_that_a_retry_may_mend(airflow: Airflow, 
     with pytest.raises(DestinationError, match="cannot be read") as failure:
         Asking(drawn).operator().execute({"ti": TaskInstance(task_id="ask")})
     assert failure.value.retryable
+    assert failure.value.billed is False
+    assert failure.value.on_retry == "A retry reads it again."
 
 
 @pytest.mark.parametrize(
@@ -324,6 +327,21 @@ def test_answers_are_counted(airflow: Airflow, drawn: dict[str, Any], monkeypatc
     monkeypatch.setattr(metrics, "_count", lambda *sent: counted.append(sent))
     Asking(drawn).answered("1", "2")
     assert counted == [("approvals", 1, {"outcome": "approved"}), ("images_approved", 2, {})]
+
+
+def test_listeners_read_what_was_asked_and_what_was_answered(airflow: Airflow, drawn: dict[str, Any]):
+    asking = Asking(drawn)
+    kept = asking.waits()
+    operator = asking.operator()
+    with pytest.raises(Waits):
+        operator.execute(asking.context)
+    assert airflow.page is not None
+    asked = {"subject": airflow.page.subject, "body": airflow.page.body, "options": airflow.page.options}
+    assert asked.items() <= operator.hitl_summary.items()
+    operator = asking.operator()
+    operator.resume_execution("execute_complete", {**kept, "event": answer("2")}, asking.context)
+    answered = {"chosen": [2], "responded_by_user": ADA, "responded_at": "2026-11-27T10:00:00+00:00"}
+    assert answered.items() <= operator.hitl_summary.items()
 
 
 def test_params_of_the_dag_are_no_fields_and_its_execution_timeout_is_no_response_timeout(

@@ -15,6 +15,7 @@ from airflow.exceptions import TaskDeferred
 from PIL import Image
 
 import airflow_provider_evoimage
+from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.exceptions import DestinationError, EvoImageError, InvalidRequestError
 from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
 from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
@@ -119,6 +120,14 @@ def test_picture_of_a_fallback_model_is_not_the_first_model_s(
     again = drawn(maybe_store(), **models)
     assert again["reused"]["evolink_task_id"] == later["evolink_task_id"]
     assert paid(evolink) == 2
+
+
+def test_reuses_are_counted_by_model(drawn: Generate, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn()
+    counted = []
+    monkeypatch.setattr(metrics, "_count", lambda *sent: counted.append(sent))
+    drawn()
+    assert ("reused", 1, {"model": "gpt-image-1.5"}) in counted
 
 
 def test_reuse_is_off_by_default_and_writes_no_index(
@@ -452,6 +461,7 @@ def test_failing_storage_ends_the_try_and_draws_nothing(
             task.run()
     assert len(failures) == 5
     assert raised.value.billed is False
+    assert raised.value.on_retry == "Nothing was submitted by this try; a retry tries again."
     assert paid(evolink) == 1
     assert "reused" in task.run()
     assert paid(evolink) == 1

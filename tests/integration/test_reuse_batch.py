@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import airflow_provider_evoimage
+from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.exceptions import BatchFailedError, DestinationError
 from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
 from airflow_provider_evoimage.simulator import SimulatorServer
@@ -73,12 +74,19 @@ def test_four_nights_draw_three_none_one_and_all(evolink: SimulatorServer, tmp_p
     assert counted == [3, 0, 1, 4]
 
 
-def test_summary_ledger_and_xcom_say_what_was_reused(evolink: SimulatorServer, tmp_path: Path) -> None:
+def test_summary_ledger_and_xcom_say_what_was_reused(
+    evolink: SimulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
     first = night(tmp_path, ["a shoe", "a mug"], "one").run()
+    monkeypatch.setattr(metrics, "_count", lambda *sent: counted.append(sent))
     task = night(tmp_path, [{"name": "lamp", "prompt": "a lamp"}, "a mug", "a shoe"], "two")
     second = task.run()
 
     assert (drawn_and_reused(first), drawn_and_reused(second)) == ((2, 0), (1, 2))
+    assert [sent for sent in counted if sent[0] == "reused"] == [
+        ("reused", 1, {"model": ledger(first)[0]["model"]})
+    ] * 2
     assert (second["items"], second["saved"], second["images"]) == (3, 3, 3)
     drawn, *reused = ledger(second)
     assert second["credits"]["charged"] == drawn["usage"]["charged"] > 0

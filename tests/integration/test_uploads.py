@@ -135,7 +135,9 @@ def test_url_that_gives_nothing_is_refused_for_good(client: EvoLinkClient, evoli
     assert refused.value.code == "40004"
 
 
-@pytest.mark.parametrize("name", ["", "a/b.png", "..", "x" * 256, "a\x00b"], ids=repr)
+@pytest.mark.parametrize(
+    "name", ["", "a/b.png", "..", "x" * 256, "a\x00b"], ids=["empty", "folder", "parent", "long", "null"]
+)
 def test_name_that_is_no_file_name_is_refused_before_anything_is_sent(
     client: EvoLinkClient, picture: Path, name: str
 ):
@@ -213,7 +215,9 @@ def test_callback_reads_as_the_task_it_is_about_and_is_verified_by_reading(
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", "[]", "{}", b"\xff", {"id": 3}, {"id": "../credits"}], ids=repr
+    "body",
+    [b"", b"<html>", "[]", "{}", b"\xff", {"id": 3}, {"id": "../credits"}],
+    ids=["empty", "page", "list", "object", "bytes", "number", "path"],
 )
 def test_body_that_is_no_task_is_refused_in_words(body: Any):
     with pytest.raises(UnreadableAnswerError):

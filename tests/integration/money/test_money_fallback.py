@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from airflow.exceptions import TaskDeferred
 
+from airflow_provider_evoimage import metrics
 from airflow_provider_evoimage.exceptions import (
     BudgetExceededError,
     ContentPolicyError,
@@ -109,13 +110,22 @@ def test_model_that_is_gone_is_not_waited_for(
 
 
 def test_each_model_is_left_behind_in_turn(
-    evolink: SimulatorServer, maybe_store: StateStore | None, tmp_path: Path
+    evolink: SimulatorServer,
+    maybe_store: StateStore | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     evolink.state.configure(
         {"unavailable_models": {FIRST: "model_unavailable"}, "failing_models": {OTHER: "service_error"}}
     )
+    counted = []
+    monkeypatch.setattr(metrics, "_count", lambda *sent: counted.append(sent))
     task = two_models(tmp_path, maybe_store, fallback_models=[FIRST, OTHER, "gpt-image-2", OTHER])
     manifest = task.run()
+    assert [sent[2] for sent in counted if sent[0] == "fallbacks"] == [
+        {"model": FIRST, "why": "model_unavailable"},
+        {"model": OTHER, "why": "service_error"},
+    ]
     assert [each["model"] for each in manifest["fell_back"]] == [FIRST, OTHER]
     assert purchases(evolink) == ["gpt-image-2"]
 

@@ -144,3 +144,4 @@ def test_what_airflow_says_of_an_answer_is_read_whatever_it_is():
         assert comment_of(nothing) is None
     assert len(comment_of({"comment": "x" * 9_000}) or "") == 2_000
     assert moment_of(datetime(2026, 11, 27, tzinfo=UTC)) == "2026-11-27T00:00:00+00:00"
+    assert moment_of("2026-11-27T00:00:00Z") == "2026-11-27T00:00:00Z"

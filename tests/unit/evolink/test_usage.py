@@ -38,6 +38,11 @@ def test_mean_is_of_seven_days_where_the_list_goes_back_that_far():
     assert more == [True, False]
 
 
+def test_order_within_a_page_does_not_matter():
+    per_day, more = week([item(1, days=8, charged=900), item(2, days=6, charged=14)])
+    assert (per_day, more) == (2, [False])
+
+
 def test_young_account_is_taken_for_as_fast_as_it_was_but_of_a_day_at_least():
     assert week([item(1, days=2), item(2, days=1)], [])[0] == pytest.approx(20 / 2)
     assert week([item(1, days=0.01)], [])[0] == pytest.approx(10)

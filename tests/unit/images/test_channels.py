@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import date
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_evoimage.evolink.model_facts import MODELS
+from airflow_provider_evoimage.evolink.model_facts import MODELS, PixelSizes
 from airflow_provider_evoimage.exceptions import InvalidRequestError
 from airflow_provider_evoimage.images.channels import CHANNELS, FORMATS, Channel, Rendition, channels_of
-from airflow_provider_evoimage.images.native_sizes import native_size, resolved_size
+from airflow_provider_evoimage.images.native_sizes import _free_size, native_size, resolved_size
 
 
 @pytest.mark.parametrize("channel", CHANNELS.values(), ids=lambda channel: channel.name)
@@ -76,6 +77,31 @@ def test_every_model_has_a_size_for_every_channel_that_it_takes(model: str, widt
     found = native_size(model, Rendition("own", width=width, height=height))
     assert MODELS[model].allows_size(found.size)
     assert 0 <= found.cropped < 1
+
+
+FREE = PixelSizes(
+    multiple_of=16, min_edge=16, max_edge=3840, min_pixels=655_360, max_pixels=8_294_400, max_ratio=2.5
+)
+
+
+@given(st.integers(1, 16_383), st.integers(1, 16_383))
+@example(1640, 656)
+@example(656, 1640)
+def test_free_size_covers_a_channel_that_the_model_can_draw(width: int, height: int):
+    wide, high = _free_size(FREE, Rendition("own", width=width, height=height))
+    long = max(width, height)
+    short = max(min(width, height), long / FREE.max_ratio)
+    if long > FREE.max_edge or long * short > FREE.max_pixels:
+        return
+    assert FREE.allows(wide, high)
+    assert wide >= width
+    assert high >= height
+    # And not more than that: a rounded edge is 15 pixels longer at the most, and once more to keep the ratio.
+    area = max(long * short, FREE.min_pixels)
+    assert (
+        wide * high
+        <= (math.sqrt(area * FREE.max_ratio) + 32) * (math.sqrt(area / FREE.max_ratio) + 32) + 32 * long
+    )
 
 
 def test_size_for_a_channel_is_replaced_and_others_stay():

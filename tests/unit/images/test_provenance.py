@@ -110,7 +110,11 @@ def by_an_xml_parser(packet: bytes, local_name: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("kind", "mode", "options"), VARIANTS, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    VARIANTS,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value,
+)
 def test_mark_is_there_for_others_and_pixels_are_the_same(
     tmp_path: Path, kind: str, mode: str, options: dict[str, object]
 ):
@@ -400,3 +404,33 @@ def test_any_packet_is_read_or_refused(packet: bytes):
 def test_packet_that_would_not_fit_into_a_jpeg_is_refused(tmp_path: Path):
     path = written(tmp_path / "image", "PNG")
     assert kept(path, Mark(digital_source_type="x", alt_text="a" * MOST_PACKET_BYTES)).is_odd
+
+
+@pytest.mark.parametrize("name", [b"tEXt", b"zTXt"])
+@pytest.mark.parametrize("keyword", [b"Raw profile type xmp\0", b"XML:com.adobe.xmp\0"])
+def test_packet_of_an_older_kind_leaves_the_file_as_it_is(tmp_path: Path, name: bytes, keyword: bytes):
+    path = tmp_path / "image"
+    text = b"x" if name == b"tEXt" else b"\0" + zlib.compress(b"x")
+    path.write_bytes(with_chunk(png(), name, keyword + text))
+    outcome = kept(path)
+    assert outcome.is_odd
+    assert outcome.because == "it has an XMP packet of an older kind"
+
+
+def test_statement_names_the_kind_of_any_image(tmp_path: Path):
+    for kind in ("GIF", "BMP"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "image", kind)
+        with (tmp_path / "image").open("rb") as file:
+            assert read_statement(file) == Statement(kind=kind)
+    (tmp_path / "image").write_bytes(b"text")
+    with (tmp_path / "image").open("rb") as file:
+        assert read_statement(file) == Statement(kind=None)
+
+
+def test_alt_text_of_several_languages_is_the_default_one():
+    packet = packet_of(Mark(alt_text="a mug"))
+    other = b'<rdf:li xml:lang="de">ein Becher</rdf:li>'
+    for place in (b"<rdf:Alt>", b"</rdf:Alt>"):
+        both = packet.replace(place, place + other if place == b"<rdf:Alt>" else other + place)
+        assert mark_in(both).alt_text == "a mug"
+    assert mark_in(packet.replace(b"x-default", b"de")).alt_text == "a mug"

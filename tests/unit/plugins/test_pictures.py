@@ -84,8 +84,9 @@ def test_pipe_and_folder_hold_up_nothing(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     for name in ("pipe.png", "folder.png"):
-        with pytest.raises(NotShownError):
+        with pytest.raises(NotShownError, match="no file") as refused:
             open_picture(Location.read(f"file://{tmp_path}/{name}"))
+        assert refused.value.status == 415
 
 
 def test_unknown_connection_is_refused_before_the_storage_is_asked():
@@ -117,3 +118,143 @@ def test_cache_keeps_its_limit_and_drops_what_was_unused_longest(tmp_path: Path)
 def test_cache_that_cannot_be_written_costs_only_time(tmp_path: Path):
     (tmp_path / "cache").write_text("a file")
     assert Thumbnails(tmp_path / "cache").get(picture(tmp_path / "a.png"), "v1")
+
+
+def test_file_over_the_limit_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    where = picture(tmp_path / "a.png")
+    size = (tmp_path / "a.png").stat().st_size
+    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", size)
+    Thumbnails(tmp_path / "cache").get(where, "")
+    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", size - 1)
+    for known in (True, False):
+        if not known:
+            # Some storages do not say how large a file is.
+            monkeypatch.setattr(pictures, "open_file", lambda _: ((tmp_path / "a.png").open("rb"), None))
+        with pytest.raises(NotShownError, match="too large") as refused:
+            Thumbnails(tmp_path / "cache").get(where, "")
+        assert refused.value.status == 415
+
+
+@pytest.mark.parametrize(
+    ("beginning", "content_type"),
+    [
+        (b"\x89PNG\r\n\x1a\n", "image/png"),
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"RIFF\x0a\x00\x00\x0aWEBPVP8 ", "image/webp"),
+        (b"GIF87a", "image/gif"),
+        (b"\x00\x00\x00\x0aftypavif", "image/avif"),
+        (b"\x00\x00\x00\x1cftypavis", "image/avif"),
+    ],
+)
+def test_type_is_that_of_the_first_bytes(tmp_path: Path, beginning: bytes, content_type: str):
+    (tmp_path / "a.bin").write_bytes(beginning)
+    opened = open_picture(Location.read(f"file://{tmp_path}/a.bin"))
+    assert (opened.content_type, b"".join(opened.pieces())) == (content_type, beginning)
+
+
+def test_file_of_another_kind_is_closed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.png").write_bytes(b"text")
+    file = (tmp_path / "a.png").open("rb")
+    monkeypatch.setattr(pictures, "open_file", lambda _: (file, 4))
+    with pytest.raises(NotShownError):
+        open_picture(Location.read(f"file://{tmp_path}/a.png"))
+    assert file.closed
+
+
+@pytest.mark.parametrize("error", [PermissionError(), OSError("broken disk")])
+def test_storage_that_fails_is_not_a_file_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+):
+    def refuse(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(pictures, "_open_local", refuse)
+    with pytest.raises(NotShownError) as refused:
+        open_picture(picture(tmp_path / "a.png"))
+    assert refused.value.status == 502
+
+
+def test_link_that_is_put_in_place_of_a_checked_file_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    where = picture(tmp_path / "a.png")
+    picture(tmp_path / "secret.png")
+
+    def swapped(path: str) -> str:
+        (tmp_path / "a.png").unlink()
+        (tmp_path / "a.png").symlink_to(tmp_path / "secret.png")
+        return path
+
+    monkeypatch.setattr(pictures.os.path, "realpath", swapped)
+    with pytest.raises(NotShownError) as refused:
+        open_picture(where)
+    assert refused.value.status == 502
+
+
+def test_file_of_an_unknown_version_is_drawn_each_time(tmp_path: Path):
+    thumbnails = Thumbnails(tmp_path / "cache")
+    first = thumbnails.get(picture(tmp_path / "a.png"), "")
+    assert thumbnails.get(picture(tmp_path / "a.png", size=(100, 300)), "") != first
+    assert not (tmp_path / "cache").exists()
+
+
+def test_files_with_one_version_have_thumbnails_of_their_own(tmp_path: Path):
+    thumbnails = Thumbnails(tmp_path / "cache")
+    first = thumbnails.get(picture(tmp_path / "a.png"), "v1")
+    assert thumbnails.get(picture(tmp_path / "b.png", size=(100, 300)), "v1") != first
+
+
+def test_cache_is_closed_to_others_and_not_used_if_it_is_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "new" / "cache"
+    where = picture(tmp_path / "a.png")
+    Thumbnails(folder).get(where, "v1")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert len(list(folder.iterdir())) == 1
+    uid = os.getuid()
+    monkeypatch.setattr(pictures.os, "getuid", lambda: uid + 1)
+    Thumbnails(folder).get(where, "v2")
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_default_cache_is_of_this_user():
+    assert Thumbnails()._folder.name == f"evoimage-thumbnails-{os.getuid()}"
+
+
+def test_use_of_a_thumbnail_keeps_it_and_the_cache_is_trimmed_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pictures, "CACHE_CHECK_EVERY", 3)
+    where = picture(tmp_path / "a.png")
+    size = len(Thumbnails().get(where, ""))
+    thumbnails = Thumbnails(tmp_path / "cache", max_bytes=2 * size)
+    thumbnails.get(where, "v1")
+    (first,) = (tmp_path / "cache").iterdir()
+    os.utime(first, (1, 1))
+    thumbnails.get(where, "v1")
+    assert first.stat().st_mtime > 1
+    for number in (2, 3):
+        thumbnails.get(where, f"v{number}")
+        for path in (tmp_path / "cache").iterdir():
+            if path != first:
+                os.utime(path, (number, number))
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+    thumbnails.get(where, "v4")
+    kept = list((tmp_path / "cache").iterdir())
+    assert len(kept) == 2
+    assert first in kept
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("LA", "RGBA"), ("P", "RGBA"), ("L", "RGB"), ("CMYK", "RGB")])
+def test_every_mode_has_a_thumbnail(tmp_path: Path, mode: str, kept: str):
+    path = tmp_path / "a"
+    image = Image.new(mode, (500, 400))
+    if mode == "P":
+        image.save(path, "PNG", transparency=0)
+    else:
+        image.save(path, "JPEG" if mode == "CMYK" else "PNG")
+    with Image.open(
+        io.BytesIO(Thumbnails(tmp_path / "cache").get(Location.read(f"file://{path}"), ""))
+    ) as small:
+        assert (small.mode, small.size) == (kept, (384, 307))

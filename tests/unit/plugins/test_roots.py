@@ -93,7 +93,8 @@ def test_no_root_is_the_default_and_shows_nothing(setting: str | None):
 )
 def test_unusable_root_is_named_and_lists_nothing(setting: str):
     roots = ImageRoots.read(setting)
-    assert not roots.roots
+    assert roots.roots == ()
+    assert not roots.shows("file:///data/images/a.png")
     assert "[evoimage] image_roots" in roots.problems[0]
 
 

@@ -68,6 +68,26 @@ async def test_asset_of_another_name_is_refused(watched: dict[str, object] | Non
 
 
 @needs_airflow_3_3
+async def test_watched_asset_gets_an_event_for_each_part_of_the_stream() -> None:
+    class Watched:
+        def __getitem__(self, asset: Any) -> object:
+            return {"account": object()}[asset.name]
+
+    trigger = EvoImageFinishedTrigger(asset="account")
+    trigger.asset_state_store = Watched()  # type: ignore[assignment]
+
+    async def finished() -> Any:
+        yield [{"evolink_task_id": "a"}]
+        yield [{"evolink_task_id": "b"}]
+
+    events = [event.payload async for event in trigger.filter_shared_stream(finished())]
+    assert events == [
+        {"v": 1, "generations": [{"evolink_task_id": "a"}]},
+        {"v": 1, "generations": [{"evolink_task_id": "b"}]},
+    ]
+
+
+@needs_airflow_3_3
 def test_task_cannot_wait_with_it() -> None:
     with pytest.raises(InvalidRequestError, match="is for AssetWatcher"):
         EvoImageFinishedTrigger(asset="account").run()
