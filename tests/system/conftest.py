@@ -32,6 +32,9 @@ FAST_TAKEOVER = {
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
 }
+# Unchanged files are parsed every 5 minutes: with Airflow's 30 s some thirty files keep a core busy. A DAG that was
+# unpaused is watched after the next time only, so not where watchers are tested.
+RARE_PARSING = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300"}
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +166,7 @@ def airflow(
             # Tests ask it side by side. With one api-server, requests that wait for SQLite's lock keep its holder from
             # finishing.
             "AIRFLOW__API__WORKERS": "2",
+            **RARE_PARSING,
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.resolve()}/airflow.db?timeout=10",
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
             # Only of DAGs that say so.
@@ -215,6 +219,6 @@ def airflow_with_users(
         folder / "home",
         dags=folder / "dags",
         connections=simulator_connection(simulator),
-        env=AirflowWithUsers.environment(folder, "approvals", "pages"),
+        env=AirflowWithUsers.environment(folder, "approvals", "pages") | RARE_PARSING,
     ) as running:
         yield AirflowWithUsers(running, folder)

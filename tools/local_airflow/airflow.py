@@ -318,9 +318,7 @@ def _airflow_environment(home: Path, url: str, dag_folders: Sequence[Path]) -> d
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
-        # New and changed files are seen this often. Unchanged ones are parsed every 5 minutes: with Airflow's 30 s some
-        # thirty files keep a core busy.
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+        # New and changed files are seen this often; unchanged ones are parsed every 30 s as ever.
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
         "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 CONFLICT = 409
 TERMINAL_RUN_STATES = frozenset({"success", "failed"})
-# On SQLite a request may meet a locked database; one of the next seconds does not.
-SECONDS_OF_RETRIES = 15.0
+# On SQLite a request may meet a locked database, and wait for it in vain; one of the next does not.
+SECONDS_OF_RETRIES = 60.0
 LOG_LINES_OF_A_FAILURE = 20
 
 Json = dict[str, Any]
@@ -47,14 +47,14 @@ class AirflowClient:
     ) -> httpx.Response:
         """Send a request to `/api/v2` + path; anything but 2xx raises with Airflow's own words.
 
-        :param repeatable: also where it is no GET, a repetition after an error of the server does no harm: Airflow
-            answers it with 409 where the first one has worked.
-        :param seconds: how long to repeat a GET, or what is `repeatable`, after an error of the server.
+        :param repeatable: also where it is no GET or PATCH, a repetition after an error of the server does no harm:
+            Airflow answers it with 409 where the first one has worked.
+        :param seconds: how long to repeat a GET, a PATCH, or what is `repeatable`, after an error of the server.
         """
         import httpx  # noqa: PLC0415 - only who asks Airflow needs it
 
         repeated = 0
-        end = time.monotonic() + (seconds if method == "GET" or repeatable else 0)
+        end = time.monotonic() + (seconds if method in {"GET", "PATCH"} or repeatable else 0)
         while True:
             if self._http is None:
                 self._http = self._log_in()
@@ -114,7 +114,7 @@ class AirflowClient:
             raise LocalAirflowError(
                 f"{not_found} Files that do not import: {errors or 'none'}"
             ) from not_found
-        self.request("PATCH", f"/dags/{dag_id}", repeatable=True, json={"is_paused": False})
+        self.request("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
     def trigger(
         self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None
