@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -185,20 +186,41 @@ def pictures(body: str) -> list[str]:
     return re.findall(r"!\[[^\]]*\]\(([^)]+)\)", body)
 
 
-def test_two_of_four_are_chosen_and_the_next_task_gets_exactly_these(approvals: Approvals):
+@dataclass(frozen=True)
+class Answered:
+    """One run of `many`, in which ada chose the second and the fourth image.
+
+    :ivar page: the question.
+    :ivar waiting: the card of the task in the UI, before the answer.
+    :ivar kept: the sidecar of the answer.
+    """
+
+    page: dict[str, Any]
+    waiting: dict[str, Any]
+    kept: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def many(approvals: Approvals) -> Answered:
     page = approvals.asks("many")
+    waiting = approvals.card("many")
+    instance = approvals.airflow.task_instance("many", RUN, "ask")
+    poll(lambda: not approvals.airflow.task_processes(instance), seconds=30, what="the worker to be free")
+    assert approvals.answer("many", "2", "4", user="ada", comment="calm").status_code == 200
+    approvals.ends("many", "success")
+    return Answered(page, waiting, approvals.sidecar())
+
+
+def test_two_of_four_are_chosen_and_the_next_task_gets_exactly_these(approvals: Approvals, many: Answered):
+    page = many.page
     assert page["subject"] == "For many"
     assert page["body"].startswith("Take the *calm* ones.")
     assert page["options"] == ["1", "2", "3", "4", "All", "None"]
     assert page["multiple"]
     assert list(page["params"]) == ["comment"]
     assert page["params"]["comment"]["schema"]["type"] == ["null", "string"]
-    waiting = approvals.card("many")
+    waiting = many.waiting
     assert (waiting["state"], waiting["approval"]["chosen"], len(waiting["files"])) == ("waiting", None, 4)
-    instance = approvals.airflow.task_instance("many", RUN, "ask")
-    poll(lambda: not approvals.airflow.task_processes(instance), seconds=30, what="the worker to be free")
-
-    assert approvals.answer("many", "2", "4", user="ada", comment="calm").status_code == 200
     assert approvals.published("many") == [approvals.paths[1], approvals.paths[3]]
 
     manifest = approvals.approved("many")
@@ -212,20 +234,20 @@ def test_two_of_four_are_chosen_and_the_next_task_gets_exactly_these(approvals: 
     assert approval["sha256"] == [
         hashlib.sha256(Path(path.removeprefix("file://")).read_bytes()).hexdigest() for path in files
     ]
-    kept = approvals.sidecar()
-    assert kept["approval"] == approval
-    assert kept["made_by"] == {"dag_id": "many", "run_id": RUN, "task_id": "ask", "map_index": -1}
-    assert "url" not in kept["images"][0]
+    assert many.kept["approval"] == approval
+    assert many.kept["made_by"] == {"dag_id": "many", "run_id": RUN, "task_id": "ask", "map_index": -1}
+    assert "url" not in many.kept["images"][0]
 
 
+@pytest.mark.usefixtures("many")
 def test_only_chosen_images_are_announced(approvals: Approvals):
     answer = approvals.users["admin"].get("/api/v2/assets/events", params={"limit": 100})
     (event,) = [each for each in answer.json()["asset_events"] if each["source_dag_id"] == "many"]
     assert event["extra"]["paths"] == [approvals.paths[1], approvals.paths[3]]
 
 
-def test_pictures_of_the_page_load_also_after_the_answer(approvals: Approvals):
-    urls = pictures(approvals.page("many")["body"])
+def test_pictures_of_the_page_load_also_after_the_answer(approvals: Approvals, many: Answered):
+    urls = pictures(many.page["body"])
     assert len(urls) == 8
     contents = set()
     for url in urls:
@@ -238,6 +260,7 @@ def test_pictures_of_the_page_load_also_after_the_answer(approvals: Approvals):
     assert len(contents) == 8
 
 
+@pytest.mark.usefixtures("many")
 def test_tab_shows_who_approved_what(approvals: Approvals):
     card = approvals.card("many")
     assert card["state"] == "made"

@@ -93,7 +93,7 @@ LARGEST: dict[str, Callable[[], bytes]] = {
     "jpeg": lambda: jpeg_with(120),
     "gif": lambda: gif_with(7),
     "tiff": lambda: tiff_with(7),
-    "webp": lambda: encoded("WEBP", (3000, 2000), lossless=True),
+    "webp": lambda: encoded("WEBP", (3000, 2000), lossless=True, quality=0, method=0),
     "avif": lambda: encoded("AVIF", (1500, 1000), quality=100),
 }
 
