@@ -200,8 +200,8 @@ def riff_chunks(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, i
         start += 8 + length + length % 2
 
 
-# The frame header of VP8 (10 bytes) and VP8L (5), and a little of a picture.
-_LEAST_FRAME_BYTES = 16
+# The frame header of VP8 (10 bytes) and VP8L (5), and a little of a picture: one black pixel takes VP8L 14 bytes.
+_LEAST_FRAME_BYTES = 11
 _ANIMATED_FRAME_HEADER = 16
 
 

@@ -108,6 +108,14 @@ def test_picture_with_much_metadata_takes_little_memory(tmp_path: Path, case: st
     assert peak_memory() - before < MEMORY_BYTES
 
 
+def test_smallest_lossless_webp_is_an_image(tmp_path: Path) -> None:
+    file = tmp_path / "black.webp"
+    Image.new("RGB", (1, 1)).save(file, lossless=True)
+    assert file.stat().st_size < 40
+    found = describe_image(file)
+    assert (found.width, found.height, found.content_type) == (1, 1, "image/webp")
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (64, 48), (255, 257), (1024, 768)])
 @pytest.mark.parametrize(
     ("kind", "options"),
