@@ -17,8 +17,8 @@ PYTHON ?=
 TESTS ?= tests
 PYTEST_OPTIONS ?=
 # Tests that run side by side: most wait for something. Those with a real Airflow share one, see tests/system/shared.py.
-TESTS_AT_ONCE ?= 3
-SYSTEM_TESTS_AT_ONCE ?= 3
+TESTS_AT_ONCE ?= 4
+SYSTEM_TESTS_AT_ONCE ?= 4
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 UI_OPTIONS ?=
