@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from airflow_provider_evoimage.command import saving
 from airflow_provider_evoimage.command.generating import requested, submitted
 from airflow_provider_evoimage.command.saving import DEFAULT_NAMES, finished, save
 from airflow_provider_evoimage.evolink.request import ImageRequest
@@ -16,12 +17,14 @@ from airflow_provider_evoimage.exceptions import (
     BudgetExceededError,
     FileExistsAtDestinationError,
     GenerationFailedError,
+    GenerationLostError,
     GenerationTimeoutError,
     GenerationUnfinishedError,
     InvalidRequestError,
 )
 from airflow_provider_evoimage.images.provenance import read_statement
 from airflow_provider_evoimage.simulator import SimulatorServer
+from airflow_provider_evoimage.waiting.event import WaitEvent
 from tests.integration.fake_time import FakeTime
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
@@ -71,6 +74,15 @@ def test_same_command_never_pays_twice(evolink: SimulatorServer):
     assert evolink.state.counters.paid == 5
 
 
+def test_key_stays_the_same_from_release_to_release(evolink: SimulatorServer):
+    """Otherwise a command that is run again after an upgrade pays again."""
+    submitted(None, request(), destination="/a", again=False)
+    (made,) = evolink.state.generations.values()
+    assert made.idempotency_key == (
+        "airflow-evoimage-6a1a76122ab16d519f69cf4800404405887282329577cba2f8836472eea6b4f1"
+    )
+
+
 def test_namespace_of_the_connection_is_part_of_the_key(evolink: SimulatorServer, airflow_connection: Any):
     submitted(None, request(), destination="/a", again=False)
     airflow_connection(idempotency_namespace="staging")
@@ -99,6 +111,14 @@ def test_wait_ends_at_its_deadline(fake_time: FakeTime):
     with pytest.raises(GenerationTimeoutError, match="was still processing after 5 min"):
         finished(None, task, timeout=300, console=QUIET)
     assert 295 <= sum(fake_time.slept) <= 310
+
+
+def test_wait_that_broke_off_says_why(monkeypatch: pytest.MonkeyPatch):
+    task = submitted(None, request("[[never]]"), destination="/a", again=False).evolink_task_id
+    ended = WaitEvent(endings={task: "lost"}, reason="the key was refused for an hour")
+    monkeypatch.setattr(saving, "wait_on_worker", lambda *_: ended)
+    with pytest.raises(GenerationLostError, match="broke off: the key was refused for an hour"):
+        finished(None, task, timeout=300, console=QUIET)
 
 
 def test_failed_generation_says_so():
