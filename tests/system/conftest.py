@@ -35,8 +35,6 @@ FAST_TAKEOVER = {
 # Unchanged files are parsed every 5 minutes: with Airflow's 30 s some thirty files keep a core busy. A DAG that was
 # unpaused is watched after the next time only, so not where watchers are tested.
 RARE_PARSING = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300"}
-# A scheduler that finds nothing to do looks again after 1 s, as Airflow has it. Twice as often takes 2.5 % of a core.
-FEW_LOOKS = {"AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +167,6 @@ def airflow(
             # finishing.
             "AIRFLOW__API__WORKERS": "2",
             **RARE_PARSING,
-            **FEW_LOOKS,
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.resolve()}/airflow.db?timeout=10",
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
             # Only of DAGs that say so.
@@ -206,7 +203,7 @@ def private_airflow(
         tmp_path_factory.mktemp("private-airflow"),
         dags=dags,
         connections=simulator_connection(private_simulator),
-        env=FAST_TAKEOVER | FEW_LOOKS,
+        env=FAST_TAKEOVER,
     ) as running:
         yield running
 
@@ -222,6 +219,6 @@ def airflow_with_users(
         folder / "home",
         dags=folder / "dags",
         connections=simulator_connection(simulator),
-        env=AirflowWithUsers.environment(folder, "approvals", "pages") | RARE_PARSING | FEW_LOOKS,
+        env=AirflowWithUsers.environment(folder, "approvals", "pages") | RARE_PARSING,
     ) as running:
         yield AirflowWithUsers(running, folder)

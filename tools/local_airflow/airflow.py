@@ -322,6 +322,8 @@ def _airflow_environment(home: Path, url: str, dag_folders: Sequence[Path]) -> d
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
         "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        # With Airflow's 1 s a task may be resumed before the scheduler has noticed the end of its first worker process,
+        # and the scheduler then fails it.
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
     }
