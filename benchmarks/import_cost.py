@@ -34,6 +34,13 @@ from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOpe
 from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
 from airflow_provider_evoimage.sensors.generation import EvoImageGenerationSensor
 """,
+    "evoimage, no approval and no renditions": """
+from airflow_provider_evoimage.operators.batch import EvoImageBatchOperator
+from airflow_provider_evoimage.operators.generate import EvoImageGenerateOperator
+from airflow_provider_evoimage.operators.save import EvoImageSaveOperator
+from airflow_provider_evoimage.sensors.generation import EvoImageGenerationSensor
+""",
+    "Airflow's HITLOperator": "from airflow.providers.standard.operators.hitl import HITLOperator",
     "http": """
 from airflow.providers.http.operators.http import HttpOperator
 from airflow.providers.http.sensors.http import HttpSensor
