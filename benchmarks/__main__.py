@@ -284,7 +284,7 @@ def imports() -> str:
     ]
     return (
         "## What a DAG file pays for the import\n\nOperators and sensors over `import airflow.sdk`, fresh processes, "
-        "Airflow's own objects not collected meanwhile. The approval operator is one of Airflow's, which it imports.\n\n"
+        "Airflow's own objects not collected meanwhile. The approval operator imports Airflow's HITLOperator.\n\n"
         f"{table(('', 'ms', 'range', 'modules'), cells)}"
     )
 
