@@ -103,14 +103,14 @@ test-thorough: $(READY) ## property tests with 2,000 new examples each instead o
 test-compat: $(READY) ## all tests and example DAGs on each Airflow x Python; hours (COMPAT_OPTIONS=--first-examples takes less); writes docs
 	$(VENV)/bin/python -P .ci/compatibility.py --report $(COMPAT_OPTIONS)
 
-test-coverage: ## unit and integration tests in random order; fails below 95 % of the package's branches; about 10 minutes
+test-coverage: ## unit and integration tests in random order; fails below 95 % of the package's branches; 10 to 20 minutes
 	@$(MAKE) --no-print-directory venv VENV=.venv-coverage REQUIREMENTS=.ci/requirements/coverage.txt
 	@# Tests that kill a worker at any line trace lines themselves: coverage.py sees nothing of them.
 	rm -rf build/coverage
 	.venv-coverage/bin/python -P -m pytest tests/unit tests/integration -m "not any_line" -n $(TESTS_AT_ONCE) --dist worksteal --cov --cov-report= $(PYTEST_OPTIONS)
 	.venv-coverage/bin/python -P .ci/branch_coverage.py
 
-test-mutation: ## change each decision, and see whether a test notices; 60 to 90 minutes (MUTATION_OPTIONS=--all: hours)
+test-mutation: ## change each decision, and see whether a test notices; hours (MUTATION_OPTIONS=command: one part)
 	@$(MAKE) --no-print-directory venv VENV=.venv-mutation REQUIREMENTS=.ci/requirements/mutation.txt
 	.venv-mutation/bin/python .ci/mutation.py $(MUTATION_OPTIONS)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from airflow_provider_evoimage.defaults import MANY_GENERATIONS, ONE_GENERATION
 from airflow_provider_evoimage.exceptions import (
     InvalidRequestError,
 )
@@ -30,6 +31,7 @@ NAME_FIELDS: dict[str, str] = {
 }
 _NUMBERS = frozenset({"map_index", "item", "index"})
 _EXTENSION = ".{ext}"
+_LIKE_A_MAPPED_TASK = re.compile(r"-\d+$")
 #: As long as EvoLink's ids, for names that are checked before the id is known.
 SOME_ID = "task-unified-0000000000-{:08}"
 # Most file systems allow 255 bytes; extensions, part files and records need some of them.
@@ -100,11 +102,15 @@ class FileNames:
         """Whether two items of a mapped task never have one name."""
         return not self.fields.isdisjoint({"map_index", "map_suffix", "evolink_task_id"})
 
-    @property
-    def name_their_task(self) -> bool:
-        """Whether no two tasks of a DAG run have one name, unless they save the same generation."""
-        names_task = "task_id" in self.fields and not self.fields.isdisjoint({"map_index", "map_suffix"})
-        return names_task or "evolink_task_id" in self.fields
+    def are_only_of(self, made_by: Mapping[str, Any]) -> bool:
+        """Whether no other task of the DAG run has these names, unless it saves the same generation.
+
+        A task ``draw-2`` may have the names of an item of a task ``draw``, so it is never sure; nor is a mapped task.
+        """
+        if "evolink_task_id" in self.fields:
+            return True
+        is_default = self.template in {ONE_GENERATION, MANY_GENERATIONS}
+        return is_default and made_by["map_index"] < 0 and not _LIKE_A_MAPPED_TASK.search(made_by["task_id"])
 
     def planned(
         self, made_by: Mapping[str, Any], *, item: int, own_name: str, model: str, images: int, of: str

@@ -462,7 +462,7 @@ class ImageSaver:
         try:
             if self.if_exists != "skip" or self._has_changed(plan, saved):
                 present = plan.sidecar
-                if not self.names.name_their_task:
+                if not self.names.are_only_of(self.made_by):
                     # A task that saves at the same time may have come first.
                     present = self.destination.read_json(name)
                     if not _belongs_to(present, plan.generation.evolink_task_id):

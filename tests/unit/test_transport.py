@@ -14,7 +14,7 @@ from airflow_provider_evoimage.exceptions import EvoLinkUnreachableError
 
 @pytest.fixture(autouse=True)
 def asked_anew() -> Iterator[None]:
-    """As in a process that has just begun; the next test asks anew as well."""
+    """Forget what this process knows, before the test and after it."""
     cached = (transport.shared_ssl_context, transport.require_usable_proxies, transport.user_agent)
     for each in cached:
         each.cache_clear()

@@ -138,7 +138,7 @@ def test_edited_record_or_changed_file_makes_it_again(renderer: Renderer, task: 
 
 
 def padded(monkeypatch: pytest.MonkeyPatch, credentials: int) -> list[int]:
-    """Let renditions be as large as they may be, and credentials have so many bytes; returns what was spared."""
+    """Make a rendition as large as its channel allows; return the bytes left free for credentials of this size."""
     spared: list[int] = []
 
     def render(pixels: Any, channel: Any, plan: Any, *, background: Any, spare_bytes: int) -> Encoded:

@@ -229,19 +229,25 @@ def test_field_of_its_own_tells_tasks_apart(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "names_it"),
+    ("template", "task_id", "map_index", "are_only_its"),
     [
-        (ONE_GENERATION, True),
-        (MANY_GENERATIONS, True),
-        (INGESTED_GENERATION, True),
-        ("{task_id}-{map_index}.{ext}", True),
-        ("{task_id}-{index}.{ext}", False),
-        ("{dag_id}/{run_id}/{map_index}-{index}.{ext}", False),
-        ("{name}.{ext}", False),
+        (ONE_GENERATION, "draw", -1, True),
+        (MANY_GENERATIONS, "draw", -1, True),
+        (INGESTED_GENERATION, "draw-2", 2, True),
+        # Both have the name draw-2-0.png.
+        (ONE_GENERATION, "draw-2", -1, False),
+        (ONE_GENERATION, "draw", 2, False),
+        # A task draw1 with the item 2 has the name of a task draw with the item 12.
+        ("{task_id}{map_suffix}{item}.{ext}", "draw", -1, False),
+        ("{task_id}-{index}.{ext}", "draw", -1, False),
+        ("{name}.{ext}", "draw", -1, False),
     ],
 )
-def test_names_of_a_task_are_its_own_where_they_name_it(template: str, names_it: bool) -> None:
-    assert FileNames(template).name_their_task is names_it
+def test_names_are_only_of_a_task_where_no_other_has_them(
+    template: str, task_id: str, map_index: int, are_only_its: bool
+) -> None:
+    made_by = {**MADE_BY, "task_id": task_id, "map_index": map_index}
+    assert FileNames(template).are_only_of(made_by) is are_only_its
 
 
 MADE_BY = {"dag_id": "campaign", "run_id": "run", "task_id": "draw", "map_index": 3}
