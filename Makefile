@@ -41,7 +41,7 @@ UV_PIN := .ci/requirements/uv.txt
 # A pyenv shim may stand in the path and yet run nothing: a Python counts when it runs this.
 SUPPORTED := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
-.PHONY: help demo ui docs test test-stores test-ui screenshots test-faults test-thorough test-compat test-coverage test-mutation bench bench-saving bench-late bench-reuse bench-renditions bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
+.PHONY: help demo ui docs test test-demo test-stores test-ui screenshots test-faults test-thorough test-compat test-coverage test-mutation bench bench-saving bench-late bench-reuse bench-renditions bench-scaling bench-hostile bench-soak bench-ui lint format types wheel check clean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ test: $(READY) ## all tests, those with a real Airflow among them (AIRFLOW=3.1.8
 	  wait $$beside; second=$$?; cat "$$system"; \
 	  for each in $$first $$second; do [ $$each = 0 ] || [ $$each = 5 ] || exit $$each; done; \
 	  [ $$first = 0 ] || [ $$second = 0 ]
+
+test-demo: $(READY) ## `make demo` from beginning to end, and stopped in between
+	$(RUN) pytest -q tests/demo/check_demo.py $(PYTEST_OPTIONS)
 
 test-stores: $(AZURITE) ## saving to real servers of S3, Google Cloud, Azure Blob and SFTP on this machine
 	@$(IN_STORES) test TESTS="$(if $(filter file,$(origin TESTS)),tests/integration/stores,$(TESTS))"
@@ -151,7 +154,7 @@ types: $(READY) ## strict type check of the package; users' DAG files with mypy 
 wheel: $(READY) ## build sdist and wheel into dist/, and check the installed wheel in a fresh environment
 	$(RUN) pytest -q tests/wheel/check_wheel.py
 
-check: lint types test wheel ## lint, types, test and wheel
+check: lint types test test-demo wheel ## lint, types, test, test-demo and wheel
 
 venv: $(READY) ## only build the environment
 

@@ -42,9 +42,8 @@ class SharingTests(LoadScopeScheduling):
 def shared_fixture(module: Path) -> str:
     """Return the same word for all modules whose tests belong in one worker; empty if they may run anywhere."""
     text = module.read_text(encoding="utf-8")
-    for fixture in ("private_airflow", "airflow_with_users"):
-        if fixture in text:
-            return fixture
+    if "private_airflow" in text:
+        return "private_airflow"
     # All faults that are selected happen side by side in one process.
     return str(module) if module.parent.name == "faults" or 'scope="module"' in text else ""
 

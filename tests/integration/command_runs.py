@@ -8,25 +8,25 @@ import pty
 import subprocess
 import sys
 import tempfile
-from functools import cache
+import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from tests.integration.forked import forked
 from tests.integration.task_driver import API_KEY
 
-FORKS = Path(__file__).with_name("command_forks.py")
 COMMAND = [sys.executable, "-P", "-m", "airflow_provider_evoimage.command"]
+# Longer than any command needs.
+SECONDS = 180
 
 
-@cache
-def _forks() -> tuple[IO[str], IO[str]]:
-    """Start the process whose forks share what takes the longest, the import of Airflow; it ends with this one."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    return process.stdin, process.stdout
+def command(*arguments: str) -> None:
+    """Run the command as the whole work of this process."""
+    # Its import sets Airflow's log level, which is for the command alone.
+    from airflow_provider_evoimage.command.__main__ import main  # noqa: PLC0415
+
+    sys.argv = ["evoimage", *arguments]
+    main()
 
 
 def evoimage(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -42,16 +42,20 @@ def evoimage(*arguments: str, env: dict[str, str] | None = None) -> subprocess.C
     environment = {**own, **(env or {})}
     if any(name.startswith(("PYTHON", "LC_", "LANG", "AIRFLOW__")) for name in env or {}):
         return subprocess.run(
-            [*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=180, check=False
+            [*COMMAND, *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=SECONDS,
+            check=False,
         )
-    asks, answers = _forks()
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: f"{folder}/{name}" for name in ("stdout", "stderr")}
-        asked = {"arguments": arguments, "env": environment, **files}
-        asks.write(json.dumps(asked) + "\n")
-        code = int(answers.readline())
-        texts = {name: Path(file).read_text() for name, file in files.items()}
-    return subprocess.CompletedProcess(arguments, code, **texts)
+        files = {number: f"{folder}/{number}" for number in (1, 2)}
+        process = forked(command, *arguments, env=environment, files=files)
+        process.join(SECONDS)
+        assert process.exitcode is not None
+        stdout, stderr = (Path(file).read_text() for file in files.values())
+    return subprocess.CompletedProcess(arguments, process.exitcode, stdout, stderr)
 
 
 def printed(*arguments: str, env: dict[str, str] | None = None) -> str:
@@ -77,25 +81,23 @@ def refused(*arguments: str, code: int, env: dict[str, str] | None = None) -> st
 
 def in_terminal(arguments: list[str], columns: int, env: dict[str, str] | None = None) -> str:
     """Run the command in a terminal of its own; return what it shows, without colours."""
-    parent, child = pty.openpty()
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdout=child,
-        stderr=child,
-        stdin=child,
-        env={**os.environ, "COLUMNS": str(columns), "TERM": "dumb", "NO_COLOR": "1", **(env or {})},
-    ) as process:
-        os.close(child)
-        output = b""
+    ours, its = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
         while True:
             try:
-                chunk = os.read(parent, 65_536)
+                shown.extend(os.read(ours, 65_536))
             except OSError:  # The terminal is closed.
-                break
-            if not chunk:
-                break
-            output += chunk
-        os.close(parent)
-        process.wait(60)
-    assert process.returncode == 0, output.decode()
-    return output.decode().replace("\r\n", "\n")
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb", "NO_COLOR": "1", **(env or {})}
+    process = forked(command, *arguments, env=environment, files=dict.fromkeys((0, 1, 2), os.ttyname(its)))
+    process.join(SECONDS)
+    os.close(its)
+    reader.join()
+    os.close(ours)
+    assert process.exitcode == 0, shown.decode()
+    return shown.decode().replace("\r\n", "\n")

@@ -1,26 +1,17 @@
-"""Saves a generation or makes renditions, in a process that stops in the middle of a file until it is killed.
+"""Work of a task that stops in the middle of a file until its process is killed.
 
-    python killed_process.py JSON
-
-``stop_at`` is the number of the image file that is only half copied. Temporary files lie on another file system than
-all others here, so that files are copied beside their final name.
-Then the process says so on standard output, and waits.
+Temporary files lie on another file system than all others here, so that files are copied beside their final name.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-import json
 import os
 import shutil
-import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from airflow_provider_evoimage.images.channels import Rendition
 from airflow_provider_evoimage.operators.renditions import EvoImageRenditionsOperator
@@ -36,7 +27,9 @@ def cannot_rename(source: Path, target: Any) -> Path:
     raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source), None, str(target))
 
 
-def stopping_at(number: int) -> Any:
+def stopping_at(number: int, said: str) -> Any:
+    """Return a copy of files that stops in the middle of an image file, and then makes a file that says so."""
+
     def copied(source: Any, target: Any) -> None:
         is_image = any(end in str(target) for end in ENDS)
         with counting:
@@ -47,8 +40,7 @@ def stopping_at(number: int) -> Any:
         content = Path(source).read_bytes()
         with Path(target).open("wb", buffering=0) as file:
             file.write(content[: len(content) // 2])
-            os.write(sys.stdout.fileno(), b"in mid-file\n")
-            signal.pause()
+            Path(said).touch()
             threading.Event().wait()
 
     return copied
@@ -77,8 +69,12 @@ def work_of(wanted: dict[str, Any], tries: int = 0) -> TaskRun:
     return TaskRun(operator, task_id="cut", run_id="run", try_number=tries)
 
 
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    shutil.copyfile = stopping_at(given["stop_at"])
+def work_until_killed(wanted: dict[str, Any], stop_at: int, said: str) -> None:
+    """Do the work as the only one of this process.
+
+    :param stop_at: the number of the image file that is only half copied.
+    :param said: the file that is made when it is.
+    """
+    shutil.copyfile = stopping_at(stop_at, said)
     Path.rename = cannot_rename
-    work_of(given).run()
+    work_of(wanted).run()

@@ -78,12 +78,17 @@ class KillAtLine:
     def _traced(self, frame: FrameType, event: str, argument: object) -> Any:
         del argument
         if event == "line":
-            here = (Path(frame.f_code.co_filename).name, frame.f_lineno)
+            here = place_of(frame)
             self.lines[here] = None
             if here == self.line:
                 sys.settrace(None)
                 raise Killed(f"{here[0]}:{here[1]}")
         return self._traced
+
+
+def place_of(frame: FrameType) -> tuple[str, int]:
+    """Return file name and line; a Path for each line would take a tenth of the time."""
+    return frame.f_code.co_filename.rpartition("/")[2], frame.f_lineno
 
 
 def is_thorough() -> bool:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from airflow_provider_evoimage.simulator.service.accounts import Caller, key_has
 from airflow_provider_evoimage.simulator.service.faults import Fault, read_script
 from airflow_provider_evoimage.simulator.service.orders import read_order
 from tests.integration.fake_time import FakeTime
+from tests.integration.forked import forked
 from tests.integration.task_driver import TaskRun, generate
 from tools.local_airflow.processes import poll
 
@@ -357,31 +355,20 @@ def test_rendered_argument_that_cannot_be_is_refused_before_anything_is_saved(
         ).run()
 
 
-CHILD = """
-import json, sys
-from tests.integration.test_ingest import run
-from pathlib import Path
-print(json.dumps(run(Path(sys.argv[1]), parallel=2)))
-"""
-
-
 @pytest.mark.parametrize("after_files", [1, 7, 20])
 def test_run_that_is_killed_leaves_nothing_half_done_and_the_next_one_goes_on(
     tmp_path: Path, elsewhere: Elsewhere, evolink: SimulatorServer, after_files: int
 ) -> None:
     tasks = [elsewhere(f"poster {number} [[download:slow seconds=0.2]]", n=2) for number in range(12)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2])])}
-    command = [sys.executable, "-P", "-c", CHILD, str(tmp_path)]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as killed:
-        poll(
-            lambda: len([each for each in files(tmp_path) if each.endswith(".png")]) >= after_files,
-            seconds=60,
-            what="some images",
-            interval=0.01,
-        )
-        os.kill(killed.pid, signal.SIGKILL)
+    killed = forked(partial(run, tmp_path, parallel=2))
+    poll(
+        lambda: len([each for each in files(tmp_path) if each.endswith(".png")]) >= after_files,
+        seconds=60,
+        what="some images",
+        interval=0.01,
+    )
+    killed.kill()
+    killed.join()
     assert len(list(tmp_path.rglob("*-0.json"))) < len(tasks)
 
     summary = run(tmp_path, run_id="scheduled__2")

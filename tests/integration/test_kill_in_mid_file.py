@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +11,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_evoimage.simulator import SimulatorServer
-from tests.integration.killed_process import ENDS, work_of
+from tests.integration.forked import forked
+from tests.integration.killed_process import ENDS, work_of, work_until_killed
 from tests.integration.task_driver import TaskRun, batch
+from tools.local_airflow.processes import poll
 
 pytestmark = pytest.mark.usefixtures("fake_time", "airflow_connection")
-HERE = Path(__file__).parent
 
 
 def images_in(folder: Path) -> dict[str, str]:
@@ -30,25 +28,22 @@ def images_in(folder: Path) -> dict[str, str]:
     }
 
 
-def kill_in_mid_file(wanted: dict[str, Any]) -> None:
+def kill_in_mid_file(wanted: dict[str, Any], stop_at: int, said: Path) -> None:
     """Let another process do it, and end that with SIGKILL when half of a file is written."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", HERE / "killed_process.py", json.dumps(wanted)],
-        env=dict(os.environ),
-        stdout=subprocess.PIPE,
-    )
+    process = forked(work_until_killed, wanted, stop_at, str(said))
     try:
-        assert process.stdout is not None
-        assert any(line.endswith(b"in mid-file\n") for line in process.stdout), "it came to its end"
-        assert process.poll() is None
+        poll(
+            lambda: said.exists() or not process.is_alive(), seconds=60, what="half of a file", interval=0.01
+        )
     finally:
         process.kill()
-        assert process.wait() == -9
+        process.join()
+    assert process.exitcode == -signal.SIGKILL, "it came to its end"
 
 
 def check(wanted: dict[str, Any], whole: dict[str, str], stop_at: int) -> None:
     folder = Path(wanted["save_to"])
-    kill_in_mid_file(wanted | {"stop_at": stop_at})
+    kill_in_mid_file(wanted, stop_at, folder.with_name("in mid-file"))
     left = images_in(folder)
     # With several at a time, others may have come to their end.
     assert left.items() <= whole.items()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +13,10 @@ from typing import Any
 import pytest
 
 from airflow_provider_evoimage.simulator import SimulatorServer
+from tests.integration.forked import forked
+from tests.integration.reuse_in_process import attempt
 from tests.integration.task_driver import CONNECTION, connection
 
-SCRIPT = Path(__file__).with_name("reuse_in_process.py")
 MOMENTS = [
     *("before POST", "after POST", "before image", "after image", "before sidecar", "after sidecar"),
     *("before index", "after index", "before note", "after note"),
@@ -34,44 +33,27 @@ def fast_evolink() -> Iterator[SimulatorServer]:
 Tries = Callable[..., list[tuple[int, Any]]]
 
 
-@pytest.fixture(scope="module")
-def tries(fast_evolink: SimulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tries]:
+@pytest.fixture
+def tries(fast_evolink: SimulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Tries:
     """Run tries at the same time, each in a process of its own; returns exit code and result of each."""
-    results = tmp_path_factory.mktemp("results")
-    log = results / "log"
     environment = {**os.environ, CONNECTION: connection(fast_evolink)}
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            [sys.executable, "-P", str(SCRIPT)],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as process,
-    ):
-        assert process.stdin is not None
-        assert process.stdout is not None
+    results = tmp_path_factory.mktemp("results")
 
-        def run(*asked: dict[str, Any]) -> list[tuple[int, Any]]:
-            defaults = {"try_number": 1, "store": None, "moment": ""}
-            files = [results / f"{uuid.uuid4()}.json" for _ in asked]
-            lines = [defaults | each | {"result": str(file)} for each, file in zip(asked, files, strict=True)]
-            process.stdin.write(json.dumps(lines) + "\n")
-            process.stdin.flush()
-            # Importing Airflow writes a line or two of its own.
-            answer = next((line for line in process.stdout if line.startswith("[")), "")
-            assert answer, log.read_text()[-3000:]
-            codes = json.loads(answer)
-            assert set(codes) <= {0, -signal.SIGKILL}, log.read_text()[-3000:]
-            return [
-                (code, json.loads(file.read_text()) if code == 0 else None)
-                for code, file in zip(codes, files, strict=True)
-            ]
+    def run(*asked: dict[str, Any]) -> list[tuple[int, Any]]:
+        defaults = {"try_number": 1, "store": None, "moment": ""}
+        files = [results / f"{uuid.uuid4()}.json" for _ in asked]
+        processes = [
+            forked(attempt, defaults | each | {"result": str(file)}, env=environment)
+            for each, file in zip(asked, files, strict=True)
+        ]
+        found = []
+        for process, file in zip(processes, files, strict=True):
+            process.join(120)
+            assert process.exitcode in {0, -signal.SIGKILL}
+            found.append((process.exitcode, json.loads(file.read_text()) if process.exitcode == 0 else None))
+        return found
 
-        yield run
-        process.stdin.close()
+    return run
 
 
 def check_index(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.airflow_with_users import AirflowWithUsers
+from tests.system.airflow_users import ADMIN, AirflowUsers
 from tests.system.shared import Facts, SharedAirflow, shared_by_workers
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.evolink import running_simulator, simulator_connection
@@ -21,6 +21,7 @@ DAGS, EXAMPLES = PROJECT / "tests" / "system" / "dags", PROJECT / "example_dags"
 DAG_FOLDERS = [EXAMPLES, DAGS]
 # Of tests that need `private_airflow`.
 PRIVATE_DAGS = [
+    DAGS / "asks.py",
     DAGS / "shared_poller.py",
     DAGS / "waiting.py",
     DAGS / "watched.py",
@@ -32,9 +33,6 @@ FAST_TAKEOVER = {
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
 }
-# Unchanged files are parsed every 5 minutes: with Airflow's 30 s some thirty files keep a core busy. A DAG that was
-# unpaused is watched after the next time only, so not where watchers are tested.
-RARE_PARSING = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300"}
 
 
 @pytest.fixture(scope="session")
@@ -132,8 +130,17 @@ def canary_key() -> str:
 
 
 @pytest.fixture(scope="session")
+def folder_of_added_dags(shared_folder: Path) -> Path:
+    """What DAGs save that tests add, below which `dags` is read by the shared Airflow."""
+    folder = shared_folder / "added"
+    (folder / "dags").mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def airflow(
     shared_folder: Path,
+    folder_of_added_dags: Path,
     tmp_path_factory: pytest.TempPathFactory,
     simulator: str,
     empty_account: str,
@@ -166,7 +173,12 @@ def airflow(
             # Tests ask it side by side. With one api-server, requests that wait for SQLite's lock keep its holder from
             # finishing.
             "AIRFLOW__API__WORKERS": "2",
-            **RARE_PARSING,
+            # Unchanged files are parsed every 5 minutes: with Airflow's 30 s some thirty files keep a core busy. A DAG
+            # that was unpaused is watched after the next time only, so watchers are tested elsewhere.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+            # A busy machine is no fault of an operator.
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+            **AirflowUsers.settings(home, folder_of_added_dags, "approvals", "pages"),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.resolve()}/airflow.db?timeout=10",
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
             # Only of DAGs that say so.
@@ -175,8 +187,9 @@ def airflow(
             "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
             "AIRFLOW__METRICS__STATSD_PORT": str(statsd.port),
         }
-        with LocalAirflow(home, dags=DAG_FOLDERS, connections=connections, env=environment) as running:
-            yield SharedAirflow.facts(running)
+        dags = [*DAG_FOLDERS, folder_of_added_dags / "dags"]
+        with LocalAirflow(home, dags=dags, connections=connections, env=environment) as running:
+            yield SharedAirflow.facts(running, user=ADMIN)
 
     with shared_by_workers(shared_folder / "airflow", start) as facts:
         shared = SharedAirflow(facts)
@@ -209,16 +222,6 @@ def private_airflow(
 
 
 @pytest.fixture(scope="session")
-def airflow_with_users(
-    tmp_path_factory: pytest.TempPathFactory, simulator: str
-) -> Iterator[AirflowWithUsers]:
-    """An Airflow with log-in; its tests run one after the other, and may stop its components."""
-    folder = tmp_path_factory.mktemp("with-users")
-    (folder / "dags").mkdir()
-    with LocalAirflow(
-        folder / "home",
-        dags=folder / "dags",
-        connections=simulator_connection(simulator),
-        env=AirflowWithUsers.environment(folder, "approvals", "pages") | RARE_PARSING,
-    ) as running:
-        yield AirflowWithUsers(running, folder)
+def airflow_users(airflow: LocalAirflow, folder_of_added_dags: Path) -> AirflowUsers:
+    """Users of the shared Airflow, and a way to add DAGs to it."""
+    return AirflowUsers(airflow, folder_of_added_dags)

@@ -15,7 +15,7 @@ import psutil
 
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.client import AirflowClient
-from tools.local_airflow.processes import LocalAirflowError, session_processes
+from tools.local_airflow.processes import LocalAirflowError, poll, session_processes
 
 Facts = dict[str, Any]
 
@@ -85,16 +85,17 @@ class SharedAirflow(LocalAirflow):
     """A running Airflow as all workers see it. Nobody may stop its components: other tests are using them."""
 
     def __init__(self, facts: Facts) -> None:
-        AirflowClient.__init__(self, facts["url"])
+        AirflowClient.__init__(self, facts["url"], facts["user"])
         self.home = Path(facts["home"])
         self.environment = facts["environment"]
         self._sessions = set(facts["sessions"])
 
     @staticmethod
-    def facts(airflow: LocalAirflow) -> Facts:
-        """Return what another process needs to know of an Airflow that runs here."""
+    def facts(airflow: LocalAirflow, user: tuple[str, str] | None = None) -> Facts:
+        """Return what another process needs to know of an Airflow that runs here, and as whom it asks."""
         return {
             "url": airflow.url,
+            "user": user,
             "home": str(airflow.home),
             "environment": airflow.environment,
             "sessions": [each.pid for each in airflow.components.values()],
@@ -133,6 +134,27 @@ def made_elsewhere(simulator: str, prompt: str, hours: float) -> str:
     answer = httpx.post(f"{simulator}/_simulator/generations", json=body, trust_env=False)
     assert answer.status_code == 200
     return answer.json()["id"]
+
+
+def wait_until_worker_has_ended(airflow: LocalAirflow, waiting: Facts) -> None:
+    """Wait until the scheduler knows that the worker of a task that now waits has ended.
+
+    A task that is resumed before may be failed by Airflow.
+
+    :param waiting: the task instance.
+    """
+    ended = "Received executor event with state success for task instance TaskInstanceKey(" + ", ".join(
+        f"{name}={waiting[key]!r}"
+        for name, key in {
+            "dag_id": "dag_id",
+            "task_id": "task_id",
+            "run_id": "dag_run_id",
+            "try_number": "try_number",
+            "map_index": "map_index",
+        }.items()
+    )
+    log = airflow.home / "scheduler.log"
+    poll(lambda: ended in log.read_text(errors="replace"), seconds=400, what=ended)
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

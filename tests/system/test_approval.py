@@ -15,7 +15,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.system.airflow_with_users import AirflowWithUsers
+from tests.system.airflow_users import AirflowUsers
+from tests.system.shared import wait_until_worker_has_ended
 from tools.local_airflow.processes import poll
 
 # Longer than any state needs, as the machine may be busy.
@@ -23,8 +24,7 @@ DEADLINE = 400
 pytestmark = [pytest.mark.system, pytest.mark.timeout(4 * DEADLINE)]
 
 VERSION = tuple(int(each) for each in airflow_package.__version__.split(".")[:2])
-NEEDS_NO_TRIGGERER = VERSION >= (3, 3)
-WAITING = "awaiting_input" if NEEDS_NO_TRIGGERER else "deferred"
+WAITING = "awaiting_input" if VERSION >= (3, 3) else "deferred"
 
 # With a plus and a colon, as scheduled runs have.
 RUN = "manual__2026-11-25T01:02:03+00:00"
@@ -77,8 +77,6 @@ ask("assigned", assigned_users="ada", is_last=True)
 ask("cleared")
 ask("changed", f"file://{FOLDER}/changed.json")
 ask("changed_while_waiting", f"file://{FOLDER}/changed_while_waiting.json")
-ask("instant", is_last=True, retries=20, retry_delay=timedelta(seconds=1))
-ask("no_triggerer", is_last=True)
 ask("late_rejects", response_timeout=10)
 ask("late_approves", response_timeout=10, on_timeout="approve")
 ask("late_fails", response_timeout=10, on_timeout="fail")
@@ -93,7 +91,7 @@ with DAG("mapped", schedule=None):
 class Approvals:
     """Runs of DAGs that ask, and what is answered."""
 
-    def __init__(self, found: AirflowWithUsers) -> None:
+    def __init__(self, found: AirflowUsers) -> None:
         self.airflow, self.anonymous, self.users = found.airflow, found.anonymous, found.users
         self.folder = found.folder / "approvals"
         self.given: dict[str, Any] = {}
@@ -112,13 +110,7 @@ class Approvals:
         waiting = self.airflow.wait_for_state(
             dag_id, RUN, "ask", WAITING, seconds=DEADLINE, map_index=map_index
         )
-        # A task that is resumed before the scheduler knows of the end of its first worker process may be failed by it.
-        ended = (
-            f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{dag_id}', "
-            f"task_id='ask', run_id='{RUN}', try_number={waiting['try_number']}, map_index={map_index})"
-        )
-        log = self.airflow.home / "scheduler.log"
-        poll(lambda: ended in log.read_text(errors="replace"), seconds=DEADLINE, what=ended)
+        wait_until_worker_has_ended(self.airflow, waiting)
         return self.page(dag_id, map_index)
 
     def asks(self, dag_id: str) -> dict[str, Any]:
@@ -168,10 +160,10 @@ class Approvals:
 
 
 @pytest.fixture(scope="module")
-def approvals(airflow_with_users: AirflowWithUsers) -> Approvals:
-    found = Approvals(airflow_with_users)
+def approvals(airflow_users: AirflowUsers) -> Approvals:
+    found = Approvals(airflow_users)
     found.folder.mkdir()
-    airflow_with_users.add_dags("approvals", DAG_FILE)
+    airflow_users.add_dags("approvals", DAG_FILE)
     found.start(DRAWS)
     found.airflow.wait_for_success(DRAWS, RUN, deadline=DEADLINE)
     hidden = found.airflow.xcom(DRAWS, RUN, "draw_hidden")
@@ -241,8 +233,7 @@ def test_two_of_four_are_chosen_and_the_next_task_gets_exactly_these(approvals: 
 
 @pytest.mark.usefixtures("many")
 def test_only_chosen_images_are_announced(approvals: Approvals):
-    answer = approvals.users["admin"].get("/api/v2/assets/events", params={"limit": 100})
-    (event,) = [each for each in answer.json()["asset_events"] if each["source_dag_id"] == "many"]
+    (event,) = approvals.airflow.asset_events(source_dag_id="many")
     assert event["extra"]["paths"] == [approvals.paths[1], approvals.paths[3]]
 
 
@@ -403,32 +394,3 @@ def test_page_says_which_setting_is_missing(approvals: Approvals):
     assert f"{approvals.folder}/images-other" in words
     # Nothing but words where a script of the page asks.
     assert "detail" in approvals.users["viewer"].get(f"/{url.replace('say=why', 'say=')}").json()
-
-
-def test_answer_as_soon_as_the_page_is_there_counts(approvals: Approvals):
-    """Before the worker has begun to wait, or while it ends: Airflow may fail that try, and a retry asks again."""
-    approvals.start("instant")
-
-    def has_ended() -> bool:
-        approvals.answer("instant", "1")
-        instance = approvals.airflow.task_instance("instant", RUN, "ask")
-        if instance["state"] == "failed":
-            log = "\n".join(
-                approvals.airflow.task_log("instant", RUN, "ask", try_number=instance["try_number"])
-            )
-            pytest.fail(f"It failed after {instance['try_number']} tries:\n{log}")
-        return instance["state"] == "success"
-
-    poll(has_ended, seconds=DEADLINE, what="instant to end", interval=0.2)
-    assert approvals.approved("instant")["approval"]["chosen"] == [1]
-
-
-@pytest.mark.skipif(not NEEDS_NO_TRIGGERER, reason="Airflow before 3.3 waits in the triggerer")
-def test_no_triggerer_is_needed(approvals: Approvals):
-    approvals.airflow.stop_component("triggerer")
-    try:
-        approvals.asks("no_triggerer")
-        assert approvals.answer("no_triggerer", "All").status_code == 200
-        approvals.ends("no_triggerer", "success")
-    finally:
-        approvals.airflow.start_component("triggerer")

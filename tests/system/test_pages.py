@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from airflow_provider_evoimage.plugins import cards
-from tests.system.airflow_with_users import AirflowWithUsers
+from tests.system.airflow_users import AirflowUsers
 from tools.local_airflow.airflow import LocalAirflow
 from tools.local_airflow.processes import poll
 
@@ -52,7 +52,7 @@ with DAG("pictures", schedule=None):
 class Pages:
     """What was made in an Airflow, and who may see it."""
 
-    def __init__(self, found: AirflowWithUsers) -> None:
+    def __init__(self, found: AirflowUsers) -> None:
         self.airflow, self.anonymous = found.airflow, found.anonymous
         self.viewer, self.admin = found.users["viewer"], found.users["admin"]
         self.out = found.folder / "pages" / "images"
@@ -86,9 +86,9 @@ def of(task_id: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pages(airflow_with_users: AirflowWithUsers) -> Pages:
-    found = Pages(airflow_with_users)
-    airflow_with_users.add_dags("pictures", DAG_FILE)
+def pages(airflow_users: AirflowUsers) -> Pages:
+    found = Pages(airflow_users)
+    airflow_users.add_dags("pictures", DAG_FILE)
     found.airflow.unpause(DAG)
     found.airflow.trigger(DAG, run_id=RUN)
     poll(lambda: ended(found.airflow), seconds=180, what="the tasks to end")
@@ -229,23 +229,23 @@ def test_run_has_all_tasks_and_true_totals(pages: Pages):
 
 
 def test_gallery_pages_filters_and_searches(pages: Pages):
-    whole = pages.get("api/list", limit=100).json()["cards"]
+    whole = pages.get("api/list", dag_id=DAG, limit=100).json()["cards"]
     assert len(whole) >= 9
     assert [each["pushed"] for each in whole] == sorted((each["pushed"] for each in whole), reverse=True)
     pieces, place = [], ""
     while place is not None:
-        piece = pages.get("api/list", limit=2, before=place).json()
+        piece = pages.get("api/list", dag_id=DAG, limit=2, before=place).json()
         pieces += piece["cards"]
         place = piece["next"]
     keys = [(each["task_id"], each["map_index"]) for each in pieces]
     assert keys == [(each["task_id"], each["map_index"]) for each in whole]
-    found = pages.get("api/list", text="RED bicycle").json()["cards"]
+    found = pages.get("api/list", dag_id=DAG, text="RED bicycle").json()["cards"]
     assert [each["task_id"] for each in found] == ["hero"]
     assert [
         each["task_id"] for each in pages.get("api/list", state="failed", dag_id=DAG).json()["cards"]
     ] == ["refused"]
     assert pages.get("api/list", dag_id="other").json()["cards"] == []
-    assert len(pages.get("api/list", hours=1, limit=100).json()["cards"]) == len(whole)
+    assert len(pages.get("api/list", dag_id=DAG, hours=1, limit=100).json()["cards"]) == len(whole)
     assert pages.get("api/list", before="nonsense").status_code == 400
 
 

@@ -176,7 +176,13 @@ signal.pause()
 
 
 def test_shared_airflow_lets_nobody_stop_its_components(tmp_path: Path):
-    facts = {"url": "http://127.0.0.1:1", "home": str(tmp_path), "environment": {}, "sessions": []}
+    facts = {
+        "home": str(tmp_path),
+        "environment": {},
+        "sessions": [],
+        "url": "http://127.0.0.1:1",
+        "user": None,
+    }
     airflow = SharedAirflow(facts)
     for attempt in (airflow.start_component, airflow.stop_component, airflow.kill_component):
         with pytest.raises(LocalAirflowError, match="private_airflow"):

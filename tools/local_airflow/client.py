@@ -24,10 +24,14 @@ Json = dict[str, Any]
 
 
 class AirflowClient:
-    """The parts of Airflow's REST API that a demo and tests need. `map_index` -1 means: not mapped."""
+    """The parts of Airflow's REST API that a demo and tests need. `map_index` -1 means: not mapped.
 
-    def __init__(self, url: str) -> None:
+    :param user: name and password; None where everybody is an administrator.
+    """
+
+    def __init__(self, url: str, user: tuple[str, str] | None = None) -> None:
         self.url = url
+        self._user = user
         self._http: httpx.Client | None = None
 
     def close(self) -> None:
@@ -81,7 +85,13 @@ class AirflowClient:
 
         # trust_env: no proxy stands between us and the loopback.
         http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
-        token = http.get("/auth/token").json().get("access_token")
+        if self._user is None:
+            answer = http.get("/auth/token")
+        else:
+            answer = http.post(
+                "/auth/token", json=dict(zip(("username", "password"), self._user, strict=True))
+            )
+        token = answer.json().get("access_token")
         http.headers["Authorization"] = f"Bearer {token}"
         return http
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_evoimage.simulator import SimulatorServer
-from tests.integration.task_driver import KillAtLine, Killed, StateStore, TaskRun, generate
+from tests.integration.task_driver import KillAtLine, Killed, StateStore, TaskRun, generate, place_of
 
 FIRST, OTHER = "gpt-image-1", "gpt-image-1.5"
 #: Codes with which EvoLink refuses a submission because of its model.
@@ -58,7 +58,7 @@ class KillAtSecondVisit(KillAtLine):
     visits = 0
 
     def _traced(self, frame: Any, event: str, argument: object) -> Any:
-        if event == "line" and (Path(frame.f_code.co_filename).name, frame.f_lineno) == self.line:
+        if event == "line" and place_of(frame) == self.line:
             self.visits += 1
             if self.visits == 1:
                 return self._traced

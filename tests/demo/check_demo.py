@@ -12,15 +12,14 @@ from PIL import Image
 
 from tools.local_airflow.processes import poll, session_processes
 
-pytestmark = pytest.mark.system
-
 PROJECT = Path(__file__).parents[2]
 DEMO = [sys.executable, "-u", "-m", "tools.local_airflow.demo"]
 
 
 def test_demo_saves_the_images_it_shows_and_leaves_nothing_running(tmp_path: Path):
+    options = f"--dags example_dags --out '{tmp_path}/my images'"
     done = subprocess.run(
-        [*DEMO, "--dags", str(PROJECT / "example_dags"), "--out", str(tmp_path / "my images")],
+        ["make", "demo", f"DEMO_OPTIONS={options}"],
         capture_output=True,
         text=True,
         cwd=PROJECT,
