@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from airflow_provider_evoimage import arguments
 from airflow_provider_evoimage.arguments import (
     MOST_VARIANT_CHARACTERS,
     absolute_url,
+    moment,
     poll_seconds,
     require_memory_of_models,
     seconds,
@@ -80,3 +81,26 @@ def test_variant_is_short_text_or_a_number(value: Any, found: str | None) -> Non
 def test_other_variant_is_refused(value: Any) -> None:
     with pytest.raises(InvalidRequestError, match="variant"):
         variant_of(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds_of_day"),
+    [
+        (None, None),
+        (" ", None),
+        ("2026-05-01T06:00:00", 6 * 3600),
+        ("2026-05-01T06:00:00+02:00", 4 * 3600),
+        (datetime.fromisoformat("2026-05-01T06:00:00"), 6 * 3600),
+        (datetime(2026, 5, 1, 6, tzinfo=UTC), 6 * 3600),
+    ],
+)
+def test_moment_without_a_zone_is_in_utc(value: datetime | str | None, seconds_of_day: int | None) -> None:
+    day = datetime(2026, 5, 1, tzinfo=UTC).timestamp()
+    found = moment("created_after", value)
+    assert (None if found is None else found - day) == seconds_of_day
+
+
+@pytest.mark.parametrize("value", ["yesterday", "{{ ds"])
+def test_other_moment_is_refused_by_name(value: str) -> None:
+    with pytest.raises(InvalidRequestError, match="created_after"):
+        moment("created_after", value)

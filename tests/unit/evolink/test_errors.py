@@ -14,6 +14,7 @@ from airflow_provider_evoimage.evolink.errors import (
     ErrorBody,
     generation_failure,
     is_retryable_failure,
+    model_refusal,
     retry_after,
 )
 from airflow_provider_evoimage.evolink.protocol import Answer
@@ -518,3 +519,47 @@ def test_every_text_of_an_error_is_clean_and_short():
     assert len(str(error)) < 2000
     assert len(error.request_id) <= 200
     assert len(error.code) <= 100
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "found"),
+    [
+        (503, "model_unavailable", "model_unavailable"),
+        (503, "MODEL_UNAVAILABLE", "model_unavailable"),
+        (503, "service_unavailable", None),
+        (403, "key_model_not_allowed", "key_model_not_allowed"),
+        (403, "ip_restricted", None),
+        (404, "whatever", "whatever"),
+        (400, "model_unavailable", None),
+    ],
+)
+def test_refusal_because_of_the_model_is_told_by_status_and_code(status, code, found):
+    assert model_refusal(on_submission(status, new_style(code))) == found
+    # Of a read it says nothing of a submission.
+    assert model_refusal(on_read(status, new_style(code))) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "is_evolinks"),
+    [
+        ({"error": {"message": "No."}}, True),
+        ({"error": "denied", "error_description": "No."}, True),
+        ({"success": False, "code": 500, "msg": "No."}, True),
+        ({"message": "Forbidden"}, False),
+        (["Forbidden"], False),
+    ],
+)
+def test_shapes_of_evolinks_errors_are_known(body, is_evolinks):
+    assert ErrorBody.read(json.dumps(body).encode()).is_evolinks is is_evolinks
+
+
+def test_page_in_place_of_an_answer_keeps_the_id_of_the_generation():
+    error = on_read(403, b"<html>Forbidden</html>")
+    assert isinstance(error, EvoLinkUnavailableError)
+    assert (error.evolink_task_id, error.http_status) == (TASK, 403)
+    assert on_read(302, b"").evolink_task_id == TASK
+
+
+def test_answer_that_is_no_json_names_status_and_request_id():
+    error = on_read(200, b"<html>Hello</html>", **{"x-request-id": "req-1"})
+    assert (error.http_status, error.request_id) == (200, "req-1")

@@ -17,6 +17,7 @@ from airflow_provider_evoimage.evolink.json_values import (
     number_or_numeral,
     storable,
     text,
+    words,
 )
 
 ANY_JSON = st.recursive(
@@ -104,3 +105,18 @@ def test_storable_answer_differs_only_where_the_database_would_refuse_it(value: 
 )
 def test_nul_and_halves_of_characters_are_replaced(written: bytes, expected: str) -> None:
     assert json.loads(storable(written)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("a" * 10, "a" * 10),
+        ("a" * 11, "a" * 9 + "…"),
+        ("a" + " " * 50, "a…"),
+        ("a\nb\x1b[31m", "a b [31m"),
+        ("\n", None),
+        (5, None),
+    ],
+)
+def test_words_are_one_short_line(value: object, found: str | None) -> None:
+    assert words(value, 10) == found

@@ -239,6 +239,13 @@ def test_certain_mistake_names_field_value_and_what_is_allowed(fields, fragments
         assert fragment in message
 
 
+@pytest.mark.parametrize(("characters", "shown"), [(120, "'{}'"), (121, "'{}…")], ids=["whole", "cut"])
+def test_long_value_is_cut_in_the_message(characters, shown):
+    value = "x" * (characters - 2)
+    message = refused(model="gpt-image-1", prompt="a fox", quality=value)
+    assert f"quality: {shown.format(value[:119])} is" in message
+
+
 def test_missing_fields_are_named():
     message = refused()
     assert "model: is required" in message
@@ -304,7 +311,9 @@ def test_prompt_over_a_documented_limit_is_sent_whole_with_a_warning(model, prom
 
 
 @pytest.mark.parametrize(
-    ("model", "prompt"), [("gpt-image-1", "x" * 2000), ("gpt-image-2", "x" * 32_000)], ids=["1", "2"]
+    ("model", "prompt"),
+    [("gpt-image-1", "x" * 2000), ("gpt-image-2", "x" * 32_000), ("gpt-image-2", "é" * 30_000)],
+    ids=["1", "2", "bytes-of-2"],
 )
 def test_prompt_at_the_documented_limit_has_no_warning(model, prompt):
     assert ImageRequest.build(model=model, prompt=prompt).warnings == []

@@ -73,6 +73,9 @@ def test_file_too_large_for_another_model_is_refused(
     monkeypatch.setitem(REFERENCE_RULES, "gpt-4o-image", replace(rules, max_bytes=100))
     with pytest.raises(InvalidRequestError, match="larger than 100 bytes"):
         found.require_fit("gpt-4o-image")
+    size = Path(picture).stat().st_size
+    monkeypatch.setitem(REFERENCE_RULES, "gpt-4o-image", replace(rules, max_bytes=size))
+    found.require_fit("gpt-4o-image")
     monkeypatch.setitem(REFERENCE_RULES, "gpt-4o-image", replace(rules, max_pixels=400 * 300 - 1))
     with pytest.raises(InvalidRequestError, match="up to 119,999"):
         found.require_fit("gpt-4o-image")

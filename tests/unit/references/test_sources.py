@@ -108,3 +108,11 @@ def test_anything_is_read_or_refused(value: object) -> None:
 def test_set_is_no_list_as_the_next_process_would_read_it_in_another_order():
     with pytest.raises(InvalidRequestError, match="a list of them, whose order counts"):
         read({LINK, "/data/a.png"})
+
+
+@pytest.mark.parametrize(
+    "made", [manifest({"index": 0}), manifest({"url": LINK}, expires_at="2026-01-01T00:00:00+00:00")]
+)
+def test_manifest_that_leads_to_no_image_is_named(made: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="EvoLink task task-unified-1 "):
+        read(made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -234,6 +234,25 @@ def test_item_of_a_long_list_costs_a_bounded_number_of_requests(shape: str) -> N
     found = of(definition, 499, results)
     assert results.requests <= 8
     assert found.digest != of(definition, 498, results).digest
+
+
+def test_shorter_list_is_filled_as_the_zip_says() -> None:
+    with DAG("campaign"):
+        rows = BaseOperator(task_id="rows").output
+        zipped = rows.zip(rows.concat(rows), fillvalue="plain").map(" ".join)
+        definition = EvoImageGenerateOperator.partial(task_id="draw").expand(prompt=zipped)
+        spelt_out = EvoImageGenerateOperator.partial(task_id="draw_each").expand(prompt=rows)
+    found = [of(definition, index, LazyXComSequence(["tea", "cake"])).digest for index in range(4)]
+    items = ["tea tea", "cake cake", "plain tea", "plain cake"]
+    assert found == [of(spelt_out, index, LazyXComSequence(items)).digest for index in range(4)]
+
+
+def test_path_is_no_output_of_a_task() -> None:
+    """It has a method `resolve` too."""
+    rows = [{"prompt": "a mug", "save_to": Path("/images")}]
+    definition = drawn_each(rows)
+    assert not is_given_by_upstream({"ti": TaskInstance(definition.unmap(rows[0]), 0)}, "save_to")
+    assert of(definition, 0).digest == of(drawn_each([{**rows[0], "save_to": "/images"}]), 0).digest
 
 
 def test_list_is_read_once_in_a_leg() -> None:
