@@ -20,6 +20,7 @@ ACCEPTED, REFUSED, UNKNOWN = SubmissionOutcome.ACCEPTED, SubmissionOutcome.REFUS
         (200, None, ACCEPTED),
         (201, None, ACCEPTED),
         # A redirect is never followed, so the request reached nobody who accepts.
+        (300, None, REFUSED),
         (302, None, REFUSED),
         (307, None, REFUSED),
         (400, "invalid_parameters", REFUSED),

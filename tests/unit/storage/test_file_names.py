@@ -237,6 +237,7 @@ def test_field_of_its_own_tells_tasks_apart(field: str) -> None:
         # Both have the name draw-2-0.png.
         (ONE_GENERATION, "draw-2", -1, False),
         (ONE_GENERATION, "draw", 2, False),
+        (ONE_GENERATION, "draw", 0, False),
         # A task draw1 with the item 2 has the name of a task draw with the item 12.
         ("{task_id}{map_suffix}{item}.{ext}", "draw", -1, False),
         ("{task_id}-{index}.{ext}", "draw", -1, False),

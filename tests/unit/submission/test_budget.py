@@ -28,6 +28,7 @@ from airflow_provider_evoimage.submission.budget import (
     credit_limit,
     more_than_expected,
     most_credits,
+    most_credits_of,
     require_balance,
     require_within,
 )
@@ -167,8 +168,31 @@ def test_size_and_resolution_are_named_where_the_model_has_them():
     assert words(ask("gpt-image-2", quality="low"), "0.4") == ["size='1:1'"]
 
 
-def test_fewer_references_are_named():
-    assert words(ask(quality="low", references=16), "3") == ["3 references"]
+@pytest.mark.parametrize("references", [16, 5, 4])
+def test_fewer_references_are_named(references: int):
+    assert words(ask(quality="low", references=references), "3") == ["3 references"]
+
+
+@pytest.mark.parametrize(("count", "named"), [(0, "no references"), (1, "1 reference"), (2, "2 references")])
+def test_number_of_references_is_said_in_words(count: int, named: str):
+    fits = ask(quality="low", references=count)
+    most = most_credits_of(fits)
+    assert most is not None
+    assert words(ask(quality="low", references=count + 1), f"{most:f}") == [named]
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_change_to_exactly_the_limit_is_named(n: int):
+    most = most_credits_of(ask(n=n - 1, quality="low", size="1:1"))
+    assert most is not None
+    assert words(ask(n=n, quality="low", size="1:1"), f"{most:f}") == [f"n={n - 1}"]
+
+
+def test_price_of_one_request_is_its_upper_end_or_unknown():
+    found = estimate_with_prompt(ask())
+    assert found is not None
+    assert most_credits_of(ask()) == found.credits_high
+    assert most_credits_of(ask("a-model-of-tomorrow")) is None
 
 
 def test_nothing_is_named_where_nothing_fits():
@@ -461,3 +485,41 @@ def test_item_that_does_not_fit_says_what_is_left():
     budget.settle("a", 1.25)
     with pytest.raises(BudgetExceededError, match=r"1\.25 of max_credits=1\.5 .* so 0\.25 are left"):
         budget.hold("b", ask(quality="low"))
+
+
+def test_charge_beside_earlier_ones_names_both():
+    assert "for earlier generations" not in more_than_expected(Decimal(7), limit=Decimal(6), estimate=None)
+    both = more_than_expected(Decimal(5), limit=Decimal(6), estimate=None, before=Decimal(2))
+    assert "charged 5.0000 credits and up to 2.0000 for earlier generations, more than" in both
+
+
+def test_charge_above_the_estimate_counts_for_every_later_item():
+    budget = Budget(None)
+    first = budget.hold("a", ask())
+    assert first is not None
+    budget.settle("a", float(first.credits_high * 3))
+    assert budget.knows_rate_of("gpt-image-1.5")
+    budget.hold("b", ask())
+    assert budget.held == first.credits_high * 3
+
+
+def test_item_that_begins_again_is_counted_elsewhere():
+    budget = Budget(None)
+    budget.hold("a", ask())
+    budget.begin_again("a")
+    assert budget.held == 0
+    budget.settle("a", 2.0)
+    budget.begin_again("a")
+    assert (budget.held, budget.charged) == (0, 0)
+    budget.begin_again("never seen")
+
+
+def test_balance_that_key_and_account_share_is_named_once_and_nothing_was_sent():
+    for key, says in ((3.0, False), (2.0, True)):
+        with pytest.raises(InsufficientCreditsError, match=r"2\.0000 are missing") as raised:
+            require_balance(balance(3.0, key), Decimal(5))
+        assert ("The API key may use" in raised.value.message) is says
+        assert raised.value.on_retry.startswith("Nothing was sent")
+    with pytest.raises(KeyLimitError) as limited:
+        require_balance(balance(9.0, 3.0), Decimal(5))
+    assert "raise the key's limit" in limited.value.on_retry
