@@ -231,6 +231,12 @@ def test_what_is_counted_is_told_with_its_rate():
     )
 
 
+def test_mask_may_cost_as_much_as_one_more_reference():
+    masked = cost(ask("gpt-image-1", 1, extra_body={"mask_url": "https://example.com/mask.png"}))
+    assert masked.credits_high == cost(ask("gpt-image-1", 2)).credits_high
+    assert masked.credits_low == cost(ask("gpt-image-1", 1)).credits_low
+
+
 def test_an_unknown_model_has_no_price_rather_than_none_to_pay():
     assert estimate(ImageRequest.build(model="gpt-image-9", prompt="a red fox")) is None
 
