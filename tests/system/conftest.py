@@ -131,7 +131,7 @@ def canary_key() -> str:
 
 @pytest.fixture(scope="session")
 def folder_of_added_dags(shared_folder: Path) -> Path:
-    """What DAGs save that tests add, below which `dags` is read by the shared Airflow."""
+    """Where tests add DAGs: the shared Airflow reads the subfolder `dags`, and they save beside it."""
     folder = shared_folder / "added"
     (folder / "dags").mkdir(parents=True, exist_ok=True)
     return folder

@@ -143,16 +143,10 @@ def wait_until_worker_has_ended(airflow: LocalAirflow, waiting: Facts) -> None:
 
     :param waiting: the task instance.
     """
-    ended = "Received executor event with state success for task instance TaskInstanceKey(" + ", ".join(
-        f"{name}={waiting[key]!r}"
-        for name, key in {
-            "dag_id": "dag_id",
-            "task_id": "task_id",
-            "run_id": "dag_run_id",
-            "try_number": "try_number",
-            "map_index": "map_index",
-        }.items()
-    )
+    names = ("dag_id", "task_id", "run_id", "try_number", "map_index")
+    key = {**waiting, "run_id": waiting["dag_run_id"]}
+    parts = ", ".join(f"{name}={key[name]!r}" for name in names)
+    ended = f"Received executor event with state success for task instance TaskInstanceKey({parts})"
     log = airflow.home / "scheduler.log"
     poll(lambda: ended in log.read_text(errors="replace"), seconds=400, what=ended)
 
