@@ -57,7 +57,7 @@ def _run(
         file = os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
-    # What was there knows where in the other file it was.
+    # The streams of the process that forked remember a position in a file of its own.
     sys.stdin, sys.stdout, sys.stderr = (
         open(number, mode, closefd=False)  # noqa: SIM115 (open as long as the process)
         for number, mode in enumerate(("r", "w", "w"))

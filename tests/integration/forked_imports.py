@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import threading
 
+# The command first: it sets Airflow's log level before Airflow is imported.
 import airflow_provider_evoimage.command.__main__
 import tests.integration.task_driver  # noqa: F401
 
